@@ -1,0 +1,83 @@
+"""Steer a language model by editing its activations, and show with evidence that it worked.
+
+A table of contents: names are resolved on first use (PEP 562), so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steer_tools.errors import SteeringError
+    from steer_tools.formats import load_vector, save_vector
+    from steer_tools.progress import reporting_to
+    from steer_tools.session import attach_model, detach_model
+    from steer_tools.steering import steering
+    from steer_tools.tools import (
+        apply_steering_vector,
+        check_steering,
+        compare_generations,
+        create_steering_vector,
+        generate,
+        load_model,
+        remove_all_steering_vectors,
+        remove_steering_vector,
+        steering_status,
+        update_steering_vector,
+    )
+    from steer_tools.vectors import SteeringVector
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "SteeringError": "errors",
+    "SteeringVector": "vectors",
+    "apply_steering_vector": "tools",
+    "attach_model": "session",
+    "check_steering": "tools",
+    "compare_generations": "tools",
+    "create_steering_vector": "tools",
+    "detach_model": "session",
+    "generate": "tools",
+    "load_model": "tools",
+    "load_vector": "formats",
+    "remove_all_steering_vectors": "tools",
+    "remove_steering_vector": "tools",
+    "reporting_to": "progress",
+    "save_vector": "formats",
+    "steering": "steering",
+    "steering_status": "tools",
+    "update_steering_vector": "tools",
+}
+
+__all__ = [
+    "SteeringError",
+    "SteeringVector",
+    "apply_steering_vector",
+    "attach_model",
+    "check_steering",
+    "compare_generations",
+    "create_steering_vector",
+    "detach_model",
+    "generate",
+    "load_model",
+    "load_vector",
+    "remove_all_steering_vectors",
+    "remove_steering_vector",
+    "reporting_to",
+    "save_vector",
+    "steering",
+    "steering_status",
+    "update_steering_vector",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

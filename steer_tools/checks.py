@@ -1,0 +1,173 @@
+"""What is applied and the live model → proofs that the steering does what it says, each with its figure.
+
+Expected values are worked out here from the tokens alone, not by the code that is checked. It must not know hooks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from steer_tools.engines.base import Engine, Generation, Observation, ObservedEdit, Row, Sampling
+from steer_tools.interventions import Add
+from steer_tools.plan import Placement, Plan
+from steer_tools.positions import BatchGeometry
+from steer_tools.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Check:
+    """One law, whether it holds, the figure that says so, and what the figure should be."""
+
+    name: str
+    passed: bool
+    figure: float
+    expected: str
+
+
+def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Check]:
+    """Check the plan that is applied now, which is not empty, on a few prompts.
+
+    In float32 the ways of generating must give the same tokens. In half precision the unsteered model itself does
+    not, so there the logits may differ between two ways at most twice as much as the unsteered model's.
+    """
+    plan = engine.ambient()
+    observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
+    return [
+        *_edit_checks(plan, observations),
+        *_restoration_checks(engine, plan, prompts[0]),
+        *_equality_checks(engine, plan, prompts, observations, Sampling(max_new_tokens)),
+    ]
+
+
+def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]:
+    """Hold each block's output around our hook against the formula, the scope and the number of passes."""
+    elements = wrong_elements = tokens = wrong_tokens = firings = wrong_firings = 0
+    for observation in observations:
+        expected_firings = dict.fromkeys(observation.firings, 0)
+        for edit in observation.edits:
+            placements = [placement for placement in plan if placement.site == edit.site]
+            geometry = _geometry_of(observation, edit)
+            scope = torch.stack([geometry.mask(placement.positions)[0] for placement in placements]).any(dim=0)
+            expected = _expected_output(edit.before, placements, geometry)
+            moved = (expected != edit.before).any(dim=1)
+            wrong_elements += int((edit.after != expected).sum())
+            wrong_tokens += int(((edit.after != edit.before).any(dim=1) != (scope & moved)).sum())
+            elements, tokens = elements + expected.numel(), tokens + len(scope)
+            expected_firings[edit.site] += int(scope.any())
+        firings += sum(expected_firings.values())
+        wrong_firings += sum(abs(expected_firings[site] - fired) for site, fired in observation.firings.items())
+    return [
+        Check(
+            "output_is_before_plus_strength_times_direction",
+            wrong_elements == 0,
+            wrong_elements,
+            f"0 wrong of {elements} elements, bit for bit",
+        ),
+        Check("only_the_scope_is_edited", wrong_tokens == 0, wrong_tokens, f"0 wrong of {tokens} token positions"),
+        Check("hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 off {firings} firings"),
+    ]
+
+
+def _restoration_checks(engine: Engine, plan: Plan, prompt: Prompt) -> list[Check]:
+    """Take the plan off the live model for a moment and hold it against the model without any hook."""
+    bare = engine.live_logits(prompt, unhooked=True).float()
+    again = engine.live_logits(prompt, unhooked=True).float()
+    steered = engine.live_logits(prompt).float()
+    engine.set_ambient(())
+    try:
+        removed = engine.live_logits(prompt).float()
+    finally:
+        engine.set_ambient(plan)
+    spread, left, moved = (_largest(a, b) for a, b in ((again, bare), (removed, bare), (steered, bare)))
+    is_active = any(placement.strength for placement in plan)
+    return [
+        Check("steering_moves_the_logits", moved > 0 or not is_active, moved, "above 0"),
+        Check(
+            "removal_restores_the_logits",
+            left <= spread,
+            left,
+            f"at most {spread:g}, as two runs of the model without hooks",
+        ),
+    ]
+
+
+def _equality_checks(
+    engine: Engine, plan: Plan, prompts: Sequence[Prompt], observations: Sequence[Observation], sampling: Sampling
+) -> list[Check]:
+    """Generate in every way and hold the ways against each other."""
+    steered, plain = [Row(prompt, plan) for prompt in prompts], [Row(prompt) for prompt in prompts]
+    batched = engine.generate(steered, sampling)
+    alone = [engine.generate([row], sampling)[0] for row in steered]
+    # The observed generation ran past the tokens that end a text.
+    live = [o.generation.tokens[: len(a.tokens)] for o, a in zip(observations, alone, strict=True)]
+    checks = [_token_check("live_model_equals_rows", live, alone)]
+    if engine.info.dtype == "float32":
+        uncached = engine.generate(steered, Sampling(sampling.max_new_tokens, use_cache=False))
+        return [
+            *checks,
+            _token_check("cached_equals_uncached", [generation.tokens for generation in uncached], batched),
+            _token_check("batch_equals_alone", [generation.tokens for generation in alone], batched),
+        ]
+    unsteered = engine.generate(plain, sampling)
+    for name, use_cache, company in (("cached_equals_uncached", False, True), ("batch_equals_alone", True, False)):
+        gap = _logit_gap(engine, steered, batched, use_cache=use_cache, batched=company)
+        own = _logit_gap(engine, plain, unsteered, use_cache=use_cache, batched=company)
+        limit = 2 * max(own)
+        checks.append(Check(name, gap[0] <= limit, gap[0], f"at most {limit:g}, twice the unsteered model's logit gap"))
+    return checks
+
+
+def _token_check(name: str, tokens: Sequence[tuple[int, ...]], reference: Sequence[Generation]) -> Check:
+    pairs = list(zip(tokens, reference, strict=True))
+    total = sum(len(generation.tokens) for generation in reference)
+    wrong = sum(
+        sum(a != b for a, b in zip(own, generation.tokens, strict=False)) + abs(len(own) - len(generation.tokens))
+        for own, generation in pairs
+    )
+    return Check(name, wrong == 0, wrong, f"0 other of {total} tokens")
+
+
+def _logit_gap(
+    engine: Engine, rows: Sequence[Row], generations: Sequence[Generation], *, use_cache: bool, batched: bool
+) -> tuple[float, float]:
+    """Return the largest logit difference between that way and the cached batch, and one rounding step of the logits."""
+    written = [i for i, generation in enumerate(generations) if generation.tokens]
+    if not written:
+        return 0.0, 0.0
+    rows, tokens = [rows[i] for i in written], [generations[i].tokens for i in written]
+    usual = engine.replay(rows, tokens, use_cache=True, batched=True)
+    other = engine.replay(rows, tokens, use_cache=use_cache, batched=batched)
+    step = max(float(logits.abs().max()) for logits in usual) * torch.finfo(getattr(torch, engine.info.dtype)).eps
+    return max(_largest(a, b) for a, b in zip(usual, other, strict=True)), step
+
+
+def _geometry_of(observation: Observation, edit: ObservedEdit) -> BatchGeometry:
+    """Return where the tokens of one observed pass of a single, unpadded row stand."""
+    return BatchGeometry(
+        positions=torch.arange(edit.start, edit.start + len(edit.before))[None],
+        prompt_lengths=torch.tensor([len(observation.generation.prompt_tokens)]),
+        first=torch.tensor([observation.first_position]),
+    )
+
+
+def _expected_output(before: Tensor, placements: Sequence[Placement], geometry: BatchGeometry) -> Tensor:
+    """Return what the block should put out: float32, adjacent additions with equal positions summed, rounded once."""
+    hidden = before.float()
+    for (scope, is_addition), run in groupby(placements, lambda p: (p.positions, isinstance(p.intervention, Add))):
+        chosen = geometry.mask(scope)[0]
+        if is_addition:
+            deltas = [p.strength * p.intervention.direction for p in run if isinstance(p.intervention, Add)]
+            edited = hidden + torch.stack(deltas).sum(dim=0)
+        else:
+            edited = hidden
+            for placement in run:
+                edited = placement.intervention.edit(edited, torch.tensor(placement.strength))
+        hidden = torch.where(chosen[:, None], edited, hidden)
+    return hidden.to(before.dtype)
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

@@ -1,0 +1,60 @@
+"""Prompts and plans → the unsteered and each steered text, from one batch, with metrics that need no judge.
+
+It must not know vector files or what tools return.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
+from steer_tools.metrics import changed_share, distinct_2, perplexity
+from steer_tools.plan import Plan
+from steer_tools.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of one variant's texts over all prompts; None where there is no text to score.
+
+    Attributes:
+        changed: Share of tokens that differ from the baseline's.
+        perplexity: Of the text under the unsteered model.
+        distinct_2: Distinct share of adjacent token pairs.
+    """
+
+    changed: float | None
+    perplexity: float | None
+    distinct_2: float | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """The baseline's or one variant's texts, one a prompt, new tokens only."""
+
+    generations: tuple[Generation, ...]
+    scores: TextScores
+
+
+def compare(
+    engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], sampling: Sampling, seed: int
+) -> tuple[Side, ...]:
+    """Generate every prompt without a plan and under each of `plans`, as rows of one batch; the baseline is first.
+
+    All rows of a prompt share their random numbers. What is applied takes no part.
+    """
+    every: list[Plan] = [(), *plans]
+    rows = [Row(prompt, plan, row_seed(seed, prompt)) for plan in every for prompt in prompts]
+    generations = engine.generate(rows, sampling)
+    written = [i for i, generation in enumerate(generations) if generation.tokens]
+    scores = engine.score([Row(rows[i].prompt) for i in written], [generations[i].tokens for i in written])
+    log_probs = {i: score.tolist() for i, score in zip(written, scores, strict=True)}
+    count = len(prompts)
+    reference = [generation.tokens for generation in generations[:count]]
+    sides: list[Side] = []
+    for start in range(0, len(rows), count):
+        own = generations[start : start + count]
+        tokens = [generation.tokens for generation in own]
+        own_log_probs = [log_probs[i] for i in range(start, start + count) if i in log_probs]
+        scored = TextScores(changed_share(tokens, reference), perplexity(own_log_probs), distinct_2(tokens))
+        sides.append(Side(tuple(own), scored))
+    return tuple(sides)

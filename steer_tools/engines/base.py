@@ -1,0 +1,212 @@
+"""The contract that every runtime keeps, and the values that cross it. It must not know any runtime."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Tensor
+
+from steer_tools.errors import ArgumentError, UnsupportedFeatureError
+from steer_tools.plan import Plan
+from steer_tools.prompts import Prompt
+from steer_tools.sites import Site
+
+Pooling: TypeAlias = Literal["last", "first", "mean", "response"]
+POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean", "response")
+
+Completion: TypeAlias = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model that an engine holds.
+
+    Attributes:
+        name: What it was loaded from.
+        family: The config's model type; a vector fits one family only.
+        fingerprint: Changes with the weights.
+        layers: Number of decoder blocks.
+        hidden_size: Width of the residual stream.
+        dtype: For instance "bfloat16".
+        device: For instance "cuda:0"; of the first parameter, where there are several.
+        engine: Name of the runtime.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    layers: int
+    hidden_size: int
+    dtype: str
+    device: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with its own plan, which replaces what is applied, and its own random numbers."""
+
+    prompt: Prompt
+    plan: Plan = ()
+    seed: int = 0
+
+
+def row_seed(seed: int, prompt: Prompt) -> int:
+    """Return the seed of a prompt's row: the same wherever the prompt stands in a batch, and other for other prompts."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {prompt!r}".encode()).digest()[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How new tokens are chosen, the same for all rows of a call.
+
+    Attributes:
+        max_new_tokens: The most new tokens; fewer where a row ends by itself.
+        temperature: 0 is greedy; above 0 each row samples with its own seed.
+        top_p: Keep the most likely tokens up to this probability.
+        top_k: Keep this many tokens; 0 keeps all.
+        beams: Above 1, beam search; greedy only.
+        use_cache: Whether keys and values are kept between steps.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    beams: int = 1
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name, valid in (
+            ("max_new_tokens", self.max_new_tokens >= 1),
+            ("temperature", 0 <= self.temperature < float("inf")),
+            ("top_p", 0 < self.top_p <= 1),
+            ("top_k", self.top_k >= 0),
+            ("beams", self.beams >= 1),
+        ):
+            if not valid:
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)!r}",
+                    valid="max_new_tokens >= 1, temperature >= 0 (0 is greedy), 0 < top_p <= 1, top_k >= 0, beams >= 1",
+                )
+        if self.beams > 1 and self.temperature > 0:
+            raise UnsupportedFeatureError(
+                "Sampled beams mix the random numbers of several continuations, so that a row would depend on its batch",
+                valid="beams with temperature=0, or sampling with beams=1",
+            )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one row produced.
+
+    Attributes:
+        prompt_tokens: The ids that the model saw.
+        tokens: The new ids, without the one that ended the text.
+        text: The new tokens as text.
+        log_probs: (tokens,) float32, log-probability of each new token under the model as it was steered.
+        ended: Whether the row ended by itself within max_new_tokens.
+    """
+
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    text: str
+    log_probs: Tensor
+    ended: bool
+
+
+@dataclass(frozen=True)
+class ObservedEdit:
+    """One forward pass of one row at one site: `before` and `after` are (tokens, width) in the model's dtype."""
+
+    site: Site
+    start: int
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A greedy generation of one prompt under what is applied, with what each edited block put out.
+
+    `first_position` is that of the first prompt token after BOS; `firings` counts the edits of each site.
+    """
+
+    generation: Generation
+    edits: tuple[ObservedEdit, ...]
+    first_position: int
+    firings: dict[Site, int]
+
+
+class Engine(Protocol):
+    """A model that can be read, steered row by row, and made to follow an ambient plan.
+
+    `read`, `trace`, `generate`, `score`, `distributions` and `replay` run the plans of their own rows (none, where
+    they take prompts), never what is applied; whatever they raise, what is applied stays applied.
+    """
+
+    info: ModelInfo
+    capabilities: frozenset[str]
+
+    def resolve_layer(self, layer: object) -> int:
+        """Return a layer counted from 0, or raise `LayerError`."""
+        ...
+
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
+        """Return one activation a prompt, (prompts, width) float32 on the CPU, at each site."""
+        ...
+
+    def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
+        """Return each prompt's activations at each site, (tokens, width) float32 on the CPU."""
+        ...
+
+    def content_mask(self, prompt: Prompt) -> Tensor:
+        """Return (tokens,) bool, true at the tokens of a prompt that are text: neither special nor first."""
+        ...
+
+    def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
+        """Continue each row under its own plan."""
+        ...
+
+    def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return the log-probability of each token of row i's completion i, (tokens,) float32 on the CPU."""
+        ...
+
+    def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Return the log-probabilities of each row's next token, (vocabulary,) float32 on the CPU."""
+        ...
+
+    def replay(
+        self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
+    ) -> list[Tensor]:
+        """Return the logits before each given token, (tokens, vocabulary), taken the way `generate` would take them."""
+        ...
+
+    def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
+        """Generate greedily under what is applied, recording each edited block before and after the edit."""
+        ...
+
+    def live_logits(self, prompt: Prompt, *, unhooked: bool = False) -> Tensor:
+        """Return the logits of a plain call to the model, (tokens, vocabulary): as it is now, or with no hook on it."""
+        ...
+
+    def unembedding(self) -> tuple[Tensor, Tensor]:
+        """Return the final norm's scale (width,) and the output matrix (vocabulary, width), float32 on the CPU."""
+        ...
+
+    def ambient(self) -> Plan:
+        """Return the plan that every other caller of the model sees now."""
+        ...
+
+    def set_ambient(self, plan: Plan) -> None:
+        """Make every other caller of the model see `plan`."""
+        ...
+
+    def hooks_are_live(self) -> bool:
+        """Return whether all hooks are still on the model."""
+        ...
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was taken."""
+        ...

@@ -1,0 +1,434 @@
+"""The engine for models of Hugging Face transformers: prompts and plans in, activations, texts and scores out.
+
+It must not know tools. The hooks are in `hooks.py`, tokenising in `tokenization.py`, picking tokens in `choosing.py`.
+"""
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+from steer_tools.architecture import Architecture, find_architecture, refuse_unsteerable_state, weights_fingerprint
+from steer_tools.engines.base import (
+    POOLINGS,
+    Completion,
+    Generation,
+    ModelInfo,
+    Observation,
+    ObservedEdit,
+    Pooling,
+    Row,
+    Sampling,
+)
+from steer_tools.engines.batching import batches_by_length, pad
+from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor, ReportingCriteria
+from steer_tools.engines.hooks import Layout, Run, SteeringHooks, StopForward, compile_plans
+from steer_tools.engines.probe import probe
+from steer_tools.engines.tokenization import PromptTokens, Tokenization
+from steer_tools.errors import ArgumentError, PromptError, UnsupportedFeatureError, UnsupportedModelError
+from steer_tools.plan import Plan
+from steer_tools.progress import report
+from steer_tools.prompts import Prompt
+from steer_tools.sites import Site
+
+logger = logging.getLogger(__name__)
+
+# About 256 tokens a batch was fastest for reading on a CPU; an accelerator wants larger products.
+_READING_TOKENS = {"cpu": 256}
+_READING_TOKENS_ELSEWHERE = 4096
+# Prompt and new tokens of all rows that share one cache.
+_GENERATION_TOKENS = 65_536
+
+
+def load_pretrained(
+    name_or_path: str, *, dtype: str = "auto", device_map: str | dict[str, Any] | None = None
+) -> tuple[nn.Module, Any]:
+    """Load a causal language model and its tokenizer; code from the checkpoint is never run.
+
+    Raises:
+        UnsupportedModelError: There is no such model, or transformers cannot load it.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype, device_map=device_map, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"The model {name_or_path!r} cannot be loaded ({error})",
+            valid="a folder with a transformers checkpoint, or the name of one on the model hub",
+        ) from error
+    return model.eval(), tokenizer
+
+
+class HuggingFaceEngine:
+    """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
+
+    capabilities = frozenset({"read", "trace", "generate", "score", "distributions", "replay", "observe", "ambient"})
+
+    def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
+        self.architecture: Architecture = find_architecture(model)
+        self._model = cast(Any, model)
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
+        # The same module with a generation config of its own, so that nothing of the model's leaks into "greedy".
+        self._view = copy.copy(self._model)
+        self._view.generation_config = GenerationConfig()
+        self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
+        self._ambient: Plan = ()
+        try:
+            self._padding = probe(self.architecture, self._hooks)
+            parameter = self.architecture.first_parameter()
+            self.info = ModelInfo(
+                name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
+                family=self.architecture.family,
+                fingerprint=weights_fingerprint(self._model),
+                layers=len(self.architecture.blocks),
+                hidden_size=self.architecture.hidden_size,
+                dtype=str(parameter.dtype).removeprefix("torch."),
+                device=str(self._device),
+                engine="huggingface",
+            )
+        except BaseException:
+            self._hooks.detach()
+            raise
+
+    def holds(self, model: object) -> bool:
+        """Return whether this engine steers exactly this model object."""
+        return self._model is model
+
+    def resolve_layer(self, layer: object) -> int:
+        """Return a layer counted from 0."""
+        return self.architecture.resolve_layer(layer)
+
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
+        """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
+        if pooling not in POOLINGS:
+            raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
+        encoded = [self._tokens.encode(prompt) for prompt in prompts]
+        chosen = [self._pooled_tokens(tokens, pooling, prompt) for tokens, prompt in zip(encoded, prompts, strict=True)]
+        pooled = {site: torch.zeros(len(prompts), self.info.hidden_size) for site in sites}
+
+        def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
+            mask = torch.zeros(hidden.shape[:2], dtype=torch.bool)
+            for row, index in enumerate(batch):
+                mask[row, : len(chosen[index])] = chosen[index]
+            rows, columns = mask.nonzero(as_tuple=True)
+            values = hidden[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
+            sums = torch.zeros(len(batch), values.shape[1]).index_add(0, rows, values)
+            pooled[site][batch] = sums / mask.sum(dim=1, keepdim=True)
+
+        self._read_blocks(encoded, sites, keep)
+        return pooled
+
+    def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
+        """Return the activations of every token."""
+        encoded = [self._tokens.encode(prompt) for prompt in prompts]
+        traces: list[dict[Site, Tensor]] = [{} for _ in prompts]
+
+        def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
+            for row, index in enumerate(batch):
+                traces[index][site] = hidden[row, : len(encoded[index].tokens)].float().cpu()
+
+        self._read_blocks(encoded, sites, keep)
+        return traces
+
+    def content_mask(self, prompt: Prompt) -> Tensor:
+        """Return which tokens of `prompt` are text: neither special nor first."""
+        tokens = self._tokens.encode(prompt).tokens
+        return torch.tensor([i > 0 and t not in self._tokens.special_tokens for i, t in enumerate(tokens)])
+
+    def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
+        """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
+        encoded = [self._tokens.encode(row.prompt, sampling.max_new_tokens) for row in rows]
+        generations: dict[int, Generation] = {}
+        for batch in self._generation_batches(encoded, sampling.max_new_tokens):
+            batch_rows = [rows[i] for i in batch]
+            chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows])
+            processor = chooser if sampling.beams == 1 else None
+            new = self._generate_batch(batch_rows, [encoded[i] for i in batch], sampling, processor)
+            steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else None
+            for row, index in enumerate(batch):
+                generations[index] = self._finish(
+                    encoded[index], new[row].tolist(), None if steps is None else steps[row]
+                )
+        ordered = [generations[i] for i in range(len(rows))]
+        if sampling.beams > 1:
+            ordered = self._with_scores(rows, ordered)
+        return ordered
+
+    def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return the log-probability of each completion token, from one pass a row, padded on the right."""
+        prompts = [self._tokens.encode(row.prompt) for row in rows]
+        added = [
+            self._tokens.encode_completion(row.prompt, prompt, completion)
+            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+        ]
+        scores: dict[int, Tensor] = {}
+        for index, logits in self._forced_logits(rows, prompts, added):
+            chosen = torch.tensor(added[index], device=logits.device)
+            scores[index] = logits.log_softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1).cpu()
+        return [scores[i] for i in range(len(rows))]
+
+    def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Return the log-probabilities of each row's next token."""
+        prompts = [self._tokens.encode(row.prompt) for row in rows]
+        # Any one token will do: only the logits before it are read.
+        any_token = [(self._tokens.pad_token,) for _ in rows]
+        logits = dict(self._forced_logits(rows, prompts, any_token))
+        return [logits[i][0].log_softmax(dim=-1).cpu() for i in range(len(rows))]
+
+    def replay(
+        self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
+    ) -> list[Tensor]:
+        """Return the logits before each given token, decoded step by step, with or without cache and company."""
+        if not batched and len(rows) > 1:
+            pairs = zip(rows, completions, strict=True)
+            return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
+        length = max(map(len, completions))
+        encoded = [self._tokens.encode(row.prompt, length) for row in rows]
+        forcer = ForcingProcessor(pad(completions, self._tokens.pad_token, left=False)[0])
+        self._generate_batch(rows, encoded, Sampling(length, use_cache=use_cache), forcer, stops=False)
+        logits = torch.stack(forcer.logits, dim=1)
+        return [logits[row, : len(tokens)] for row, tokens in enumerate(completions)]
+
+    def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
+        """Generate as a user's own `model.generate` would, with independent hooks before and after ours."""
+        encoded = self._tokens.encode(prompt, max_new_tokens)
+        ids = torch.tensor([encoded.tokens], device=self._device)
+        edited = {placement.site.layer for placement in self._ambient}
+        edits: list[ObservedEdit] = []
+        seen: dict[int, int] = {}
+
+        def record(layer: int, before: Tensor, after: Tensor) -> None:
+            if layer in edited:
+                edits.append(ObservedEdit(Site(layer), seen.get(layer, 0), before[0].cpu(), after[0].cpu()))
+                seen[layer] = seen.get(layer, 0) + before.shape[1]
+
+        chooser = ChoosingProcessor(Sampling(max_new_tokens), [0])
+        with self._hooks.counting_ambient() as run, self._hooks.witnessing(record):
+            with self._hooks.noting_generation((ids,), {}):
+                new = self._call_generate(ids, torch.ones_like(ids), Sampling(max_new_tokens), chooser, stops=False)
+        generation = self._finish(encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False)
+        firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
+        first_position = int(encoded.tokens[0] == self._tokens.bos_token)
+        return Observation(generation, tuple(edits), first_position, firings)
+
+    def live_logits(self, prompt: Prompt, *, unhooked: bool = False) -> Tensor:
+        """Return the logits of a plain call, (tokens, vocabulary) in the model's dtype, on the CPU."""
+        ids = torch.tensor([self._tokens.encode(prompt).tokens], device=self._device)
+        if not unhooked:
+            return self._plain_logits(ids)
+        self._hooks.detach()
+        try:
+            return self._plain_logits(ids)
+        finally:
+            self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
+            self._hooks.set_ambient(self._ambient)
+
+    def unembedding(self) -> tuple[Tensor, Tensor]:
+        """Return the final norm's scale and the output matrix.
+
+        The scale is measured, not read: for x of ±1 with mean 0, RMS and layer norms give x · scale + bias, so that
+        (norm(x) - norm(-x)) · x / 2 is the scale, also where the weight is stored as scale - 1.
+        """
+        norm, head = self.architecture.final_norm, self.architecture.unembedding
+        if norm is None or head is None:
+            missing = "final norm" if norm is None else "unembedding"
+            raise UnsupportedFeatureError(f"No {missing} was found in this model")
+        weight = cast(Tensor, norm.weight)
+        signs = torch.ones(self.info.hidden_size, dtype=weight.dtype, device=weight.device)
+        signs[1::2] = -1
+        with torch.no_grad():
+            scale = (norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] * signs / 2
+        return scale.float().cpu(), cast(Tensor, head.weight).detach().float().cpu()
+
+    def ambient(self) -> Plan:
+        """Return the plan that every other caller sees."""
+        return self._ambient
+
+    def set_ambient(self, plan: Plan) -> None:
+        """Make every other caller see `plan`; refused plans leave the old one in place."""
+        refuse_unsteerable_state(self._model)
+        self._refuse_misfits(placement.site for placement in plan)
+        self._hooks.set_ambient(plan)
+        self._ambient = plan
+
+    def hooks_are_live(self) -> bool:
+        """Return whether all hooks are on the model."""
+        return self._hooks.are_live()
+
+    def detach(self) -> None:
+        """Take the hooks off; this engine is of no use afterwards."""
+        self._hooks.detach()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.architecture.first_parameter().device
+
+    def _refuse_misfits(self, sites: Iterable[Site]) -> None:
+        for site in sites:
+            self.resolve_layer(site.layer)
+            if site.component != "residual" or site.head is not None:
+                raise UnsupportedFeatureError(
+                    f"This engine cannot reach {site}", valid="the residual stream of a layer"
+                )
+
+    def _pooled_tokens(self, encoded: PromptTokens, pooling: Pooling, prompt: Prompt) -> Tensor:
+        """Return (tokens,) bool: which tokens the pooling reads."""
+        tokens = torch.tensor(encoded.tokens)
+        position = torch.arange(len(tokens))
+        match pooling:
+            case "last":
+                return position == len(tokens) - 1
+            case "first":
+                return position == min(int(encoded.tokens[0] == self._tokens.bos_token), len(tokens) - 1)
+            case "mean":
+                chosen = torch.tensor([t not in self._tokens.special_tokens for t in encoded.tokens])
+            case "response":
+                start = encoded.response_start
+                chosen = position >= (len(tokens) if start is None else start)
+        if not chosen.any():
+            raise PromptError(
+                f"The prompt {prompt!r:.80} has no token that pooling={pooling!r} would read",
+                valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
+                fix="Use pooling='last', or change the prompts.",
+            )
+        return chosen
+
+    def _read_blocks(self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: Any) -> None:
+        """Call keep(site, batch, hidden) for each batch of prompts, in passes that stop after the deepest site."""
+        refuse_unsteerable_state(self._model)
+        self._refuse_misfits(sites)
+        by_layer = {site.layer: site for site in sites}
+        batches = self._reading_batches([len(tokens.tokens) for tokens in encoded])
+        for done, batch in enumerate(batches):
+            ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
+
+            def capture(site: Site, batch: list[int] = batch) -> Any:
+                return lambda hidden: keep(site, batch, hidden)
+
+            run = Run(captures={layer: capture(site) for layer, site in by_layer.items()}, stop_after=max(by_layer))
+            with torch.no_grad(), self._hooks.running(run):
+                try:
+                    self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False)
+                except StopForward:
+                    pass
+            report(done + 1, len(batches), "reading prompts")
+
+    def _reading_batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        budget = _READING_TOKENS.get(self._device.type, _READING_TOKENS_ELSEWHERE)
+        return batches_by_length(lengths, budget, equal_only=not self._padding.right_is_exact)
+
+    def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
+        lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
+        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=not self._padding.left_is_exact)
+
+    def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
+        """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""
+        refuse_unsteerable_state(self._model)
+        self._refuse_misfits(placement.site for row in rows for placement in row.plan)
+        lengths = [len(tokens.tokens) for tokens in encoded]
+        starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
+        layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long())
+        return Run(compile_plans([row.plan for row in rows]), layout)
+
+    def _generate_batch(
+        self,
+        rows: Sequence[Row],
+        encoded: Sequence[PromptTokens],
+        sampling: Sampling,
+        processor: LogitsProcessor | None,
+        *,
+        stops: bool = True,
+    ) -> Tensor:
+        """Return the new tokens (rows, steps) of one left-padded batch."""
+        ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
+        with self._hooks.running(self._run_of(rows, encoded, real)):
+            return self._call_generate(
+                ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
+            )
+
+    def _call_generate(
+        self, ids: Tensor, mask: Tensor, sampling: Sampling, processor: LogitsProcessor | None, *, stops: bool
+    ) -> Tensor:
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            num_beams=sampling.beams,
+            use_cache=sampling.use_cache,
+            pad_token_id=self._tokens.pad_token,
+            eos_token_id=list(self._tokens.stop_tokens) if stops and self._tokens.stop_tokens else None,
+            # A static cache compiles by itself on CUDA, and hooks that are registered after that are ignored.
+            disable_compile=True,
+        )
+        whole = type(self._model).generate(
+            self._view,
+            ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([processor] if processor else []),
+            stopping_criteria=StoppingCriteriaList([ReportingCriteria(sampling.max_new_tokens)]),
+        )
+        return whole[:, ids.shape[1] :].cpu()
+
+    def _finish(
+        self, encoded: PromptTokens, new: Sequence[int], log_probs: Tensor | None, *, stops: bool = True
+    ) -> Generation:
+        """Cut a row's new tokens at the one that ended it."""
+        end = next((i for i, t in enumerate(new) if stops and t in self._tokens.stop_tokens), len(new))
+        tokens = tuple(new[:end])
+        return Generation(
+            prompt_tokens=encoded.tokens,
+            tokens=tokens,
+            text=self._tokens.decode_continuation(encoded.tokens, tokens),
+            log_probs=torch.zeros(0) if log_probs is None else log_probs[:end],
+            ended=end < len(new),
+        )
+
+    def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:
+        """Fill in the log-probabilities that beam search does not give."""
+        full = [i for i, generation in enumerate(generations) if generation.tokens]
+        scores = self.score([rows[i] for i in full], [generations[i].tokens for i in full])
+        scored = dict(zip(full, scores, strict=True))
+        return [
+            Generation(g.prompt_tokens, g.tokens, g.text, scored.get(i, g.log_probs), g.ended)
+            for i, g in enumerate(generations)
+        ]
+
+    def _forced_logits(
+        self, rows: Sequence[Row], prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
+    ) -> Iterable[tuple[int, Tensor]]:
+        """Yield (row, (tokens, vocabulary) float32 logits before each completion token), batched by length."""
+        sequences = [(*p.tokens, *c[:-1]) for p, c in zip(prompts, completions, strict=True)]
+        batches = self._reading_batches([len(sequence) for sequence in sequences])
+        for done, batch in enumerate(batches):
+            ids, real = pad([sequences[i] for i in batch], self._tokens.pad_token, left=False)
+            run = self._run_of([rows[i] for i in batch], [prompts[i] for i in batch], real)
+            starts = [len(prompts[i].tokens) - 1 for i in batch]
+            ends = [len(sequences[i]) for i in batch]
+            first_column = min(starts)
+            with torch.no_grad(), self._hooks.running(run):
+                logits = self._logits_from(first_column, ids, real)
+            for row, index in enumerate(batch):
+                yield index, logits[row, starts[row] - first_column : ends[row] - first_column].float()
+            report(done + 1, len(batches), "scoring completions")
+
+    def _logits_from(self, first_column: int, ids: Tensor, real: Tensor) -> Tensor:
+        """Return the logits of columns `first_column` onward, computing no others where the model can."""
+        keep = {"logits_to_keep": ids.shape[1] - first_column} if self._keeps_logits else {}
+        output = self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False, **keep)
+        return output.logits if keep else output.logits[:, first_column:]
+
+    @property
+    def _keeps_logits(self) -> bool:
+        return bool(getattr(self._model, "_supports_logits_to_keep", lambda: False)())
+
+    def _plain_logits(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._model(ids, use_cache=False).logits[0].cpu()

@@ -1,0 +1,174 @@
+"""Prompt → token ids, the one place where that is done. It must not know models.
+
+Texts get the special tokens that the tokenizer adds by itself; chat templates bring their own, so none are added a
+second time; token ids are used as they are. A completion never changes the tokens of its prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from steer_tools.engines.base import Completion
+from steer_tools.errors import PromptError
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The ids of a prompt; the last assistant message of a chat starts at `response_start`."""
+
+    tokens: tuple[int, ...]
+    response_start: int | None = None
+
+
+class Tokenization:
+    """A tokenizer with the rules above; the tokenizer itself is never changed."""
+
+    def __init__(self, tokenizer: Any, context_length: int | None, vocabulary: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._vocabulary = vocabulary
+
+    @property
+    def pad_token(self) -> int:
+        """A token to fill masked places with; which one it is does not matter."""
+        pad = self._tokenizer.pad_token_id
+        return int(pad if pad is not None else self._tokenizer.eos_token_id or 0)
+
+    @property
+    def bos_token(self) -> int | None:
+        """The id of the token that starts a text, if there is one."""
+        return self._tokenizer.bos_token_id
+
+    @cached_property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The ids that end a text: the tokenizer's end of sequence and, with a chat template, its end of turn.
+
+        The model's `generation_config` is not asked, since it names further ids in some models and wrong ones in others.
+        """
+        stops = [self._tokenizer.eos_token_id, self._end_of_turn() if self._tokenizer.chat_template else None]
+        return tuple(dict.fromkeys(int(token) for token in stops if token is not None))
+
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """All ids that are no text."""
+        return frozenset(self._tokenizer.all_special_ids)
+
+    def encode(self, prompt: Prompt, new_tokens: int = 0) -> PromptTokens:
+        """Return the ids of `prompt`, to which `new_tokens` more are to be added.
+
+        Raises:
+            PromptError: It does not fit into the model's context, has an id outside the vocabulary, gives no token,
+                or is a chat and the tokenizer has no chat template.
+        """
+        match prompt:
+            case TextPrompt(text):
+                encoded = PromptTokens(tuple(self._tokenizer(text)["input_ids"]))
+            case TokenPrompt(tokens):
+                if max(tokens) >= self._vocabulary:
+                    raise PromptError(
+                        f"The token id {max(tokens)} is not in the vocabulary", valid=f"0 to {self._vocabulary - 1}"
+                    )
+                encoded = PromptTokens(tokens)
+            case ChatPrompt():
+                encoded = self._encode_chat(prompt)
+        if not encoded.tokens:
+            raise PromptError(f"The prompt {prompt!r:.80} has no token", fix="Write some text.")
+        self._refuse_too_long(len(encoded.tokens), new_tokens)
+        return encoded
+
+    def encode_completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: Completion) -> tuple[int, ...]:
+        """Return the ids that `completion` adds after `prompt`.
+
+        A text is tokenised together with its prompt, and what follows the prompt's own tokens is taken; where the
+        two would merge into one token over the border, the completion is tokenised alone, so that the prompt keeps
+        its tokens and its last position.
+
+        Raises:
+            PromptError: It has no token, or prompt and completion do not fit into the model's context.
+        """
+        added = (
+            tuple(completion)
+            if not isinstance(completion, str)
+            else self._completion(prompt, prompt_tokens, completion)
+        )
+        if not added:
+            raise PromptError("A completion has no token", valid="some text, or at least one token id")
+        self._refuse_too_long(len(prompt_tokens.tokens), len(added))
+        return added
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of new tokens, without special ones."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode_continuation(self, prompt_tokens: Sequence[int], tokens: Sequence[int]) -> str:
+        """Return the text that `tokens` add to `prompt_tokens`, with the space that a lone decode may drop."""
+        before, whole = self.decode(prompt_tokens), self.decode([*prompt_tokens, *tokens])
+        return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
+
+    def _encode_chat(self, prompt: ChatPrompt) -> PromptTokens:
+        if not prompt.ends_with_assistant:
+            return PromptTokens(self._plain_ids(self._render(prompt.messages)))
+        whole = self._plain_ids(self._render(prompt.messages, continue_last=True))
+        if len(prompt.messages) == 1:
+            return PromptTokens(whole, 0)
+        before = self._plain_ids(self._render(prompt.messages[:-1]))
+        start = len(before) if whole[: len(before)] == before else None
+        return PromptTokens(whole, start)
+
+    def _render(self, messages: tuple[tuple[str, str], ...], *, continue_last: bool = False) -> str:
+        if not self._tokenizer.chat_template:
+            raise PromptError(
+                "This tokenizer has no chat template, so chat messages cannot be rendered",
+                valid="texts or token ids for a base model",
+                fix="Write the chat as one text, or set tokenizer.chat_template before attaching.",
+            )
+        try:
+            return self._tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=not continue_last,
+                continue_final_message=continue_last,
+            )
+        except TemplateError as error:
+            raise PromptError(
+                f"The model's chat template refuses these messages ({error})",
+                valid="the roles and the order that the template allows",
+            ) from error
+
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: str) -> tuple[int, ...]:
+        match prompt:
+            case TextPrompt(text):
+                whole = tuple(self._tokenizer(text + completion)["input_ids"])
+            case ChatPrompt():
+                rendered = self._render(prompt.messages, continue_last=prompt.ends_with_assistant)
+                whole = self._plain_ids(rendered + completion)
+            case TokenPrompt():
+                return self._plain_ids(completion)
+        length = len(prompt_tokens.tokens)
+        return whole[length:] if whole[:length] == prompt_tokens.tokens else self._plain_ids(completion)
+
+    def _end_of_turn(self) -> int | None:
+        """Return the first special id that the chat template puts after an assistant's message."""
+        question, answer = {"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}
+        try:
+            rendered = self._tokenizer.apply_chat_template([question, answer], tokenize=False)
+        except TemplateError:
+            return None  # A template that does not know these two roles has no end of an assistant's turn.
+        _, _, ending = rendered.rpartition(answer["content"])
+        return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
+
+    def _refuse_too_long(self, prompt_length: int, added: int) -> None:
+        if self._context_length is not None and prompt_length + added > self._context_length:
+            raise PromptError(
+                f"A prompt of {prompt_length} tokens{f' with {added} more' if added else ''} does not fit into the "
+                f"model's context",
+                valid=f"at most {self._context_length} tokens together",
+                fix="Shorten the prompt" + (" or ask for fewer new tokens." if added else "; nothing is truncated."),
+            )

@@ -1,0 +1,86 @@
+"""Every error that a caller can act on, as one tree. Each says what was given, what is valid and what to do.
+
+SteeringError
+├── NoModelError              nothing to steer is attached
+├── UnsupportedModelError     this model cannot be steered, with what was found in it
+├── UnsupportedCallError      the model was called in a way whose token positions cannot be known
+├── UnsupportedFeatureError   the engine or the file format does not have what was asked for
+├── PromptError               prompts that are empty, one-sided, unequal or too long
+├── ArgumentError             another argument that is out of range or of the wrong kind
+│   ├── LayerError
+│   └── StrengthError
+├── DirectionError            a direction that is zero, not finite or of the wrong shape
+├── VectorFileError           a vector file that is missing, malformed or forged
+├── ForeignVectorError        a vector that was made on another model
+├── WorkspacePathError        a path outside the workspace
+├── UnknownSteeringIdError    no such thing is applied
+└── Cancelled                 the caller stopped the work; nothing was left behind
+"""
+
+
+class SteeringError(Exception):
+    """Base of all errors of this package; its text is `problem`, then what is valid, then what to do."""
+
+    def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
+        parts = [problem if problem.endswith(".") else f"{problem}."]
+        if valid:
+            parts.append(f"Valid: {valid}.")
+        if fix:
+            parts.append(fix if fix.endswith((".", "!", "?")) else f"{fix}.")
+        super().__init__(" ".join(parts))
+
+
+class NoModelError(SteeringError):
+    """No model is attached to the session."""
+
+
+class UnsupportedModelError(SteeringError):
+    """The model cannot be steered; the text names what was found."""
+
+
+class UnsupportedCallError(SteeringError):
+    """The steered model was called in a way that hides which position each token has."""
+
+
+class UnsupportedFeatureError(SteeringError):
+    """The engine or file format lacks what was asked for."""
+
+
+class PromptError(SteeringError):
+    """Prompts that cannot be used."""
+
+
+class ArgumentError(SteeringError):
+    """An argument that is out of range or of the wrong kind."""
+
+
+class LayerError(ArgumentError):
+    """A layer that the model or the file does not have."""
+
+
+class StrengthError(ArgumentError):
+    """A strength that is not a finite number."""
+
+
+class DirectionError(SteeringError):
+    """A direction that is zero, not finite, or of the wrong shape."""
+
+
+class VectorFileError(SteeringError):
+    """A vector file that is missing, malformed or forged."""
+
+
+class ForeignVectorError(SteeringError):
+    """A vector that was made on another model."""
+
+
+class WorkspacePathError(SteeringError):
+    """A path that lies outside the workspace."""
+
+
+class UnknownSteeringIdError(SteeringError):
+    """A steering id that is not applied."""
+
+
+class Cancelled(SteeringError):
+    """The caller cancelled the work."""

@@ -1,0 +1,77 @@
+"""NumPy's `.npy` with one direction, and what we know of it in `<name>.npy.json` beside it.
+
+Index: the decoder block whose output is steered, from 0, in the sidecar; a bare array says none. Unit: strength 1
+adds the array as it is.
+"""
+
+import io
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.lib import format as npy_format
+
+from steer_tools.errors import VectorFileError
+from steer_tools.formats.base import Encoded, Header
+from steer_tools.vectors import SteeringVector
+
+
+class NpyFormat:
+    """`.npy`, one layer."""
+
+    suffix: ClassVar[str] = ".npy"
+    holds_several_layers: ClassVar[bool] = False
+    has_sidecar: ClassVar[bool] = True
+
+    def encode(self, vector: SteeringVector) -> Encoded:
+        """Serialise the only layer."""
+        (direction,) = vector.directions.values()
+        buffer = io.BytesIO()
+        np.save(buffer, direction.numpy(), allow_pickle=False)
+        return Encoded(buffer.getvalue(), Header.of(vector).model_dump_json(indent=1).encode())
+
+    def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
+        """Read the array, after its header has been held against the size of the file."""
+        direction = torch.from_numpy(_array(encoded.data, name))
+        if encoded.sidecar is None:
+            if layer_if_unknown is None:
+                raise VectorFileError(
+                    f"{name} is a bare array without {name}.json beside it, so its layer is not known",
+                    valid="a layer from the one who made it",
+                    fix="Give `layer` as a number.",
+                )
+            return SteeringVector.from_directions({layer_if_unknown: direction})
+        header = Header.parse(encoded.sidecar, f"{name}.json")
+        if len(header.layers) != 1:
+            raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer", fix="")
+        return SteeringVector.from_directions(
+            {header.layers[0]: direction}, component=header.component, info=header.info
+        )
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    """Parse `data` without ever allocating more than the file holds, and without unpickling."""
+    stream = io.BytesIO(data)
+    try:
+        version = npy_format.read_magic(stream)
+        read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+    except (ValueError, EOFError) as error:
+        raise VectorFileError(
+            f"{name} is no .npy file ({error})",
+            valid="a float array saved by numpy.save(..., allow_pickle=False)",
+            fix="A pickle is never loaded, since it can run code: save the array again.",
+        ) from error
+    if dtype.kind != "f":
+        raise VectorFileError(
+            f"{name} holds {'pickled objects' if dtype.hasobject else dtype}",
+            valid="one float vector, shape (width,)",
+            fix="Save it again as numpy.save(path, array.astype('float32')).",
+        )
+    claimed, present = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
+    if claimed != present:
+        raise VectorFileError(
+            f"{name} says that its array takes {claimed:,} bytes, but {present:,} bytes follow: it is truncated or forged",
+            fix="Create it again.",
+        )
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(dtype.newbyteorder("="))

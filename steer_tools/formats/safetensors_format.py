@@ -1,0 +1,58 @@
+"""Our own format: safetensors with one float32 tensor a layer, `layer.<n>`, and a JSON header as metadata.
+
+Index: n is the decoder block whose output is steered, from 0. Unit: strength 1 adds the tensor as it is.
+"""
+
+import json
+from typing import ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from steer_tools.errors import VectorFileError
+from steer_tools.formats.base import Encoded, Header
+from steer_tools.vectors import SteeringVector
+
+_METADATA_KEY = "steer_tools"
+
+
+class SafetensorsFormat:
+    """`.safetensors`, any number of layers."""
+
+    suffix: ClassVar[str] = ".safetensors"
+    holds_several_layers: ClassVar[bool] = True
+    has_sidecar: ClassVar[bool] = False
+
+    def encode(self, vector: SteeringVector) -> Encoded:
+        """Serialise all layers."""
+        tensors = {f"layer.{layer}": direction.contiguous() for layer, direction in vector.directions.items()}
+        return Encoded(save(tensors, metadata={_METADATA_KEY: Header.of(vector).model_dump_json()}))
+
+    def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
+        """Read all layers; the library checks shapes and offsets against the file's size before it allocates."""
+        try:
+            tensors = load(encoded.data)
+            description = _metadata(encoded.data).get(_METADATA_KEY)
+        except (SafetensorError, ValueError) as error:
+            raise VectorFileError(f"{name} is no valid safetensors file ({error})", fix="Create it again.") from error
+        if description is None:
+            raise VectorFileError(
+                f"{name} is a safetensors file, but not a steering vector: its metadata has no {_METADATA_KEY!r} entry",
+                valid="files written by create_steering_vector or save_vector",
+                fix="For tensors from elsewhere, use SteeringVector.from_directions({layer: tensor}) and save_vector.",
+            )
+        header = Header.parse(description, name)
+        expected = {f"layer.{layer}" for layer in header.layers}
+        if set(tensors) != expected:
+            raise VectorFileError(
+                f"{name} says that it holds {sorted(expected)}, but it holds {sorted(tensors)}", fix="Create it again."
+            )
+        directions: dict[int, torch.Tensor] = {layer: tensors[f"layer.{layer}"] for layer in header.layers}
+        return SteeringVector.from_directions(directions, component=header.component, info=header.info)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Return the metadata of a file that `load` has accepted: 8 bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}

@@ -1,0 +1,220 @@
+"""Every tool argument's description, once, and every tool's result. It must not know engines.
+
+The types are what a schema is made of, so they are as narrow as JSON allows; the tools check the rest.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from steer_tools.interventions import InterventionName
+from steer_tools.methods import MethodName
+from steer_tools.prompts import PromptLike
+
+_PROMPT = "Each is a text, a list of {role, content} messages, or a list of token ids."
+
+Prompts = Annotated[list[PromptLike], Field(min_length=1, description=f"Prompts to continue. {_PROMPT}")]
+PositivePrompts = Annotated[list[PromptLike], Field(description=f"Prompts that show the behaviour. {_PROMPT}")]
+NegativePrompts = Annotated[
+    list[PromptLike],
+    Field(description="Prompts that show its absence or opposite, otherwise like the positive ones."),
+]
+CreateLayer = Annotated[
+    int | list[int] | Literal["all"],
+    Field(
+        description="Decoder block whose output is read, from 0 (negative: from the end); several need .safetensors."
+    ),
+]
+ApplyLayer = Annotated[
+    int | list[int] | None,
+    Field(description="Decoder block whose output is steered, from 0. Omit it to use every layer of the file."),
+]
+SavePath = Annotated[
+    str, Field(description="File in the workspace, .safetensors (default, any layers) or .npy (one layer).")
+]
+VectorPath = Annotated[str, Field(description="The vector_path that create_steering_vector returned.")]
+OptionalVectorPath = Annotated[
+    str | None, Field(description="A vector to try out by itself. Omit it to compare what is applied now.")
+]
+Method = Annotated[
+    MethodName, Field(description="paired_mean_difference needs equally long lists whose items belong together.")
+]
+PoolingName = Annotated[
+    Literal["last", "first", "mean", "response"],
+    Field(description="Which tokens are read: mean skips special ones, response is the last assistant message."),
+]
+Normalize = Annotated[bool, Field(description="Save unit length instead of the length of one contrast.")]
+Strength = Annotated[float, Field(description="Multiplies the unit. 0 changes nothing, negative steers the other way.")]
+Strengths = Annotated[list[float] | None, Field(description="Strengths to try with vector_path; [1.0] if omitted.")]
+UnitName = Annotated[
+    Literal["vector", "contrast", "residual"],
+    Field(description="What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."),
+]
+Intervention = Annotated[InterventionName, Field(description="What is done to the hidden state.")]
+Positions = Annotated[
+    str,
+    Field(
+        description="Tokens to steer: generated (last prompt token and all new ones), prompt, all, last_prompt, first, "
+        "a slice of the prompt such as 0:4, or several joined by commas."
+    ),
+]
+AllowOtherModel = Annotated[bool, Field(description="Accept a vector of another model of the same width.")]
+SteeringId = Annotated[str, Field(description="From apply_steering_vector or steering_status.")]
+MaxNewTokens = Annotated[int, Field(ge=1, description="The most new tokens for each text.")]
+Temperature = Annotated[float, Field(ge=0, description="0 is greedy.")]
+Seed = Annotated[int, Field(description="For sampling; each prompt draws its own numbers from it.")]
+ModelName = Annotated[str, Field(description="A folder with a transformers checkpoint, or a name on the model hub.")]
+EngineName = Annotated[Literal["huggingface"], Field(description="What runs the model.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto keeps the checkpoint's own.")
+]
+DeviceMap = Annotated[str | None, Field(description="For instance auto, cuda or cpu.")]
+CheckPrompts = Annotated[list[PromptLike] | None, Field(description="Prompts to check on; built-in ones if omitted.")]
+
+
+class ModelStatus(TypedDict):
+    """The attached model."""
+
+    name: str
+    family: str
+    layers: int
+    hidden_size: int
+    dtype: str
+    device: str
+    engine: str
+
+
+class CreateResult(TypedDict):
+    """Lists run over the layers where several were asked for.
+
+    `magnitude` is the norm of what was saved, `contrast_norm` that of the mean difference, `residual_norm` the model's
+    typical norm there; `separation` is the ROC area on held-out prompts, null with fewer than 8 on a side.
+    """
+
+    success: bool
+    vector_path: str
+    shape: list[int]
+    magnitude: float | list[float]
+    layer: int | list[int]
+    method: str
+    contrast_norm: float | list[float]
+    residual_norm: float | list[float]
+    separation: float | None | list[float | None]
+    warnings: list[str]
+
+
+class ApplyResult(TypedDict):
+    """`residual_strength` is what is added, in typical residual norms; `active` counts what is applied now."""
+
+    success: bool
+    steering_id: str
+    layer: int | list[int]
+    strength: float
+    vector_shape: list[int]
+    residual_strength: float | list[float]
+    active: int
+    warnings: list[str]
+
+
+class RemoveResult(TypedDict):
+    """How many applied vectors were taken off, and how many stay."""
+
+    removed: int
+    active: int
+
+
+class TextMetrics(TypedDict):
+    """`changed`: share of tokens unlike the baseline's; `perplexity`: under the unsteered model; `distinct_2`."""
+
+    changed: float | None
+    perplexity: float | None
+    distinct_2: float | None
+
+
+class BaselineTexts(TypedDict):
+    """New tokens only, one text a prompt."""
+
+    texts: list[str]
+    metrics: TextMetrics
+
+
+class VariantTexts(TypedDict):
+    """One strength; both strengths are null for several applied vectors."""
+
+    strength: float | None
+    residual_strength: float | list[float] | None
+    texts: list[str]
+    metrics: TextMetrics
+
+
+class CompareResult(TypedDict):
+    """Baseline and steered texts in the order of the prompts."""
+
+    prompts: list[PromptLike]
+    baseline: BaselineTexts
+    variants: list[VariantTexts]
+    warnings: list[str]
+
+
+class GenerateResult(TypedDict):
+    """New tokens only; `ended` says whether a text ended by itself; `active` counts the vectors that acted."""
+
+    texts: list[str]
+    ended: list[bool]
+    active: int
+
+
+class AppliedStatus(TypedDict):
+    """One applied vector."""
+
+    steering_id: str
+    vector_path: str
+    layer: int | list[int]
+    strength: float
+    unit: str
+    intervention: str
+    positions: str
+
+
+class SavedStatus(TypedDict):
+    """One vector file of the workspace; `problem` says why it cannot be read."""
+
+    vector_path: str
+    layer: int | list[int] | None
+    method: str | None
+    problem: str | None
+
+
+class StatusResult(TypedDict):
+    """`in_force`: whether the hooks on the live model are those of `applied`."""
+
+    model: ModelStatus
+    in_force: bool
+    applied: list[AppliedStatus]
+    workspace: str
+    saved: list[SavedStatus]
+    saved_total: int
+
+
+class CheckFigure(TypedDict):
+    """One law with its figure."""
+
+    name: str
+    passed: bool
+    figure: float | None
+    expected: str
+
+
+class CheckResult(TypedDict):
+    """Whether all laws hold."""
+
+    passed: bool
+    checks: list[CheckFigure]
+
+
+class LoadResult(TypedDict):
+    """The model that is attached now."""
+
+    success: bool
+    model: ModelStatus

@@ -1,0 +1,141 @@
+"""Which tokens a placement touches: batch geometry and a scope → a mask.
+
+Positions are absolute: they count a row's real tokens from 0, so that padding, the KV cache and beams change
+nothing. Pure and shared by every engine; it must not know hooks, or how a model is called.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from steer_tools.errors import ArgumentError
+
+NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first")
+_ALIASES = {"last": "generated"}
+_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
+
+VALID_POSITIONS = (
+    "'generated' (the last prompt token and every new one), 'prompt', 'all', 'last_prompt', 'first', a Python slice "
+    "of the prompt's tokens such as '0:4' or '-3:', or several of these joined by commas"
+)
+
+
+@dataclass(frozen=True)
+class PromptSlice:
+    """Tokens start:stop of the prompt, as Python slices: negative numbers count from the prompt's end."""
+
+    start: int | None
+    stop: int | None
+
+    def __str__(self) -> str:
+        return f"{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}"
+
+
+Term: TypeAlias = str | PromptSlice
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A union of named positions and prompt slices."""
+
+    terms: tuple[Term, ...] = ("generated",)
+
+    @classmethod
+    def parse(cls, text: object) -> "Scope":
+        """Read a scope from its text.
+
+        Raises:
+            ArgumentError: A part of it is none of VALID_POSITIONS.
+        """
+        if isinstance(text, Scope):
+            return text
+        parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
+        terms = [_parse_term(part) for part in parts]
+        if not terms or None in terms:
+            raise ArgumentError(f"positions is {text!r}", valid=VALID_POSITIONS, fix="")
+        return cls(tuple(dict.fromkeys(term for term in terms if term is not None)))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.terms))
+
+
+@dataclass(frozen=True)
+class BatchGeometry:
+    """Where the tokens of one forward pass stand in their rows; all tensors on the CPU.
+
+    Attributes:
+        positions: (rows, tokens) int64, absolute position of each token, -1 for padding.
+        prompt_lengths: (rows,) int64, number of real tokens that are prompt.
+        first: (rows,) int64, position of the first prompt token that is neither padding nor BOS; None where the
+            caller cannot know it.
+    """
+
+    positions: Tensor
+    prompt_lengths: Tensor
+    first: Tensor | None = None
+    _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def from_columns(
+        cls, real: Tensor, start: int, prompt_lengths: Tensor, first: Tensor | None = None
+    ) -> "BatchGeometry":
+        """Build from `real` (rows, columns), true where a column is no padding; the pass holds columns start onward."""
+        counted = real.long().cumsum(dim=1) - 1
+        positions = counted.masked_fill(~real, -1)[:, start:]
+        return cls(positions, prompt_lengths, first)
+
+    def mask(self, scope: Scope) -> Tensor:
+        """Return the (rows, tokens) bool mask of `scope`; padding is never in it."""
+        # Every layer of a pass asks for the same few masks.
+        if scope not in self._masks:
+            selected = torch.stack([self._term(term) for term in scope.terms]).any(dim=0)
+            self._masks[scope] = selected & (self.positions >= 0)
+        return self._masks[scope]
+
+    def _term(self, term: Term) -> Tensor:
+        length = self.prompt_lengths[:, None]
+        if isinstance(term, PromptSlice):
+            start = _bound(term.start, length, default=torch.zeros_like(length))
+            stop = _bound(term.stop, length, default=length)
+            return (self.positions >= start) & (self.positions < stop)
+        match term:
+            case "generated":
+                return self.positions >= length - 1
+            case "prompt":
+                return self.positions < length
+            case "all":
+                return torch.ones_like(self.positions, dtype=torch.bool)
+            case "last_prompt":
+                return self.positions == length - 1
+            case "first":
+                if self.first is None:
+                    raise ArgumentError(
+                        "positions is 'first', but this call gives the model embeddings instead of token ids, so the "
+                        "place of BOS is not known",
+                        valid=VALID_POSITIONS,
+                        fix="Use '0:1' or call the model with input_ids.",
+                    )
+                return (self.positions == self.first[:, None]) & (self.positions < length)
+            case _:
+                raise AssertionError(f"unparsed position {term!r}")
+
+
+def _parse_term(text: str) -> Term | None:
+    text = _ALIASES.get(text, text)
+    if text in NAMED_POSITIONS:
+        return text
+    if match := _SLICE.fullmatch(text):
+        start, stop = (None if group is None else int(group) for group in match.groups())
+        return PromptSlice(start, stop)
+    return None
+
+
+def _bound(value: int | None, length: Tensor, default: Tensor) -> Tensor:
+    if value is None:
+        return default
+    if value < 0:
+        return (length + value).clamp(min=0)
+    return torch.minimum(torch.full_like(length, value), length)

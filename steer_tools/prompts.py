@@ -1,0 +1,154 @@
+"""What a model is asked: one `Prompt` is a text, a list of chat messages or token ids.
+
+Plain values (JSON) come in, frozen values leave. It must not know tensors, tokenizers or models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from typing_extensions import TypedDict
+
+from steer_tools.errors import PromptError
+
+
+class Message(TypedDict):
+    """One message of a chat: `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+PromptLike: TypeAlias = str | list[Message] | list[int]
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A text, tokenised as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """(role, content) messages, rendered by the tokenizer's own chat template."""
+
+    messages: tuple[tuple[str, str], ...]
+
+    @property
+    def ends_with_assistant(self) -> bool:
+        """Whether the last message is the assistant's, so that it is continued instead of answered."""
+        return self.messages[-1][0] == "assistant"
+
+
+@dataclass(frozen=True)
+class TokenPrompt:
+    """Token ids, used exactly as given."""
+
+    tokens: tuple[int, ...]
+
+
+Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
+
+VALID_PROMPT = "a text, a list of {'role', 'content'} messages, or a list of token ids"
+
+# Sentences about nothing in particular, on which a model's usual residual norm is measured.
+NEUTRAL_PROMPTS: tuple[Prompt, ...] = tuple(
+    TextPrompt(text)
+    for text in (
+        "The train to the coast leaves from the second platform at noon.",
+        "He put the box on the table and closed the door behind him.",
+        "In the north of the country, winter lasts for almost five months.",
+        "The recipe needs two eggs, a cup of flour and a little water.",
+        "She walked along the river until she came to the old bridge.",
+        "Most of the houses in this street were built of red brick.",
+        "A letter arrived on Monday, and nobody knew who had sent it.",
+        "The library is open every day except on public holidays.",
+    )
+)
+
+
+@dataclass(frozen=True)
+class ContrastPrompts:
+    """Two sets of prompts that differ in one behaviour; both hold at least one."""
+
+    positive: tuple[Prompt, ...]
+    negative: tuple[Prompt, ...]
+
+    @classmethod
+    def parse(cls, positive: object, negative: object) -> "ContrastPrompts":
+        """Check both sides.
+
+        Raises:
+            PromptError: A side is empty or malformed, or both sides hold the same prompts.
+        """
+        contrast = cls(parse_prompts(positive, "positive_prompts"), parse_prompts(negative, "negative_prompts"))
+        if sorted(map(repr, contrast.positive)) == sorted(map(repr, contrast.negative)):
+            raise PromptError(
+                "The positive and the negative prompts are the same, so their difference is zero",
+                valid="two sets that differ in the behaviour to steer",
+                fix="Change one of the sides.",
+            )
+        return contrast
+
+    def require_pairs(self, method: str) -> None:
+        """Refuse sides of unequal length for a method that subtracts prompt i from prompt i."""
+        if len(self.positive) != len(self.negative):
+            raise PromptError(
+                f"The method {method!r} works on pairs, but there are {len(self.positive)} positive and "
+                f"{len(self.negative)} negative prompts",
+                valid="as many positive as negative prompts, in the same order",
+                fix="Make the lists equally long, or use method='mean_difference', which needs no pairs.",
+            )
+
+
+def parse_prompt(value: object, name: str = "prompt") -> Prompt:
+    """Turn a plain value into a prompt.
+
+    Raises:
+        PromptError: It is blank or none of the three kinds.
+    """
+    if isinstance(value, TextPrompt | ChatPrompt | TokenPrompt):
+        return value
+    if isinstance(value, str):
+        if not value.strip():
+            raise PromptError(f"{name} is blank", valid=VALID_PROMPT, fix="Write some text.")
+        return TextPrompt(value)
+    if isinstance(value, Sequence) and value:
+        items = cast(Sequence[object], value)
+        if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
+            return TokenPrompt(tuple(cast(Sequence[int], items)))
+        if all(isinstance(item, Mapping) for item in items):
+            return _parse_chat(cast(Sequence[Mapping[str, object]], items), name)
+    raise PromptError(f"{name} is {value!r:.80}", valid=VALID_PROMPT, fix="")
+
+
+def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
+    """Turn a list of plain values into prompts.
+
+    Raises:
+        PromptError: It is no list, is empty, or one of its values is no prompt.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise PromptError(
+            f"{name} is {'empty' if not values else repr(values)[:80]}",
+            valid="a list with at least one prompt",
+            fix=f"Give {name} as a list; each is {VALID_PROMPT}.",
+        )
+    return tuple(parse_prompt(value, f"{name}[{i}]") for i, value in enumerate(cast(Sequence[object], values)))
+
+
+def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatPrompt:
+    parsed: list[tuple[str, str]] = []
+    for i, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str) or set(message) != {"role", "content"}:
+            raise PromptError(
+                f"{name}, message {i}, is {dict(message)!r:.80}",
+                valid="messages with exactly the keys 'role' and 'content', both texts",
+                fix="",
+            )
+        parsed.append((role, content))
+    if not any(content.strip() for _, content in parsed):
+        raise PromptError(f"{name} holds only blank messages", valid="at least one message with text", fix="")
+    return ChatPrompt(tuple(parsed))

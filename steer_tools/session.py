@@ -1,0 +1,168 @@
+"""The model that tools steer, with what is applied to it, its workspace and its lock: the one global of the package.
+
+Tools look the session up and must not be known here. Whoever holds `lock` has the model to themselves; nothing
+that waits for a client may hold it.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from steer_tools.engines.base import Engine, ModelInfo
+from steer_tools.engines.huggingface import HuggingFaceEngine, load_pretrained
+from steer_tools.errors import ArgumentError, NoModelError
+from steer_tools.prompts import NEUTRAL_PROMPTS
+from steer_tools.registry import Registry
+from steer_tools.sites import Site
+from steer_tools.workspace import Workspace
+
+ENGINES = ("huggingface",)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Session:
+    """One model and everything that is known about its steering.
+
+    Attributes:
+        workspace: Where tools read and write.
+        allowed_models: The only names that `load` takes; None allows all.
+        lock: Held by each tool while it works.
+    """
+
+    workspace: Workspace = field(default_factory=Workspace.default)
+    allowed_models: tuple[str, ...] | None = None
+    registry: Registry = field(default_factory=Registry)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _engine: Engine | None = None
+    _from_main: bool = False
+    _residual_norms: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> Engine:
+        """The attached model; else the `model` and `tokenizer` of the main namespace, as notebooks have them.
+
+        Raises:
+            NoModelError: There is neither.
+        """
+        if self._engine is None or self._from_main:
+            self._attach_from_main()
+        if self._engine is None:
+            raise NoModelError(
+                "No model is attached",
+                fix="Call attach_model(model, tokenizer), or load_model(name_or_path), or define `model` and "
+                "`tokenizer` in the main namespace.",
+            )
+        return self._engine
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a model is attached, without looking for one."""
+        return self._engine is not None
+
+    def attach(self, model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+        """Steer `model` from now on; another model that was attached is given back as it was.
+
+        Attaching the same model object again changes nothing.
+
+        Raises:
+            UnsupportedModelError: It cannot be steered; what was attached stays.
+        """
+        with self.lock:
+            if not (isinstance(self._engine, HuggingFaceEngine) and self._engine.holds(model)):
+                self._replace(HuggingFaceEngine(model, tokenizer, name))
+            self._from_main = False
+            return self.engine.info
+
+    def load(self, name_or_path: str, engine: str, dtype: str, device_map: str | None) -> ModelInfo:
+        """Load and attach a model.
+
+        Raises:
+            ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
+            UnsupportedModelError: It cannot be loaded or steered.
+        """
+        if engine not in ENGINES:
+            raise ArgumentError(f"engine is {engine!r}", valid=", ".join(map(repr, ENGINES)))
+        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ArgumentError(f"dtype is {dtype!r}", valid="'auto', 'float32', 'bfloat16' or 'float16'")
+        if self.allowed_models is not None and name_or_path not in self.allowed_models:
+            raise ArgumentError(
+                f"This server does not load {name_or_path!r}",
+                valid=", ".join(map(repr, self.allowed_models)) or "none",
+                fix="The one who runs the server allows models with --model.",
+            )
+        with self.lock:
+            model, tokenizer = load_pretrained(name_or_path, dtype=dtype, device_map=device_map)
+            return self.attach(model, tokenizer, name_or_path)
+
+    def detach(self) -> None:
+        """Give the model back as it was and forget what was applied."""
+        with self.lock:
+            self._replace(None)
+            self._from_main = False
+
+    def change(self, edit: Callable[[Registry], _Result]) -> _Result:
+        """Change the registry and make the model follow; where the engine refuses, both stay as they were."""
+        with self.lock:
+            engine, before = self.engine, self.registry.entries()
+            try:
+                result = edit(self.registry)
+                engine.set_ambient(self.registry.plan())
+            except BaseException:
+                self.registry.restore(before)
+                raise
+            return result
+
+    def residual_norm(self, layer: int) -> float:
+        """Return the typical norm of the residual stream after `layer`: the unit of residual strengths.
+
+        It is the median over the tokens of neutral prompts without the first token (an attention sink with a norm of
+        its own) and without special tokens, measured once a model, with nothing applied.
+        """
+        with self.lock:
+            engine = self.engine
+            if not self._residual_norms:
+                sites = [Site(layer) for layer in range(engine.info.layers)]
+                traces = engine.trace(NEUTRAL_PROMPTS, sites)
+                content = [engine.content_mask(prompt) for prompt in NEUTRAL_PROMPTS]
+                for site in sites:
+                    norms = [trace[site][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
+                    self._residual_norms[site.layer] = float(torch.cat(norms).median())
+            return self._residual_norms[layer]
+
+    def _attach_from_main(self) -> None:
+        main = vars(sys.modules["__main__"])
+        model, tokenizer = main.get("model"), main.get("tokenizer")
+        if model is None or tokenizer is None:
+            return
+        self.attach(model, tokenizer)
+        self._from_main = True
+
+    def _replace(self, engine: Engine | None) -> None:
+        if self._engine is not None:
+            self._engine.detach()
+        self._engine, self.registry = engine, Registry()
+        self._residual_norms.clear()
+
+
+_session = Session()
+
+
+def current_session() -> Session:
+    """Return the session that all tools share."""
+    return _session
+
+
+def attach_model(model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+    """Make the tools steer a model that you hold; see `Session.attach`."""
+    return _session.attach(model, tokenizer, name)
+
+
+def detach_model() -> None:
+    """Give the attached model back exactly as it was."""
+    _session.detach()

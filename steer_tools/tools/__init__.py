@@ -1,0 +1,84 @@
+"""The tools, and the explicit list of them that every protocol loops over.
+
+A tool looks up the session, resolves its arguments, makes one call into a room and returns a JSON-safe dict.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from steer_tools.tools.applying import (
+    apply_steering_vector,
+    remove_all_steering_vectors,
+    remove_steering_vector,
+    update_steering_vector,
+)
+from steer_tools.tools.checking import check_steering
+from steer_tools.tools.creating import create_steering_vector
+from steer_tools.tools.generating import compare_generations, generate
+from steer_tools.tools.modeling import load_model, steering_status
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool function with what a protocol says about it beside its signature and docstring.
+
+    Attributes:
+        function: Called with JSON values; returns a JSON-safe dict.
+        title: For people.
+        is_read_only: It changes neither the model nor a file.
+        is_destructive: It takes something away or overwrites it.
+        is_idempotent: A second equal call changes nothing more.
+        reaches_out: It may touch something beyond the model and the workspace.
+    """
+
+    function: Callable[..., Any]
+    title: str
+    is_read_only: bool
+    is_destructive: bool = False
+    is_idempotent: bool = False
+    reaches_out: bool = False
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+
+TOOLS: tuple[Tool, ...] = (
+    Tool(steering_status, "Show the model and what is applied", is_read_only=True, is_idempotent=True),
+    Tool(
+        create_steering_vector, "Create a steering vector", is_read_only=False, is_destructive=True, is_idempotent=True
+    ),
+    Tool(apply_steering_vector, "Apply a steering vector", is_read_only=False),
+    Tool(compare_generations, "Compare unsteered and steered texts", is_read_only=True, is_idempotent=True),
+    Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
+    Tool(check_steering, "Prove that the steering is exact", is_read_only=True, is_idempotent=True),
+    Tool(update_steering_vector, "Change a strength", is_read_only=False, is_idempotent=True),
+    Tool(remove_steering_vector, "Remove one applied vector", is_read_only=False, is_destructive=True),
+    Tool(
+        remove_all_steering_vectors,
+        "Remove all applied vectors",
+        is_read_only=False,
+        is_destructive=True,
+        is_idempotent=True,
+    ),
+    Tool(
+        load_model, "Load another model", is_read_only=False, is_destructive=True, is_idempotent=True, reaches_out=True
+    ),
+)
+
+__all__ = [
+    "TOOLS",
+    "Tool",
+    "apply_steering_vector",
+    "check_steering",
+    "compare_generations",
+    "create_steering_vector",
+    "generate",
+    "load_model",
+    "remove_all_steering_vectors",
+    "remove_steering_vector",
+    "steering_status",
+    "update_steering_vector",
+]

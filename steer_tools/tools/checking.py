@@ -1,0 +1,30 @@
+"""The tool that proves the steering."""
+
+from steer_tools.checks import run_checks
+from steer_tools.errors import ArgumentError
+from steer_tools.parameters import CheckFigure, CheckPrompts, CheckResult, MaxNewTokens
+from steer_tools.prompts import NEUTRAL_PROMPTS, parse_prompts
+from steer_tools.session import current_session
+from steer_tools.tools.results import finite
+
+
+def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 8) -> CheckResult:
+    """Prove on the live model that what is applied does exactly what it says, and that removing it restores.
+
+    Covers the edit bit for bit and its token positions, removal, and cached, batched and live generation.
+    """
+    session = current_session()
+    with session.lock:
+        engine = session.engine
+        if not session.registry.plan():
+            raise ArgumentError(
+                "Nothing is applied, so there is nothing to check", fix="Call apply_steering_vector first."
+            )
+        chosen = NEUTRAL_PROMPTS[:3] if prompts is None else parse_prompts(prompts)
+        checks = run_checks(engine, chosen, max_new_tokens)
+        return CheckResult(
+            passed=all(check.passed for check in checks),
+            checks=[
+                CheckFigure(name=c.name, passed=c.passed, figure=finite(c.figure), expected=c.expected) for c in checks
+            ],
+        )

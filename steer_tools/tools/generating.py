@@ -1,0 +1,118 @@
+"""The tools that write text, with and without steering."""
+
+from steer_tools.comparison import Side, compare
+from steer_tools.engines.base import Row, Sampling, row_seed
+from steer_tools.errors import ArgumentError, StrengthError
+from steer_tools.parameters import (
+    AllowOtherModel,
+    ApplyLayer,
+    CompareResult,
+    GenerateResult,
+    MaxNewTokens,
+    OptionalVectorPath,
+    Positions,
+    Prompts,
+    Seed,
+    Strengths,
+    Temperature,
+    TextMetrics,
+    UnitName,
+    VariantTexts,
+)
+from steer_tools.plan import Plan
+from steer_tools.prompts import parse_prompts
+from steer_tools.session import Session, current_session
+from steer_tools.steering import PlacementOptions, place, require_finite, residual_strengths
+from steer_tools.tools.results import one_or_list
+
+
+def generate(
+    prompts: Prompts,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> GenerateResult:
+    """Continue prompts under what is applied now; returns only the new text."""
+    session = current_session()
+    with session.lock:
+        plan = session.registry.plan()
+        rows = [Row(prompt, plan, row_seed(seed, prompt)) for prompt in parse_prompts(prompts)]
+        generations = session.engine.generate(rows, Sampling(max_new_tokens, temperature))
+        return GenerateResult(
+            texts=[generation.text for generation in generations],
+            ended=[generation.ended for generation in generations],
+            active=len(session.registry),
+        )
+
+
+def compare_generations(
+    prompts: Prompts,
+    vector_path: OptionalVectorPath = None,
+    layer: ApplyLayer = None,
+    strengths: Strengths = None,
+    unit: UnitName = "vector",
+    positions: Positions = "generated",
+    max_new_tokens: MaxNewTokens = 48,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    allow_other_model: AllowOtherModel = False,
+) -> CompareResult:
+    """Show unsteered and steered texts side by side, and leave what is applied as it is.
+
+    With vector_path the vector is tried at each strength by itself; without it, what is applied now is compared.
+    """
+    session = current_session()
+    with session.lock:
+        parsed = parse_prompts(prompts)
+        warnings: list[str] = []
+        if vector_path is None:
+            tried = [_applied_now(session, layer, strengths)]
+        else:
+            values = [1.0] if strengths is None else [require_finite(value, "a strength") for value in strengths]
+            if not values:
+                raise StrengthError("strengths is empty", valid="at least one finite number, such as [-1, 1]")
+            placed = place(session, vector_path, layer, PlacementOptions(unit, "add", positions, allow_other_model))
+            warnings.extend(placed.warnings)
+            tried = [(value, placed.plan(value)) for value in values]
+        plans = [plan for _, plan in tried]
+        sampling = Sampling(max_new_tokens, temperature)
+        baseline, *variants = compare(session.engine, parsed, plans, sampling, seed)
+        return CompareResult(
+            prompts=list(prompts),
+            baseline={"texts": _texts(baseline), "metrics": _metrics(baseline)},
+            variants=[
+                VariantTexts(
+                    strength=strength,
+                    residual_strength=None if strength is None else one_or_list(residual_strengths(session, plan)),
+                    texts=_texts(side),
+                    metrics=_metrics(side),
+                )
+                for (strength, plan), side in zip(tried, variants, strict=True)
+            ],
+            warnings=warnings,
+        )
+
+
+def _applied_now(session: Session, layer: object, strengths: object) -> tuple[float | None, Plan]:
+    """Return what is applied, with its strength where it is one vector."""
+    if layer is not None or strengths is not None:
+        raise ArgumentError(
+            "layer or strengths was given without vector_path, and what is applied now has its own",
+            fix="Give vector_path as well, or leave both out.",
+        )
+    entries = session.registry.entries()
+    if not entries:
+        raise ArgumentError(
+            "Nothing is applied and no vector_path was given, so there is nothing to compare",
+            fix="Give vector_path, or call apply_steering_vector first.",
+        )
+    return (entries[0].strength if len(entries) == 1 else None), session.registry.plan()
+
+
+def _texts(side: Side) -> list[str]:
+    return [generation.text for generation in side.generations]
+
+
+def _metrics(side: Side) -> TextMetrics:
+    scores = side.scores
+    return TextMetrics(changed=scores.changed, perplexity=scores.perplexity, distinct_2=scores.distinct_2)

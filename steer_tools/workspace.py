@@ -1,0 +1,159 @@
+"""The folder that tools read from and write to: path in, bytes out.
+
+Confined (under a server), every path must lie inside the root, and no symlink below the root is followed, also
+not one that is swapped in while a file is being opened. It must not know what the bytes mean.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
+
+# A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger than this.
+MAX_FILE_BYTES = 256 * 2**20
+ENVIRONMENT_VARIABLE = "STEER_TOOLS_WORKSPACE"
+
+
+class Workspace:
+    """A root folder; relative paths are meant below it, absolute paths are refused outside it when confined."""
+
+    def __init__(self, root: str | os.PathLike[str], *, is_confined: bool = False) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.is_confined = is_confined
+        if is_confined:
+            if os.open not in os.supports_dir_fd:
+                raise UnsupportedFeatureError(
+                    "This operating system cannot open files relative to a folder, so paths cannot be confined",
+                    fix="Run the server on Linux or macOS.",
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.root = self.root.resolve()
+
+    @classmethod
+    def default(cls) -> "Workspace":
+        """Return the folder named by STEER_TOOLS_WORKSPACE, else `workspace` below the current folder."""
+        return cls(os.environ.get(ENVIRONMENT_VARIABLE) or Path.cwd() / "workspace")
+
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        """Return the absolute path that `path` means here, without touching the disk.
+
+        Raises:
+            WorkspacePathError: The path is empty, holds a NUL, or is confined and leaves the root.
+        """
+        text = os.fspath(path)
+        if not text or "\0" in text:
+            raise WorkspacePathError(f"The path {text!r} names no file", valid="a file name or a path", fix="")
+        given = Path(text).expanduser() if not self.is_confined else Path(text)
+        absolute = Path(os.path.normpath(self.root / given))
+        if self.is_confined and (".." in given.parts or not absolute.is_relative_to(self.root)):
+            raise WorkspacePathError(
+                f"The path {text!r} lies outside the workspace",
+                valid=f"a path inside {self.root}, such as 'vectors/happy.safetensors'",
+                fix="Give a relative path without '..'.",
+            )
+        return absolute
+
+    def holds(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether there is a file at `path`."""
+        return self.resolve(path).is_file()
+
+    def read(self, path: str | os.PathLike[str]) -> bytes:
+        """Return the content of the file at `path`.
+
+        Raises:
+            VectorFileError: There is no such file, it is not a regular file, or it is larger than MAX_FILE_BYTES.
+            WorkspacePathError: It lies outside a confined root.
+        """
+        target = self.resolve(path)
+        try:
+            with self._parent(target, create=False) as (folder, name):
+                descriptor = os.open(name, os.O_RDONLY | self._no_follow, dir_fd=folder)
+                with os.fdopen(descriptor, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size > MAX_FILE_BYTES:
+                        raise VectorFileError(
+                            f"{target} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
+                        )
+                    return file.read()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise VectorFileError(
+                f"There is no file {target}",
+                fix="steering_status lists the vectors that are saved in the workspace.",
+            ) from error
+        except IsADirectoryError as error:
+            raise VectorFileError(f"{target} is a folder", valid="the path of a file", fix="") from error
+
+    def write(self, path: str | os.PathLike[str], content: bytes) -> Path:
+        """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path."""
+        target = self.resolve(path)
+        try:
+            with self._parent(target, create=True) as (folder, name):
+                part = f"{name}.{secrets.token_hex(4)}.part"
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | self._no_follow
+                try:
+                    with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
+                        file.write(content)
+                    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+                except BaseException:
+                    self._discard(part, folder)
+                    raise
+        except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+            raise VectorFileError(
+                f"{target} cannot be written ({error.strerror})", fix="Choose another save_path."
+            ) from error
+        return target
+
+    def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
+        """Yield the files below the root whose names end in one of `suffixes`, in order of name; links are skipped."""
+        for folder, folders, names in os.walk(self.root):
+            folders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                if name.endswith(suffixes) and not name.startswith(".") and not path.is_symlink():
+                    yield path
+
+    @property
+    def _no_follow(self) -> int:
+        return os.O_NOFOLLOW if self.is_confined else 0
+
+    @contextmanager
+    def _parent(self, target: Path, *, create: bool) -> Iterator[tuple[int | None, str]]:
+        """Open the folder of `target`; when confined, step by step from the root and through no symlink."""
+        if not self.is_confined:
+            if create:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            yield None, str(target)
+            return
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in target.relative_to(self.root).parts[:-1]:
+                if create:
+                    try:
+                        os.mkdir(part, 0o755, dir_fd=descriptor)
+                    except FileExistsError:
+                        pass
+                step = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = step
+            yield descriptor, target.name
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
+                raise
+            raise WorkspacePathError(
+                f"A part of the path {str(target)!r} is a link or no folder",
+                valid=f"real folders and files inside {self.root}",
+                fix="",
+            ) from error
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _discard(part: str, folder: int | None) -> None:
+        try:
+            os.unlink(part, dir_fd=folder)
+        except FileNotFoundError:
+            pass
