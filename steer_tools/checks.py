@@ -89,7 +89,7 @@ def _restoration_checks(engine: Engine, plan: Plan, prompt: Prompt) -> list[Chec
             "removal_restores_the_logits",
             left <= spread,
             left,
-            f"at most {spread:g}, as two runs of the model without hooks",
+            f"at most {spread:g}, the spread of two unhooked runs",
         ),
     ]
 
@@ -133,7 +133,7 @@ def _token_check(name: str, tokens: Sequence[tuple[int, ...]], reference: Sequen
 def _logit_gap(
     engine: Engine, rows: Sequence[Row], generations: Sequence[Generation], *, use_cache: bool, batched: bool
 ) -> tuple[float, float]:
-    """Return the largest logit difference between that way and the cached batch, and one rounding step of the logits."""
+    """Return the largest logit difference between that way and the cached batch, and one rounding step of logits."""
     written = [i for i, generation in enumerate(generations) if generation.tokens]
     if not written:
         return 0.0, 0.0

@@ -9,9 +9,7 @@ from steer_tools import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="steer-tools", description="Steer a language model by editing its activations."
-    )
+    parser = argparse.ArgumentParser(prog="steer-tools", description="Steer a language model at inference time.")
     parser.add_argument("--version", action="version", version=f"steer-tools {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", add_help=False, help="run the MCP server over stdio; `serve --help` lists its options")

@@ -82,5 +82,5 @@ class UnknownSteeringIdError(SteeringError):
     """A steering id that is not applied."""
 
 
-class Cancelled(SteeringError):
+class Cancelled(SteeringError):  # noqa: N818  # The name says what happened; nothing went wrong.
     """The caller cancelled the work."""

@@ -68,8 +68,8 @@ def _warnings(contrast: ContrastPrompts, layers: Sequence[int], layer_count: int
     fewest = min(len(contrast.positive), len(contrast.negative))
     if fewest < MIN_PER_CLASS_FOR_SEPARATION:
         warnings.append(
-            f"Only {fewest} prompts on one side: separation needs {MIN_PER_CLASS_FOR_SEPARATION} on each to be measured "
-            "on held-out examples, and the vector may hold the topic of the prompts rather than the behaviour."
+            f"Only {fewest} prompts on one side: separation needs {MIN_PER_CLASS_FOR_SEPARATION} on each, and the "
+            "vector may hold the topic of the prompts rather than the behaviour."
         )
     if layer_count - 1 in layers:
         warnings.append(

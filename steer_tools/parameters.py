@@ -22,9 +22,7 @@ NegativePrompts = Annotated[
 ]
 CreateLayer = Annotated[
     int | list[int] | Literal["all"],
-    Field(
-        description="Decoder block whose output is read, from 0 (negative: from the end); several need .safetensors."
-    ),
+    Field(description="Decoder block whose output is read, from 0; negative counts from the end."),
 ]
 ApplyLayer = Annotated[
     int | list[int] | None,
@@ -100,7 +98,7 @@ class CreateResult(TypedDict):
     method: str
     contrast_norm: float | list[float]
     residual_norm: float | list[float]
-    separation: float | None | list[float | None]
+    separation: float | list[float | None] | None
     warnings: list[str]
 
 

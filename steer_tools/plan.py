@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from steer_tools.interventions import Intervention
-from steer_tools.positions import Scope
+from steer_tools.positions import GENERATED, Scope
 from steer_tools.sites import Site
 
 
@@ -15,7 +15,7 @@ class Placement:
     intervention: Intervention
     site: Site
     strength: float
-    positions: Scope = Scope()
+    positions: Scope = GENERATED
 
     def scaled(self, factor: float) -> "Placement":
         """Return the same placement with its strength multiplied."""

@@ -41,7 +41,7 @@ Term: TypeAlias = str | PromptSlice
 class Scope:
     """A union of named positions and prompt slices."""
 
-    terms: tuple[Term, ...] = ("generated",)
+    terms: tuple[Term, ...]
 
     @classmethod
     def parse(cls, text: object) -> "Scope":
@@ -60,6 +60,9 @@ class Scope:
 
     def __str__(self) -> str:
         return ",".join(map(str, self.terms))
+
+
+GENERATED = Scope(("generated",))
 
 
 @dataclass(frozen=True)

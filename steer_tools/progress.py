@@ -4,7 +4,7 @@ Engines call `report` at every forward pass and decode step. Who calls a tool (P
 request) sets `reporter` in its own context; a reporter stops the work by raising `errors.Cancelled`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +20,7 @@ def report(done: int, total: int, message: str) -> None:
 
 
 @contextmanager
-def reporting_to(reporter: Reporter) -> Iterator[None]:
+def reporting_to(reporter: Reporter) -> Generator[None]:
     """Send this context's progress to `reporter`, which may raise `Cancelled` to stop the work."""
     token = _reporter.set(reporter)
     try:

@@ -5,7 +5,7 @@ It must not know hooks or what tools return.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -116,7 +116,7 @@ def steering(
     *,
     unit: Unit = "vector",
     positions: str = "generated",
-) -> Iterator[Applied]:
+) -> Generator[Applied]:
     """Steer the attached model inside a `with` block; on leaving it, also by an error, this one vector is taken off.
 
     Args:
@@ -144,11 +144,9 @@ def steering(
 def residual_strengths(session: Session, plan: Plan) -> list[float]:
     """Return the signed norm that each addition adds, in the model's typical residual norms at its layer."""
     return [
-        placement.strength
-        * float(placement.intervention.direction.norm())
-        / session.residual_norm(placement.site.layer)
-        for placement in plan
-        if isinstance(placement.intervention, Add)
+        p.strength * float(p.intervention.direction.norm()) / session.residual_norm(p.site.layer)
+        for p in plan
+        if isinstance(p.intervention, Add)
     ]
 
 

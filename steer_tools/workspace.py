@@ -7,13 +7,13 @@ not one that is swapped in while a file is being opened. It must not know what t
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
 
-# A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger than this.
+# A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger.
 MAX_FILE_BYTES = 256 * 2**20
 ENVIRONMENT_VARIABLE = "STEER_TOOLS_WORKSPACE"
 
@@ -121,7 +121,7 @@ class Workspace:
         return os.O_NOFOLLOW if self.is_confined else 0
 
     @contextmanager
-    def _parent(self, target: Path, *, create: bool) -> Iterator[tuple[int | None, str]]:
+    def _parent(self, target: Path, *, create: bool) -> Generator[tuple[int | None, str]]:
         """Open the folder of `target`; when confined, step by step from the root and through no symlink."""
         if not self.is_confined:
             if create:
@@ -132,10 +132,8 @@ class Workspace:
         try:
             for part in target.relative_to(self.root).parts[:-1]:
                 if create:
-                    try:
+                    with suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=descriptor)
-                    except FileExistsError:
-                        pass
                 step = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = step
@@ -153,7 +151,5 @@ class Workspace:
 
     @staticmethod
     def _discard(part: str, folder: int | None) -> None:
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(part, dir_fd=folder)
-        except FileNotFoundError:
-            pass

@@ -53,7 +53,7 @@ class Row:
 
 
 def row_seed(seed: int, prompt: Prompt) -> int:
-    """Return the seed of a prompt's row: the same wherever the prompt stands in a batch, and other for other prompts."""
+    """Return the seed of a prompt's row: the same at any place in a batch, and another for another prompt."""
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt!r}".encode()).digest()[:8], "little") >> 1
 
 
@@ -92,7 +92,7 @@ class Sampling:
                 )
         if self.beams > 1 and self.temperature > 0:
             raise UnsupportedFeatureError(
-                "Sampled beams mix the random numbers of several continuations, so that a row would depend on its batch",
+                "Sampled beams mix the random numbers of several continuations, so a row would depend on its batch",
                 valid="beams with temperature=0, or sampling with beams=1",
             )
 

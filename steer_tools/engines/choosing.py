@@ -53,15 +53,11 @@ class ChoosingProcessor(LogitsProcessor):
     def _noise(self, logits: Tensor) -> Tensor:
         if not self._generators:
             self._generators = [torch.Generator(logits.device).manual_seed(seed) for seed in self._seeds]
-        uniform = torch.stack(
-            [
-                torch.rand(logits.shape[1], generator=g, device=logits.device, dtype=torch.float64)
-                for g in self._generators
-            ]
-        )
+        shape, device = logits.shape[1:], logits.device
+        draws = [torch.rand(shape, generator=g, device=device, dtype=torch.float64) for g in self._generators]
         # rand can return 0, whose Gumbel value is minus infinity.
         tiny = torch.finfo(torch.float64).tiny
-        return -(-uniform.clamp(min=tiny).log()).log().float()
+        return -(-torch.stack(draws).clamp(min=tiny).log()).log().float()
 
 
 class ForcingProcessor(LogitsProcessor):

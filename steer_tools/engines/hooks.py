@@ -6,7 +6,7 @@ one pointer and nothing is ever unhooked in between. It must not know tools, pro
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -113,7 +113,7 @@ class SteeringHooks:
         self._ambient = Run(compile_plans([plan])) if plan else None
 
     @contextmanager
-    def running(self, run: Run) -> Iterator[Run]:
+    def running(self, run: Run) -> Generator[Run]:
         """Let this thread's calls follow `run` instead of what is applied."""
         before, self._thread.run = self._thread.run, run
         try:
@@ -122,7 +122,7 @@ class SteeringHooks:
             self._thread.run = before
 
     @contextmanager
-    def counting_ambient(self) -> Iterator[Run]:
+    def counting_ambient(self) -> Generator[Run]:
         """Let this thread's calls follow what is applied, with counters of their own."""
         with self.running(Run(self._ambient.edits if self._ambient else {})) as run:
             yield run
@@ -266,7 +266,7 @@ class SteeringHooks:
         )
 
     @contextmanager
-    def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[None]:
         """Note how many columns the prompt of a `model.generate(*args, **kwargs)` has, while it runs."""
         if self._ambient is not None and self._thread.run is None:
             _refuse_assistants(kwargs)
@@ -278,7 +278,7 @@ class SteeringHooks:
             self._thread.generation = before
 
     @contextmanager
-    def witnessing(self, record: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
+    def witnessing(self, record: Callable[[int, Tensor, Tensor], None]) -> Generator[None]:
         """Call `record(layer, before, after)` for each block's output around our own hook, for the whole model."""
         before: dict[int, Tensor] = {}
         handles: list[Any] = []
@@ -332,8 +332,7 @@ def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCa
     )
     mask = kwargs.get("attention_mask")
     columns = inputs.shape[1] if isinstance(inputs, Tensor) else None
-    known = isinstance(mask, Tensor) and mask.dim() == 2
-    return _GenerateCall(columns, mask.bool().cpu() if known else None)
+    return _GenerateCall(columns, mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None)
 
 
 def _refuse_assistants(kwargs: Mapping[str, Any]) -> None:

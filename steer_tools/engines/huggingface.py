@@ -5,7 +5,9 @@ It must not know tools. The hooks are in `hooks.py`, tokenising in `tokenization
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -211,9 +213,12 @@ class HuggingFaceEngine:
                 seen[layer] = seen.get(layer, 0) + before.shape[1]
 
         chooser = ChoosingProcessor(Sampling(max_new_tokens), [0])
-        with self._hooks.counting_ambient() as run, self._hooks.witnessing(record):
-            with self._hooks.noting_generation((ids,), {}):
-                new = self._call_generate(ids, torch.ones_like(ids), Sampling(max_new_tokens), chooser, stops=False)
+        with (
+            self._hooks.counting_ambient() as run,
+            self._hooks.witnessing(record),
+            self._hooks.noting_generation((ids,), {}),
+        ):
+            new = self._call_generate(ids, torch.ones_like(ids), Sampling(max_new_tokens), chooser, stops=False)
         generation = self._finish(encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False)
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
@@ -301,7 +306,9 @@ class HuggingFaceEngine:
             )
         return chosen
 
-    def _read_blocks(self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: Any) -> None:
+    def _read_blocks(
+        self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: Callable[[Site, list[int], Tensor], None]
+    ) -> None:
         """Call keep(site, batch, hidden) for each batch of prompts, in passes that stop after the deepest site."""
         refuse_unsteerable_state(self._model)
         self._refuse_misfits(sites)
@@ -310,15 +317,10 @@ class HuggingFaceEngine:
         for done, batch in enumerate(batches):
             ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
 
-            def capture(site: Site, batch: list[int] = batch) -> Any:
-                return lambda hidden: keep(site, batch, hidden)
-
-            run = Run(captures={layer: capture(site) for layer, site in by_layer.items()}, stop_after=max(by_layer))
-            with torch.no_grad(), self._hooks.running(run):
-                try:
-                    self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False)
-                except StopForward:
-                    pass
+            captures = {layer: partial(keep, site, batch) for layer, site in by_layer.items()}
+            run = Run(captures=captures, stop_after=max(by_layer))
+            with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
+                self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False)
             report(done + 1, len(batches), "reading prompts")
 
     def _reading_batches(self, lengths: Sequence[int]) -> list[list[int]]:

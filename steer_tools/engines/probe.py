@@ -16,7 +16,7 @@ from steer_tools.engines.hooks import Run, SteeringHooks
 from steer_tools.errors import UnsupportedModelError
 
 _SHORT, _LONG = (3, 5, 7), (4, 6, 8, 9, 5)
-# Rounding moves a padded row a little against the row alone, most in half precision; a wrong mask moves it by its own size.
+# Rounding moves a padded row a little against the row alone; a mask that is ignored moves it by its own size.
 _TOLERANCE = 0.05
 
 

@@ -47,7 +47,7 @@ class Tokenization:
     def stop_tokens(self) -> tuple[int, ...]:
         """The ids that end a text: the tokenizer's end of sequence and, with a chat template, its end of turn.
 
-        The model's `generation_config` is not asked, since it names further ids in some models and wrong ones in others.
+        The model's `generation_config` is not asked, since it names wrong ids in some models.
         """
         stops = [self._tokenizer.eos_token_id, self._end_of_turn() if self._tokenizer.chat_template else None]
         return tuple(dict.fromkeys(int(token) for token in stops if token is not None))

@@ -71,7 +71,7 @@ def _array(data: bytes, name: str) -> np.ndarray:
     claimed, present = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
     if claimed != present:
         raise VectorFileError(
-            f"{name} says that its array takes {claimed:,} bytes, but {present:,} bytes follow: it is truncated or forged",
+            f"{name} says that its array takes {claimed:,} bytes, but {present:,} follow: it is truncated or forged",
             fix="Create it again.",
         )
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(dtype.newbyteorder("="))

@@ -15,7 +15,7 @@ from steer_tools.parameters import (
 from steer_tools.registry import Applied
 from steer_tools.session import Session, current_session
 from steer_tools.steering import PlacementOptions, apply, place, require_finite, residual_strengths
-from steer_tools.tools.results import one_or_list
+from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 
 def apply_steering_vector(
@@ -73,7 +73,7 @@ def _described(session: Session, applied: Applied, warnings: list[str]) -> Apply
         layer=one_or_list(applied.layers),
         strength=applied.strength,
         vector_shape=[session.engine.info.hidden_size],
-        residual_strength=one_or_list(residual_strengths(session, applied.placements)),
+        residual_strength=one_or_list_rounded(residual_strengths(session, applied.placements)),
         active=len(session.registry),
         warnings=warnings,
     )

@@ -5,7 +5,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.parameters import CheckFigure, CheckPrompts, CheckResult, MaxNewTokens
 from steer_tools.prompts import NEUTRAL_PROMPTS, parse_prompts
 from steer_tools.session import current_session
-from steer_tools.tools.results import finite
+from steer_tools.tools.results import rounded
 
 
 def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 8) -> CheckResult:
@@ -25,6 +25,6 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
         return CheckResult(
             passed=all(check.passed for check in checks),
             checks=[
-                CheckFigure(name=c.name, passed=c.passed, figure=finite(c.figure), expected=c.expected) for c in checks
+                CheckFigure(name=c.name, passed=c.passed, figure=rounded(c.figure), expected=c.expected) for c in checks
             ],
         )

@@ -18,7 +18,7 @@ from steer_tools.parameters import (
 )
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session import Session, current_session
-from steer_tools.tools.results import one_or_list
+from steer_tools.tools.results import one_or_list, one_or_list_rounded, rounded
 
 
 def create_steering_vector(
@@ -50,12 +50,12 @@ def create_steering_vector(
             success=True,
             vector_path=str(path),
             shape=[vector.width] if len(layers) == 1 else [len(layers), vector.width],
-            magnitude=one_or_list([vector.magnitude(own) for own in vector.layers]),
+            magnitude=one_or_list_rounded([vector.magnitude(own) for own in vector.layers]),
             layer=one_or_list(vector.layers),
             method=method,
-            contrast_norm=one_or_list([info.contrast_norms[own] for own in vector.layers]),
-            residual_norm=one_or_list([info.residual_norms[own] for own in vector.layers]),
-            separation=one_or_list([extraction.fits[own].separation for own in vector.layers]),
+            contrast_norm=one_or_list_rounded([info.contrast_norms[own] for own in vector.layers]),
+            residual_norm=one_or_list_rounded([info.residual_norms[own] for own in vector.layers]),
+            separation=one_or_list([rounded(extraction.fits[own].separation) for own in vector.layers]),
             warnings=list(extraction.warnings),
         )
 

@@ -23,7 +23,7 @@ from steer_tools.plan import Plan
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
 from steer_tools.steering import PlacementOptions, place, require_finite, residual_strengths
-from steer_tools.tools.results import one_or_list
+from steer_tools.tools.results import one_or_list_rounded, rounded
 
 
 def generate(
@@ -83,7 +83,7 @@ def compare_generations(
             variants=[
                 VariantTexts(
                     strength=strength,
-                    residual_strength=None if strength is None else one_or_list(residual_strengths(session, plan)),
+                    residual_strength=_residual_strength(session, strength, plan),
                     texts=_texts(side),
                     metrics=_metrics(side),
                 )
@@ -109,10 +109,16 @@ def _applied_now(session: Session, layer: object, strengths: object) -> tuple[fl
     return (entries[0].strength if len(entries) == 1 else None), session.registry.plan()
 
 
+def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float] | None:
+    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
+
+
 def _texts(side: Side) -> list[str]:
     return [generation.text for generation in side.generations]
 
 
 def _metrics(side: Side) -> TextMetrics:
     scores = side.scores
-    return TextMetrics(changed=scores.changed, perplexity=scores.perplexity, distinct_2=scores.distinct_2)
+    return TextMetrics(
+        changed=rounded(scores.changed), perplexity=rounded(scores.perplexity), distinct_2=rounded(scores.distinct_2)
+    )

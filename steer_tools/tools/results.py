@@ -12,6 +12,11 @@ def one_or_list(items: Sequence[_Item]) -> _Item | list[_Item]:
     return items[0] if len(items) == 1 else list(items)
 
 
-def finite(value: float) -> float | None:
-    """Return `value`, or None for NaN and infinity, which JSON has no word for."""
-    return value if math.isfinite(value) else None
+def rounded(value: float | None) -> float | None:
+    """Return `value` with six significant digits; None for NaN and infinity, which JSON has no word for."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def one_or_list_rounded(values: Sequence[float]) -> float | list[float]:
+    """Return finite figures with six significant digits, one or a list of several."""
+    return one_or_list([float(f"{value:.6g}") for value in values])

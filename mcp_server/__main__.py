@@ -1,0 +1,43 @@
+"""`python -m mcp_server`: the tools over stdio. stdout belongs to the protocol; everything else goes to stderr."""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until the client closes stdin, and return the exit code."""
+    options = _parse(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # What these imports print must not reach stdout; from `run` on, the SDK keeps file descriptor 1 to itself.
+    with contextlib.redirect_stdout(sys.stderr):
+        from mcp_server.server import build_server  # noqa: PLC0415
+        from steer_tools.session import current_session  # noqa: PLC0415
+        from steer_tools.workspace import Workspace  # noqa: PLC0415
+
+    session = current_session()
+    session.workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
+    session.allowed_models = tuple(options.model)
+    server = build_server(lambda: session.load(options.model[0], "huggingface", options.dtype, options.device_map))
+    server.run("stdio")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="steer-tools serve", description="Serve the steering tools over MCP (stdio).")
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        help="folder or hub name of the model to steer; given again, further models that load_model may load",
+    )
+    parser.add_argument("--workspace", help="the only folder that tools read and write (default: ./workspace)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--device-map", help="for instance auto, cuda or cpu")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
