@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from steer_tools import create_steering_vector
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.session import Session, current_session
 from steer_tools.workspace import Workspace
@@ -138,7 +139,6 @@ def llama_session(empty_session: Session, tokenizer: Any) -> Session:
 @pytest.fixture
 def make_vector(session: Session) -> Callable[..., str]:
     """Create a vector on the attached model and return its path."""
-    from steer_tools import create_steering_vector
 
     def make(layer: Any = 2, save_path: str = "vectors/v", **options: Any) -> str:
         return create_steering_vector(POSITIVE, NEGATIVE, layer, save_path, **options)["vector_path"]

@@ -54,8 +54,8 @@ class Tokenization:
 
     @cached_property
     def special_tokens(self) -> frozenset[int]:
-        """All ids that are no text."""
-        return frozenset(self._tokenizer.all_special_ids)
+        """All ids that are no text; an unknown word is text."""
+        return frozenset(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}
 
     def encode(self, prompt: Prompt, new_tokens: int = 0) -> PromptTokens:
         """Return the ids of `prompt`, to which `new_tokens` more are to be added.
