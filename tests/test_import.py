@@ -1,0 +1,56 @@
+"""What `import steer_tools` costs, in a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import steer_tools
+
+_COST = """
+import sys, time
+start = time.process_time()
+import steer_tools
+cost = time.process_time() - start
+heavy = [name for name in ("torch", "transformers", "numpy", "pydantic", "mcp") if name in sys.modules]
+print(repr((cost, heavy, steer_tools.__version__)))
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_the_package_is_cheap_and_pulls_in_nothing_heavy() -> None:
+    costs, heavies = zip(*(ast.literal_eval(run(_COST))[:2] for _ in range(3)), strict=True)
+
+    assert min(costs) <= 0.2
+    assert heavies == ([], [], [])
+
+
+def test_every_name_of_the_table_of_contents_resolves() -> None:
+    code = "import steer_tools\nfor name in steer_tools.__all__: getattr(steer_tools, name)\nprint(dir(steer_tools))"
+
+    assert ast.literal_eval(run(code)) == sorted(steer_tools.__all__)
+
+
+def test_the_table_of_contents_says_the_same_three_times() -> None:
+    source = Path(steer_tools.__file__).read_text(encoding="utf-8")
+    typed = {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+    assert typed - {"import_module", "TYPE_CHECKING"} == set(steer_tools.__all__) == set(steer_tools._ROOMS)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(steer_tools, "no_such_name")
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    project = (Path(steer_tools.__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+
+    assert f'version = "{steer_tools.__version__}"' in project
