@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steer_tools.errors import SteeringError
     from steer_tools.formats import load_vector, save_vector
+    from steer_tools.placing import steering
     from steer_tools.progress import reporting_to
     from steer_tools.session import attach_model, detach_model
-    from steer_tools.steering import steering
     from steer_tools.tools import (
         apply_steering_vector,
         check_steering,
@@ -44,7 +44,7 @@ _ROOMS = {
     "remove_steering_vector": "tools",
     "reporting_to": "progress",
     "save_vector": "formats",
-    "steering": "steering",
+    "steering": "placing",
     "steering_status": "tools",
     "update_steering_vector": "tools",
 }

@@ -54,3 +54,9 @@ def test_the_version_is_that_of_the_distribution() -> None:
     project = (Path(steer_tools.__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
 
     assert f'version = "{steer_tools.__version__}"' in project
+
+
+def test_no_room_hides_a_public_name() -> None:
+    rooms = {path.stem for path in Path(steer_tools.__file__).parent.iterdir()}
+
+    assert not rooms & set(steer_tools.__all__)

@@ -28,7 +28,7 @@ ORDER = (
     "session",
     "metrics",
     "extraction",
-    "steering",
+    "placing",
     "comparison",
     "checks",
     "parameters",

@@ -12,9 +12,9 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
+from steer_tools.placing import PlacementOptions, apply, place, require_finite, residual_strengths
 from steer_tools.registry import Applied
 from steer_tools.session import Session, current_session
-from steer_tools.steering import PlacementOptions, apply, place, require_finite, residual_strengths
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 

@@ -19,10 +19,10 @@ from steer_tools.parameters import (
     UnitName,
     VariantTexts,
 )
+from steer_tools.placing import PlacementOptions, place, require_finite, residual_strengths
 from steer_tools.plan import Plan
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
-from steer_tools.steering import PlacementOptions, place, require_finite, residual_strengths
 from steer_tools.tools.results import one_or_list_rounded, rounded
 
 

@@ -1,0 +1,101 @@
+"""Prompt → token ids: BOS once, completions that leave their prompt alone, chats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import make_tokenizer
+
+from steer_tools.engines.tokenization import Tokenization
+from steer_tools.errors import PromptError
+from steer_tools.prompts import parse_prompt
+
+USER = {"role": "user", "content": "baba keke"}
+SYSTEM = {"role": "system", "content": "lili"}
+ASSISTANT = {"role": "assistant", "content": "mora seti"}
+
+
+@pytest.fixture
+def tokens() -> Tokenization:
+    return Tokenization(make_tokenizer(), context_length=20, vocabulary=109)
+
+
+def text_of(ids: Any) -> str:
+    return " ".join(make_tokenizer().convert_ids_to_tokens(list(ids)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("baba keke", "<s> baba keke"),
+        ([8, 19], "baba keke"),
+        ([USER], "<s> user : baba keke <end> assistant :"),
+        ([SYSTEM, USER], "<s> system : lili <end> user : baba keke <end> assistant :"),
+        ([USER, ASSISTANT], "<s> user : baba keke <end> assistant : mora seti"),
+    ],
+)
+def test_a_prompt_has_one_bos_at_most(tokens: Tokenization, prompt: Any, expected: str) -> None:
+    assert text_of(tokens.encode(parse_prompt(prompt)).tokens) == expected
+
+
+def test_a_tokenizer_without_bos_adds_none() -> None:
+    tokens = Tokenization(make_tokenizer(bos=False), None, 109)
+
+    assert text_of(tokens.encode(parse_prompt("baba")).tokens) == "baba"
+    assert tokens.bos_token is None
+
+
+def test_the_last_assistant_message_is_told_from_what_is_before(tokens: Tokenization) -> None:
+    encoded = tokens.encode(parse_prompt([USER, ASSISTANT]))
+
+    assert encoded.response_start is not None
+    assert text_of(encoded.tokens[encoded.response_start :]) == "mora seti"
+    assert tokens.encode(parse_prompt([USER])).response_start is None
+
+
+@pytest.mark.parametrize("prompt", ["baba keke", [USER], [USER, ASSISTANT], [8, 19]])
+@pytest.mark.parametrize("completion", [" nura tili", [30, 31]])
+def test_a_completion_leaves_the_tokens_of_its_prompt(tokens: Tokenization, prompt: Any, completion: Any) -> None:
+    parsed = parse_prompt(prompt)
+    encoded = tokens.encode(parsed)
+
+    added = tokens.encode_completion(parsed, encoded, completion)
+
+    assert text_of(added) == ("nura tili" if isinstance(completion, str) else text_of([30, 31]))
+    assert tokens.encode(parsed) == encoded
+
+
+def test_a_completion_that_would_merge_with_its_prompt_is_tokenised_alone(tokens: Tokenization) -> None:
+    parsed = parse_prompt("baba")  # "baba" + "keke" would be one unknown word.
+
+    added = tokens.encode_completion(parsed, tokens.encode(parsed), "keke")
+
+    assert text_of(added) == "keke"
+
+
+def test_texts_end_at_the_end_of_sequence_and_at_the_templates_end_of_turn(tokens: Tokenization) -> None:
+    assert text_of(tokens.stop_tokens) == "</s> <end>"
+    assert text_of(Tokenization(make_tokenizer(chat=False), None, 109).stop_tokens) == "</s>"
+
+
+def test_nothing_is_truncated(tokens: Tokenization) -> None:
+    assert len(tokens.encode(parse_prompt("baba " * 19)).tokens) == 20
+
+    with pytest.raises(PromptError, match="at most 20 tokens"):
+        tokens.encode(parse_prompt("baba " * 20))
+    with pytest.raises(PromptError, match="10 tokens with 11 more"):
+        tokens.encode(parse_prompt("baba " * 9), new_tokens=11)
+
+
+def test_the_tokenizer_is_not_changed(tokens: Tokenization) -> None:
+    tokenizer = make_tokenizer()
+    before = (tokenizer.pad_token, tokenizer.padding_side, len(tokenizer), tokenizer.chat_template)
+
+    Tokenization(tokenizer, 20, 109).encode(parse_prompt([USER, ASSISTANT]))
+
+    assert (tokenizer.pad_token, tokenizer.padding_side, len(tokenizer), tokenizer.chat_template) == before
+
+
+def test_new_text_keeps_the_space_before_it(tokens: Tokenization) -> None:
+    assert tokens.decode_continuation([1, 8], [19]) == " keke"
