@@ -182,14 +182,15 @@ def test_the_users_own_generate_is_steered_alike_alone_and_in_a_left_padded_batc
 
 
 def test_beams_are_steered_like_their_rows_alone(engine: Any) -> None:
-    mixed = [Row(prompts()[0]), *rows((add(1, 2.0),))]
+    plans: list[Plan] = [(), (add(1, 2.0),), (add(1, -2.0),), (add(1, 2.0, "prompt"), add(3, 1.0, seed=1))]
+    mixed = [Row(prompts()[0]), *(Row(prompt, plan) for prompt, plan in zip(prompts(), plans, strict=True))]
 
     together = engine.generate(mixed, Sampling(STEPS, beams=3))
     alone = [engine.generate([row], Sampling(STEPS, beams=3))[0] for row in mixed]
     uncached = engine.generate(mixed, Sampling(STEPS, beams=3, use_cache=False))
 
     assert tokens_of(together) == tokens_of(alone) == tokens_of(uncached)
-    assert together[0].tokens != together[1].tokens
+    assert tokens_of(together[1:]) != tokens_of(engine.generate(rows(()), Sampling(STEPS, beams=3)))
 
 
 def test_steered_beams_equal_beam_search_on_a_hand_edited_model(engine: Any, family: str, tokenizer: Any) -> None:
@@ -392,7 +393,7 @@ def test_the_unembedding_is_the_final_norm_scale_and_the_head(model: Any, tokeni
 
 
 def test_a_sampled_row_does_not_depend_on_its_batch_or_its_neighbours_plans(engine: Any) -> None:
-    sampling = Sampling(STEPS, temperature=1.0, top_k=50, top_p=0.95)
+    sampling = Sampling(STEPS, temperature=1.3, top_k=50, top_p=0.95)
     target = Row(prompts()[2], (add(),), seed=7)
 
     (alone,) = engine.generate([target], sampling)
@@ -401,6 +402,9 @@ def test_a_sampled_row_does_not_depend_on_its_batch_or_its_neighbours_plans(engi
 
     assert beside[1].tokens == alone.tokens
     assert other_seed.tokens != alone.tokens
+    # Step log-probabilities are the model's own, before temperature, top_k and top_p.
+    (scored,) = engine.score([target], [alone.tokens])
+    torch.testing.assert_close(alone.log_probs, scored, atol=1e-4, rtol=0)
 
 
 def test_sampling_draws_from_the_models_own_distribution() -> None:
@@ -533,12 +537,50 @@ def test_a_block_called_by_itself_is_refused_while_steered(engine: Any, model: A
             hook(block, (), hidden)
 
 
-def test_assisted_generation_is_refused_by_name_while_steered(engine: Any, model: Any, tokenizer: Any) -> None:
+@pytest.mark.parametrize("option", [{"prompt_lookup_num_tokens": 2}, {"guidance_scale": 1.5}])
+def test_what_runs_the_model_on_other_tokens_is_refused_by_name_while_steered(
+    engine: Any, model: Any, tokenizer: Any, option: dict[str, Any]
+) -> None:
     ids = torch.tensor([ids_of(tokenizer, PROMPTS[1])])
     engine.set_ambient((add(),))
 
-    with pytest.raises(UnsupportedCallError, match="prompt_lookup_num_tokens"):
-        model.generate(ids, prompt_lookup_num_tokens=2, max_new_tokens=3)
+    with pytest.raises(UnsupportedCallError, match=next(iter(option))):
+        model.generate(ids, max_new_tokens=3, **option)
+    model.generate(ids, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("positions", ["generated", "first", "prompt"])
+def test_the_users_beams_and_return_sequences_are_steered_alike(
+    engine: Any, model: Any, tokenizer: Any, positions: str
+) -> None:
+    batch = tokenizer([PROMPTS[1], "zuzu"], return_tensors="pt", padding=True, padding_side="left")
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 3, "num_return_sequences": 2}
+    unsteered = model.generate(**inputs, **options)[:, -6:].tolist()
+    engine.set_ambient((add(1, 3.0, positions),))
+
+    together = model.generate(**inputs, **options)[:, -6:].tolist()
+    alone = [
+        model.generate(torch.tensor([ids_of(tokenizer, text)]), **options)[:, -6:].tolist()
+        for text in (PROMPTS[1], "zuzu")
+    ]
+
+    assert together == [*alone[0], *alone[1]]
+    assert together != unsteered
+
+
+@pytest.mark.parametrize("chunk", [2, 3])
+def test_a_prompt_that_is_prefilled_in_chunks_is_steered_as_a_whole(
+    engine: Any, model: Any, tokenizer: Any, chunk: int
+) -> None:
+    ids = torch.tensor([ids_of(tokenizer, PROMPTS[3])])
+    engine.set_ambient((add(1, 3.0), add(2, 3.0, "-2:", seed=1)))
+    options = {"max_new_tokens": 6, "do_sample": False}
+
+    whole = model.generate(ids, **options).tolist()
+    chunked = model.generate(ids, prefill_chunk_size=chunk, **options).tolist()
+
+    assert chunked == whole
 
 
 def test_a_users_hook_on_a_block_stays_and_sees_the_model(model: Any, tokenizer: Any) -> None:

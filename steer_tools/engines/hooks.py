@@ -211,10 +211,13 @@ class SteeringHooks:
             )
         if layout is None:
             layout = self._foreign_layout(arguments, ids, past, rows, past + width)
-        real = layout.real[:, : past + width]
-        if (missing := past + width - real.shape[1]) > 0:
-            real = torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
-        copies = rows // len(real)
+        real = _extended(layout.real, past + width)[:, : past + width]
+        copies, rest = divmod(rows, len(real))
+        if rest:
+            raise UnsupportedCallError(
+                f"The steered model was called with {rows} rows inside a call for {len(real)}",
+                valid="a multiple of the prompts, as beams and several return sequences make",
+            )
         lengths, first = layout.prompt_lengths, layout.first
         if copies > 1:
             real, lengths = real.repeat_interleave(copies, 0), lengths.repeat_interleave(copies)
@@ -226,21 +229,16 @@ class SteeringHooks:
     ) -> Layout:
         """Read the layout of a call that somebody else makes: `model.generate(...)` or a plain `model(...)`."""
         call = self._thread.generation
-        mask = call.mask if call is not None else None
-        if mask is None or (mask.shape[0] not in (rows, 1) and rows % mask.shape[0]):
-            mask = self._mask_of(arguments.get("attention_mask"), rows, past, columns)
         if call is None:
+            mask = self._mask_of(arguments.get("attention_mask"), rows, past, columns)
             return Layout(mask, mask.sum(dim=1), self._first(ids, mask, past))
-        prompt_columns = call.prompt_columns if call.prompt_columns is not None else columns
-        if call.mask is None and columns >= prompt_columns:
-            # Generated columns are never padding, so the prompt's mask serves every later step.
-            call.mask = mask[:, :prompt_columns].clone()
+        if call.mask is None:
+            # Padding is on the left, so columns that this pass does not show yet are real.
+            seen = self._mask_of(arguments.get("attention_mask"), rows, past, columns)
+            call.mask = _extended(seen, call.prompt_columns or columns)[:, : call.prompt_columns]
         if call.first is None:
-            call.first = self._first(ids, mask, past)
-        first = call.first
-        if first is not None and len(first) != len(mask):
-            first = None
-        return Layout(mask, mask[:, :prompt_columns].sum(dim=1), first)
+            call.first = self._first(ids, call.mask, past)
+        return Layout(call.mask, call.mask.sum(dim=1), call.first)
 
     def _first(self, ids: Tensor | None, real: Tensor, past: int) -> Tensor | None:
         """Return the position of the first prompt token after BOS; 0 for rows that do not start with BOS."""
@@ -249,7 +247,8 @@ class SteeringHooks:
         if ids is None or past > 0:
             return None
         start = real.long().argmax(dim=1)
-        return (ids.cpu()[torch.arange(len(real)), start] == self._bos_token).long()
+        one_each = ids.cpu()[:: len(ids) // len(real)]
+        return (one_each[torch.arange(len(real)), start] == self._bos_token).long()
 
     @staticmethod
     def _mask_of(attention_mask: Any, rows: int, past: int, columns: int) -> Tensor:
@@ -269,7 +268,7 @@ class SteeringHooks:
     def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[None]:
         """Note how many columns the prompt of a `model.generate(*args, **kwargs)` has, while it runs."""
         if self._ambient is not None and self._thread.run is None:
-            _refuse_assistants(kwargs)
+            _refuse_other_passes(kwargs)
         before = self._thread.generation
         self._thread.generation = _noted_call(args, kwargs)
         try:
@@ -322,6 +321,12 @@ def _hidden_of(output: Any) -> Tensor:
     return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
 
+def _extended(real: Tensor, columns: int) -> Tensor:
+    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
+    missing = max(0, columns - real.shape[1])
+    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
+
+
 def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCall:
     inputs = (
         args[0]
@@ -335,14 +340,15 @@ def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCa
     return _GenerateCall(columns, mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None)
 
 
-def _refuse_assistants(kwargs: Mapping[str, Any]) -> None:
+def _refuse_other_passes(kwargs: Mapping[str, Any]) -> None:
+    """Refuse what runs the model on other tokens than the rows' own inside one `generate`."""
     config = kwargs.get("generation_config")
-    for name in ("assistant_model", "prompt_lookup_num_tokens"):
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale"):
         if kwargs.get(name) is not None or getattr(config, name, None) is not None:
             raise UnsupportedCallError(
-                f"model.generate was called with {name}, and assisted generation of a steered model is not supported",
-                valid="generate without an assistant",
-                fix="Remove the vectors or the assistant.",
+                f"model.generate was called with {name}, which is not supported for a steered model",
+                valid="generate without it",
+                fix="Leave it out, or remove the vectors.",
             )
 
 
