@@ -10,6 +10,7 @@ import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from oracle import SCOPES, blocks_of, greedy_by_hand, logits_by_hand, outputs_by_hand
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from steer_tools.engines.base import Generation, Row, Sampling
 from steer_tools.engines.batching import batches_by_length
@@ -608,3 +609,22 @@ def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None
 
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-5)
     assert (together[0] - together[1]).abs().max() > 0.1
+
+
+class MaskIgnoringGPT2(GPT2LMHeadModel):
+    """A model whose padding is seen by its tokens, as in recurrent models that take no mask."""
+
+    def forward(self, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def test_rows_of_a_model_that_ignores_the_mask_are_batched_by_equal_length() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=96, vocab_size=128, initializer_range=0.25)
+    engine = HuggingFaceEngine(MaskIgnoringGPT2(config).eval(), make_tokenizer())
+    plan = (add(1, 2.0),)
+    every = [*rows(plan), Row(parse_prompts(["zuzu"])[0], plan)]
+
+    together = engine.generate(every, GREEDY)
+
+    assert tokens_of(together) == [tokens_of(engine.generate([row], GREEDY))[0] for row in every]

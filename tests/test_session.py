@@ -71,6 +71,30 @@ def test_a_model_that_is_refused_leaves_the_attached_one(llama_session: Session)
     assert not any(module._forward_hooks for module in training.modules())
 
 
+def test_a_change_that_the_engine_refuses_leaves_registry_and_model_alike(llama_session: Session) -> None:
+    model: Any = llama_session.engine.architecture.model  # type: ignore[attr-defined]  # the engine of this test
+    path = create()
+    apply_steering_vector(path)
+    before = llama_session.registry.entries()
+
+    model.train()
+    with pytest.raises(UnsupportedModelError, match=r"eval\(\)"):
+        apply_steering_vector(path, strength=7.0)
+    model.eval()
+
+    assert llama_session.registry.entries() == before
+    assert steering_status()["in_force"]
+
+
+def test_residual_norms_are_measured_anew_for_another_model(empty_session: Session) -> None:
+    attach_model(make_model("llama"), make_tokenizer())
+    first = empty_session.residual_norm(2)
+
+    attach_model(make_model("llama", seed=1), make_tokenizer())
+
+    assert empty_session.residual_norm(2) != first
+
+
 def test_a_notebooks_model_and_tokenizer_are_found_in_the_main_namespace(
     empty_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

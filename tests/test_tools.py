@@ -44,6 +44,18 @@ def test_a_created_vector_has_the_length_of_its_contrast(session: Session) -> No
     assert load_vector(result["vector_path"]).directions[2].norm() == pytest.approx(result["magnitude"], rel=1e-5)
 
 
+def test_the_vector_points_from_the_negative_to_the_positive_prompts(session: Session, family: str) -> None:
+    by_hand, tokenizer = make_model(family), make_tokenizer()
+    sides = [
+        [outputs_by_hand(by_hand, tokenizer(t)["input_ids"])[2][-1] for t in side] for side in (POSITIVE, NEGATIVE)
+    ]
+    expected = torch.stack(sides[0]).mean(dim=0) - torch.stack(sides[1]).mean(dim=0)
+
+    result = create_steering_vector(POSITIVE, NEGATIVE, 2, "v", method="paired_mean_difference")
+
+    torch.testing.assert_close(load_vector(result["vector_path"]).directions[2], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_normalised_vector_has_length_one_and_remembers_its_contrast(session: Session) -> None:
     full = create_steering_vector(POSITIVE, NEGATIVE, 2, "full")
     unit = create_steering_vector(POSITIVE, NEGATIVE, 2, "unit", normalize=True)
@@ -129,6 +141,19 @@ def test_strength_units_say_the_same_strength_in_three_ways(session: Session, ma
         assert result["residual_strength"] == pytest.approx(3.0 / residual, rel=1e-4)
     placed = [float(p.strength) for p in session.registry.plan()]
     assert placed == pytest.approx([3.0, 3.0, 3.0], rel=1e-4)
+
+
+def test_a_residual_strength_is_that_of_the_edited_layer(session: Session, make_vector: Callable[..., str]) -> None:
+    path = make_vector(2)
+    norms = [session.residual_norm(layer) for layer in range(LAYERS)]
+
+    result = apply_steering_vector(path, 0, 0.5, unit="residual")
+
+    (placement,) = session.registry.plan()
+    added = placement.strength * load_vector(path).magnitude(2)
+    assert added == pytest.approx(0.5 * norms[0], rel=1e-5)
+    assert result["residual_strength"] == pytest.approx(0.5, rel=1e-5)
+    assert norms[0] != pytest.approx(norms[2], rel=0.05)
 
 
 def test_layer_chooses_among_the_directions_of_the_file(session: Session, make_vector: Callable[..., str]) -> None:
@@ -363,19 +388,27 @@ def test_the_checks_do_not_cry_wolf_in_half_precision(empty_session: Session, fa
     assert result["passed"], result
 
 
-def test_a_wrong_edit_fails_the_checks(session: Session, model: Any, make_vector: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    ("token", "failing"),
+    [(-1, {"output_is_before_plus_strength_times_direction"}), (0, {"only_the_scope_is_edited"})],
+)
+def test_an_edit_of_another_size_or_place_fails_the_checks(
+    session: Session, model: Any, make_vector: Callable[..., str], token: int, failing: set[str]
+) -> None:
     apply_steering_vector(make_vector(), 2)
 
     def spoil(module: Any, args: Any, output: Any) -> Any:
         hidden = (output[0] if isinstance(output, tuple) else output).clone()
-        hidden[:, -1, 0] += 1e-3
+        if hidden.shape[1] > 1:  # The prompt's pass, of which only the last token is in scope.
+            hidden[:, token, 0] += 1e-3
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handle = blocks_of(model)[2].register_forward_hook(spoil)
     failed = {check["name"] for check in check_steering(PROMPTS)["checks"] if not check["passed"]}
     handle.remove()
 
-    assert "output_is_before_plus_strength_times_direction" in failed
+    assert failing <= failed
+    assert ("only_the_scope_is_edited" in failed) == (token == 0)
     assert check_steering(PROMPTS)["passed"]
 
 
