@@ -3,16 +3,16 @@
 import argparse
 import contextlib
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until the client closes stdin, and return the exit code."""
     options = _parse(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # What these imports print must not reach stdout; from `run` on, the SDK keeps file descriptor 1 to itself.
-    with contextlib.redirect_stdout(sys.stderr):
+    with _stdout_on_stderr():
         from mcp_server.server import build_server  # noqa: PLC0415
         from steer_tools.session import current_session  # noqa: PLC0415
         from steer_tools.workspace import Workspace  # noqa: PLC0415
@@ -23,6 +23,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server = build_server(lambda: session.load(options.model[0], "huggingface", options.dtype, options.device_map))
     server.run("stdio")
     return 0
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Generator[None]:
+    """Keep what imports print, in Python or below it, off the wire; from `run` on, the SDK sees to that itself."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,8 +3,10 @@
 It must not know mathematics, nor any tool by name.
 """
 
+import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -25,6 +27,7 @@ from pydantic import ValidationError
 from steer_tools import __version__
 from steer_tools.errors import SteeringError
 from steer_tools.progress import reporting_to
+from steer_tools.session import current_session
 from steer_tools.tools import TOOLS, Tool
 
 logger = logging.getLogger(__name__)
@@ -43,10 +46,10 @@ def build_server(load: Callable[[], object] | None = None) -> MCPServer[Any]:
     """Return a server with every tool.
 
     `load` attaches the model; it runs once, in the background, when the first client connects, so that no client's
-    handshake waits for it. Its error is the answer to every tool call.
+    handshake waits for it. Its error is the answer to every call of a tool that needs a model, until one is loaded.
     """
     loading = _Loading(load)
-    jobs = _ModelJobs(loading.wait)
+    jobs = _ModelJobs(loading)
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[None]) -> AsyncGenerator[None]:
@@ -83,9 +86,12 @@ class _Loading:
         else:
             threading.Thread(target=self._run, args=(self._load,), name="load-model", daemon=True).start()
 
-    def wait(self) -> None:
-        """Return when the model is attached, or raise what loading raised."""
-        self._outcome.result()
+    def wait(self) -> BaseException | None:
+        """Return when loading has ended, with what it raised; called in a worker thread, whose client may cancel."""
+        while True:
+            anyio.from_thread.check_cancelled()
+            with contextlib.suppress(TimeoutError):
+                return self._outcome.exception(timeout=0.1)
 
     def _run(self, load: Callable[[], object]) -> None:
         try:
@@ -97,11 +103,11 @@ class _Loading:
 class _ModelJobs:
     """Runs one tool at a time in a worker thread, so that the event loop stays free and the model has one user."""
 
-    def __init__(self, wait_for_model: Callable[[], None]) -> None:
-        self._wait_for_model = wait_for_model
+    def __init__(self, loading: _Loading) -> None:
+        self._loading = loading
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def run(self, function: Callable[[], Any], context: Context[Any, Any]) -> Any:
+    async def run(self, function: Callable[[], Any], context: Context[Any, Any], *, needs_model: bool = True) -> Any:
         """Run `function`, sending its progress to the client of `context`.
 
         Raises:
@@ -115,7 +121,9 @@ class _ModelJobs:
             anyio.from_thread.check_cancelled()
             try:
                 with reporting_to(latest.report):
-                    self._wait_for_model()
+                    failure = self._loading.wait()
+                    if failure is not None and needs_model and not current_session().is_attached:
+                        raise failure
                     return function()
             except SteeringError as error:
                 return error
@@ -165,7 +173,8 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     signature = inspect.signature(tool.function, eval_str=True)
 
     async def call(context: Context[Any, Any], **arguments: Any) -> Any:
-        return await jobs.run(functools.partial(tool.function, **arguments), context)
+        work = functools.partial(tool.function, **arguments)
+        return await jobs.run(work, context, needs_model=tool.needs_model)
 
     parameters = list(signature.parameters.values())
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Any, Any])
@@ -186,6 +195,7 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     )
     arguments = described.fn_metadata.arg_model
     arguments.model_config["extra"] = "forbid"
+    arguments.model_config["strict"] = True
     arguments.model_rebuild(force=True)
     described.parameters = _without_titles(arguments.model_json_schema(by_alias=True))
     described.fn_metadata.output_schema = _without_titles(described.fn_metadata.output_schema)
@@ -204,13 +214,17 @@ class _StrictTool(McpTool):
         return await super().run(arguments, context, convert_result)
 
     def _explain(self, error: ValidationError) -> str:
-        problems: dict[str, str] = {}
+        problems: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
-            problems.setdefault(str(detail["loc"][0]), detail["msg"])
-        named = "; ".join(f"{name}: {message}" for name, message in problems.items())
-        return (
-            f"{self.name} was called with wrong arguments. {named}. Valid: {', '.join(self.parameters['properties'])}."
-        )
+            # After the name come the places in a list, then the branches of a union, which say nothing to a client.
+            name, *rest = detail["loc"]
+            places = "".join(f"[{part}]" for part in itertools.takewhile(lambda part: isinstance(part, int), rest))
+            messages = problems.setdefault(f"{name}{places}", [])
+            if detail["msg"] not in messages:
+                messages.append(detail["msg"])
+        named = "; ".join(f"{name}: {', or '.join(messages)}" for name, messages in problems.items())
+        valid = ", ".join(self.parameters["properties"]) or "none, it takes no arguments"
+        return f"{self.name} was called with wrong arguments. {named}. Valid: {valid}."
 
 
 def _without_titles(schema: Any) -> Any:

@@ -113,7 +113,7 @@ def parse_prompt(value: object, name: str = "prompt") -> Prompt:
     if isinstance(value, str):
         if not value.strip():
             raise PromptError(f"{name} is blank", valid=VALID_PROMPT, fix="Write some text.")
-        return TextPrompt(value)
+        return TextPrompt(_encodable(value, name))
     if isinstance(value, Sequence) and value:
         items = cast(Sequence[object], value)
         if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
@@ -138,6 +138,17 @@ def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
     return tuple(parse_prompt(value, f"{name}[{i}]") for i, value in enumerate(cast(Sequence[object], values)))
 
 
+def _encodable(text: str, name: str) -> str:
+    """Return `text`, which must be a text that UTF-8 can hold: half a surrogate pair is none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{name} holds half a surrogate pair at character {error.start}", valid="Unicode text"
+        ) from error
+    return text
+
+
 def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatPrompt:
     parsed: list[tuple[str, str]] = []
     for i, message in enumerate(messages):
@@ -148,7 +159,7 @@ def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatProm
                 valid="messages with exactly the keys 'role' and 'content', both texts",
                 fix="",
             )
-        parsed.append((role, content))
+        parsed.append((role, _encodable(content, name)))
     if not any(content.strip() for _, content in parsed):
         raise PromptError(f"{name} holds only blank messages", valid="at least one message with text", fix="")
     return ChatPrompt(tuple(parsed))

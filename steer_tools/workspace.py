@@ -59,7 +59,7 @@ class Workspace:
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
         """Return whether there is a file at `path`."""
-        return self.resolve(path).is_file()
+        return os.path.isfile(self.resolve(path))  # noqa: PTH113  # Path.is_file raises where a name is too long.
 
     def read(self, path: str | os.PathLike[str]) -> bytes:
         """Return the content of the file at `path`.
@@ -84,8 +84,8 @@ class Workspace:
                 f"There is no file {target}",
                 fix="steering_status lists the vectors that are saved in the workspace.",
             ) from error
-        except IsADirectoryError as error:
-            raise VectorFileError(f"{target} is a folder", valid="the path of a file", fix="") from error
+        except OSError as error:
+            raise VectorFileError(f"{target} cannot be read ({error.strerror})", valid="the path of a file") from error
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> Path:
         """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path."""
@@ -101,7 +101,7 @@ class Workspace:
                 except BaseException:
                     self._discard(part, folder)
                     raise
-        except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        except OSError as error:
             raise VectorFileError(
                 f"{target} cannot be written ({error.strerror})", fix="Choose another save_path."
             ) from error
@@ -151,5 +151,5 @@ class Workspace:
 
     @staticmethod
     def _discard(part: str, folder: int | None) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(part, dir_fd=folder)

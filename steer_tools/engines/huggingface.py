@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
@@ -32,7 +33,14 @@ from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor, Re
 from steer_tools.engines.hooks import Layout, Run, SteeringHooks, StopForward, compile_plans
 from steer_tools.engines.probe import probe
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
-from steer_tools.errors import ArgumentError, PromptError, UnsupportedFeatureError, UnsupportedModelError
+from steer_tools.errors import (
+    ArgumentError,
+    PromptError,
+    StrengthError,
+    UnsupportedFeatureError,
+    UnsupportedModelError,
+)
+from steer_tools.interventions import Add
 from steer_tools.plan import Plan
 from steer_tools.progress import report
 from steer_tools.prompts import Prompt
@@ -60,7 +68,7 @@ def load_pretrained(
             name_or_path, dtype=dtype, device_map=device_map, trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UnsupportedModelError(
             f"The model {name_or_path!r} cannot be loaded ({error})",
             valid="a folder with a transformers checkpoint, or the name of one on the model hub",
@@ -260,7 +268,7 @@ class HuggingFaceEngine:
     def set_ambient(self, plan: Plan) -> None:
         """Make every other caller see `plan`; refused plans leave the old one in place."""
         refuse_unsteerable_state(self._model)
-        self._refuse_misfits(placement.site for placement in plan)
+        self._refuse_unfit(plan)
         self._hooks.set_ambient(plan)
         self._ambient = plan
 
@@ -275,6 +283,22 @@ class HuggingFaceEngine:
     @property
     def _device(self) -> torch.device:
         return self.architecture.first_parameter().device
+
+    def _refuse_unfit(self, plan: Plan) -> None:
+        """Refuse sites that are not in the model, and additions that its dtype cannot hold."""
+        self._refuse_misfits(placement.site for placement in plan)
+        largest = torch.finfo(getattr(torch, self.info.dtype)).max
+        for placement in plan:
+            intervention = placement.intervention
+            if isinstance(intervention, Add):
+                most = abs(placement.strength) * float(intervention.direction.abs().max())
+                if not most <= largest:
+                    raise StrengthError(
+                        f"strength {placement.strength:g} makes the vector at {placement.site} larger than "
+                        f"{self.info.dtype} can hold",
+                        valid="strengths that add about as much as the residual stream itself, or less",
+                        fix="Use unit='residual', where 1.0 is the stream's typical norm.",
+                    )
 
     def _refuse_misfits(self, sites: Iterable[Site]) -> None:
         for site in sites:
@@ -334,7 +358,8 @@ class HuggingFaceEngine:
     def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
         """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""
         refuse_unsteerable_state(self._model)
-        self._refuse_misfits(placement.site for row in rows for placement in row.plan)
+        for row in rows:
+            self._refuse_unfit(row.plan)
         lengths = [len(tokens.tokens) for tokens in encoded]
         starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
         layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long())

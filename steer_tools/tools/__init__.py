@@ -30,6 +30,7 @@ class Tool:
         is_destructive: It takes something away or overwrites it.
         is_idempotent: A second equal call changes nothing more.
         reaches_out: It may touch something beyond the model and the workspace.
+        needs_model: It works on the attached model.
     """
 
     function: Callable[..., Any]
@@ -38,6 +39,7 @@ class Tool:
     is_destructive: bool = False
     is_idempotent: bool = False
     reaches_out: bool = False
+    needs_model: bool = True
 
     @property
     def name(self) -> str:
