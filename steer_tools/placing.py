@@ -3,8 +3,8 @@
 It must not know hooks or what tools return.
 """
 
-import math
 import os
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def place(
     if isinstance(vector, SteeringVector):
         source = "a SteeringVector in memory"
     else:
-        source = str(session.workspace.resolve(os.fspath(vector)))
+        source = str(session.workspace.resolve(vector))
         known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
         vector = load_vector(vector, layer_if_unknown=known, workspace=session.workspace)
     warnings = _refuse_foreign(session, vector, allow=options.allow_other_model)
@@ -156,9 +156,9 @@ def require_finite(strength: object, name: str = "strength") -> float:
     Raises:
         StrengthError: It is no finite number.
     """
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= sys.float_info.max:
         raise StrengthError(
-            f"{name} is {strength!r}", valid="a finite number; 0 changes nothing, negative steers the other way"
+            f"{name} is {strength!r:.80}", valid="a finite number; 0 changes nothing, negative steers the other way"
         )
     return float(strength)
 
@@ -174,7 +174,7 @@ def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> l
     engine = session.engine
     if layer is None:
         return [(engine.resolve_layer(own), own) for own in vector.layers]
-    if isinstance(layer, int):
+    if isinstance(layer, str) or not isinstance(layer, Sequence):
         at = engine.resolve_layer(layer)
         if at in vector.directions or len(vector.directions) > 1:
             return [(at, _own(vector, at))]

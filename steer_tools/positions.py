@@ -15,7 +15,8 @@ from steer_tools.errors import ArgumentError
 
 NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first")
 _ALIASES = {"last": "generated"}
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
+# Nine digits are more than any context has, and fit into the integers of a tensor.
+_SLICE = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 VALID_POSITIONS = (
     "'generated' (the last prompt token and every new one), 'prompt', 'all', 'last_prompt', 'first', a Python slice "

@@ -114,7 +114,7 @@ def parse_prompt(value: object, name: str = "prompt") -> Prompt:
         if not value.strip():
             raise PromptError(f"{name} is blank", valid=VALID_PROMPT, fix="Write some text.")
         return TextPrompt(_encodable(value, name))
-    if isinstance(value, Sequence) and value:
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview) and value:
         items = cast(Sequence[object], value)
         if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
             return TokenPrompt(tuple(cast(Sequence[int], items)))
@@ -131,7 +131,7 @@ def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
     """
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise PromptError(
-            f"{name} is {'empty' if not values else repr(values)[:80]}",
+            f"{name} is {'empty' if isinstance(values, Sequence) and not values else repr(values)[:80]}",
             valid="a list with at least one prompt",
             fix=f"Give {name} as a list; each is {VALID_PROMPT}.",
         )

@@ -21,6 +21,7 @@ from steer_tools.sites import Site
 from steer_tools.workspace import Workspace
 
 ENGINES = ("huggingface",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _Result = TypeVar("_Result")
 
@@ -88,8 +89,8 @@ class Session:
         """
         if engine not in ENGINES:
             raise ArgumentError(f"engine is {engine!r}", valid=", ".join(map(repr, ENGINES)))
-        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ArgumentError(f"dtype is {dtype!r}", valid="'auto', 'float32', 'bfloat16' or 'float16'")
+        if dtype not in DTYPES:
+            raise ArgumentError(f"dtype is {dtype!r}", valid=", ".join(map(repr, DTYPES)))
         if self.allowed_models is not None and name_or_path not in self.allowed_models:
             raise ArgumentError(
                 f"This server does not load {name_or_path!r}",

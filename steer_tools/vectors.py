@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from steer_tools.errors import DirectionError, LayerError
@@ -28,8 +28,8 @@ class VectorInfo(BaseModel):
     is_unit: bool = False
     positive_count: int | None = Field(default=None, ge=0)
     negative_count: int | None = Field(default=None, ge=0)
-    contrast_norms: dict[int, float] = Field(default_factory=dict)
-    residual_norms: dict[int, float] = Field(default_factory=dict)
+    contrast_norms: dict[int, PositiveFloat] = Field(default_factory=dict)
+    residual_norms: dict[int, PositiveFloat] = Field(default_factory=dict)
     model_name: str | None = None
     model_family: str | None = None
     model_fingerprint: str | None = None

@@ -7,9 +7,11 @@ not one that is swapped in while a file is being opened. It must not know what t
 import errno
 import os
 import secrets
-from collections.abc import Generator, Iterator
+import stat
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
 
@@ -44,12 +46,14 @@ class Workspace:
         Raises:
             WorkspacePathError: The path is empty, holds a NUL, or is confined and leaves the root.
         """
-        text = os.fspath(path)
-        if not text or "\0" in text:
-            raise WorkspacePathError(f"The path {text!r} names no file", valid="a file name or a path", fix="")
-        given = Path(text).expanduser() if not self.is_confined else Path(text)
+        text = _text_of(path)
+        if text is None or not _names_a_file(text):
+            raise WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path", fix="")
+        given = Path(text if self.is_confined else os.path.expanduser(text))  # noqa: PTH111  # Leaves an unknown user's ~ alone.
         absolute = Path(os.path.normpath(self.root / given))
-        if self.is_confined and (".." in given.parts or not absolute.is_relative_to(self.root)):
+        if self.is_confined and (
+            ".." in given.parts or absolute == self.root or not absolute.is_relative_to(self.root)
+        ):
             raise WorkspacePathError(
                 f"The path {text!r} lies outside the workspace",
                 valid=f"a path inside {self.root}, such as 'vectors/happy.safetensors'",
@@ -71,41 +75,66 @@ class Workspace:
         target = self.resolve(path)
         try:
             with self._parent(target, create=False) as (folder, name):
-                descriptor = os.open(name, os.O_RDONLY | self._no_follow, dir_fd=folder)
-                with os.fdopen(descriptor, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    if size > MAX_FILE_BYTES:
+                # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+                descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | self._no_follow, dir_fd=folder)
+                try:
+                    found = os.fstat(descriptor)
+                    if not stat.S_ISREG(found.st_mode):
+                        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+                        raise VectorFileError(f"{target} is {what}", valid="the path of a file", fix="")
+                    if found.st_size > MAX_FILE_BYTES:
                         raise VectorFileError(
-                            f"{target} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
+                            f"{target} has {found.st_size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
                         )
-                    return file.read()
+                    with os.fdopen(descriptor, "rb", closefd=False) as file:
+                        return file.read()
+                finally:
+                    os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise VectorFileError(
                 f"There is no file {target}",
                 fix="steering_status lists the vectors that are saved in the workspace.",
             ) from error
         except OSError as error:
-            raise VectorFileError(f"{target} cannot be read ({error.strerror})", valid="the path of a file") from error
+            raise VectorFileError(f"{target} cannot be read ({error.strerror})", fix="Choose another path.") from error
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> Path:
         """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path."""
         target = self.resolve(path)
+        self.write_together({str(target): content})
+        return target
+
+    def write_together(self, contents: Mapping[str, bytes]) -> None:
+        """Write several files of one folder; no name is changed before all contents are on the disk.
+
+        Raises:
+            VectorFileError: A file cannot be written; files that were there are as before.
+            WorkspacePathError: A path lies outside a confined root.
+        """
+        targets = {self.resolve(path): content for path, content in contents.items()}
+        first = next(iter(targets))
         try:
-            with self._parent(target, create=True) as (folder, name):
-                part = f"{name}.{secrets.token_hex(4)}.part"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | self._no_follow
+            with self._parent(first, create=True) as (folder, _):
+                parts: dict[str, str] = {}
                 try:
-                    with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
-                        file.write(content)
-                    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    for target, content in targets.items():
+                        name = target.name if folder is not None else str(target)
+                        part = parts[name] = f"{name}.{secrets.token_hex(4)}.part"
+                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | self._no_follow
+                        with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
+                            file.write(content)
+                    for name in parts:
+                        _refuse_folder(name, folder)
+                    for name, part in parts.items():
+                        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
-                    self._discard(part, folder)
+                    for part in parts.values():
+                        self._discard(part, folder)
                     raise
         except OSError as error:
             raise VectorFileError(
-                f"{target} cannot be written ({error.strerror})", fix="Choose another save_path."
+                f"{first} cannot be written ({error.strerror})", fix="Choose another save_path."
             ) from error
-        return target
 
     def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
         """Yield the files below the root whose names end in one of `suffixes`, in order of name; links are skipped."""
@@ -113,7 +142,7 @@ class Workspace:
             folders.sort()
             for name in sorted(names):
                 path = Path(folder, name)
-                if name.endswith(suffixes) and not name.startswith(".") and not path.is_symlink():
+                if name.lower().endswith(suffixes) and not name.startswith(".") and not path.is_symlink():
                     yield path
 
     @property
@@ -153,3 +182,22 @@ class Workspace:
     def _discard(part: str, folder: int | None) -> None:
         with suppress(OSError):
             os.unlink(part, dir_fd=folder)
+
+
+def _text_of(path: object) -> str | None:
+    text = os.fspath(cast("str | os.PathLike[str]", path)) if isinstance(path, str | os.PathLike) else None
+    return text if isinstance(text, str) else None
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and text.rpartition(os.sep)[2] not in ("", ".", "..")
+
+
+def _refuse_folder(name: str, folder: int | None) -> None:
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)

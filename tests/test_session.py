@@ -21,7 +21,9 @@ from steer_tools import (
     detach_model,
     generate,
     load_model,
+    remove_steering_vector,
     steering_status,
+    update_steering_vector,
 )
 from steer_tools.errors import ArgumentError, NoModelError, UnsupportedModelError
 from steer_tools.session import Session
@@ -83,6 +85,21 @@ def test_a_change_that_the_engine_refuses_leaves_registry_and_model_alike(llama_
     model.eval()
 
     assert llama_session.registry.entries() == before
+    assert steering_status()["in_force"]
+
+
+def test_taking_off_is_possible_whatever_state_the_model_is_in(llama_session: Session) -> None:
+    model: Any = llama_session.engine.architecture.model  # type: ignore[attr-defined]  # the engine of this test
+    path = create()
+    first, second = (apply_steering_vector(path)["steering_id"] for _ in range(2))
+
+    model.train()
+    remove_steering_vector(first)
+    with pytest.raises(UnsupportedModelError):
+        update_steering_vector(second, 2.0)
+    model.eval()
+
+    assert [entry["steering_id"] for entry in steering_status()["applied"]] == [second]
     assert steering_status()["in_force"]
 
 

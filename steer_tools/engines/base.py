@@ -79,11 +79,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, valid in (
-            ("max_new_tokens", self.max_new_tokens >= 1),
-            ("temperature", 0 <= self.temperature < float("inf")),
-            ("top_p", 0 < self.top_p <= 1),
-            ("top_k", self.top_k >= 0),
-            ("beams", self.beams >= 1),
+            ("max_new_tokens", _is_whole(self.max_new_tokens) and self.max_new_tokens >= 1),
+            ("temperature", _is_number(self.temperature) and 0 <= self.temperature < float("inf")),
+            ("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1),
+            ("top_k", _is_whole(self.top_k) and self.top_k >= 0),
+            ("beams", _is_whole(self.beams) and self.beams >= 1),
         ):
             if not valid:
                 raise ArgumentError(
@@ -95,6 +95,14 @@ class Sampling:
                 "Sampled beams mix the random numbers of several continuations, so a row would depend on its batch",
                 valid="beams with temperature=0, or sampling with beams=1",
             )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

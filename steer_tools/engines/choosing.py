@@ -36,7 +36,7 @@ class ChoosingProcessor(LogitsProcessor):
         self._warpers = LogitsProcessorList()
         self._samples = sampling.temperature > 0
         if self._samples:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+            self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
             if sampling.top_k:
                 self._warpers.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1:

@@ -84,6 +84,11 @@ class HuggingFaceEngine:
     def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
         self.architecture: Architecture = find_architecture(model)
         self._model = cast(Any, model)
+        if not callable(tokenizer):
+            raise ArgumentError(
+                f"tokenizer is a {type(tokenizer).__name__}",
+                valid="the model's own tokenizer, loaded with transformers' AutoTokenizer",
+            )
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
         # The same module with a generation config of its own, so that nothing of the model's leaks into "greedy".
@@ -209,6 +214,8 @@ class HuggingFaceEngine:
 
     def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
         """Generate as a user's own `model.generate` would, with independent hooks before and after ours."""
+        refuse_unsteerable_state(self._model)
+        sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
         ids = torch.tensor([encoded.tokens], device=self._device)
         edited = {placement.site.layer for placement in self._ambient}
@@ -220,13 +227,13 @@ class HuggingFaceEngine:
                 edits.append(ObservedEdit(Site(layer), seen.get(layer, 0), before[0].cpu(), after[0].cpu()))
                 seen[layer] = seen.get(layer, 0) + before.shape[1]
 
-        chooser = ChoosingProcessor(Sampling(max_new_tokens), [0])
+        chooser = ChoosingProcessor(sampling, [0])
         with (
             self._hooks.counting_ambient() as run,
             self._hooks.witnessing(record),
             self._hooks.noting_generation((ids,), {}),
         ):
-            new = self._call_generate(ids, torch.ones_like(ids), Sampling(max_new_tokens), chooser, stops=False)
+            new = self._call_generate(ids, torch.ones_like(ids), sampling, chooser, stops=False)
         generation = self._finish(encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False)
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
@@ -266,9 +273,13 @@ class HuggingFaceEngine:
         return self._ambient
 
     def set_ambient(self, plan: Plan) -> None:
-        """Make every other caller see `plan`; refused plans leave the old one in place."""
-        refuse_unsteerable_state(self._model)
-        self._refuse_unfit(plan)
+        """Make every other caller see `plan`; refused plans leave the old one in place.
+
+        Taking placements off is never refused, whatever state the model is in.
+        """
+        if any(placement not in self._ambient for placement in plan):
+            refuse_unsteerable_state(self._model)
+            self._refuse_unfit(plan)
         self._hooks.set_ambient(plan)
         self._ambient = plan
 
@@ -296,7 +307,7 @@ class HuggingFaceEngine:
                     raise StrengthError(
                         f"strength {placement.strength:g} makes the vector at {placement.site} larger than "
                         f"{self.info.dtype} can hold",
-                        valid="strengths that add about as much as the residual stream itself, or less",
+                        valid="a finite number that adds about as much as the residual stream itself, or less",
                         fix="Use unit='residual', where 1.0 is the stream's typical norm.",
                     )
 

@@ -56,12 +56,14 @@ def save_vector(vector: SteeringVector, path: str | os.PathLike[str], *, workspa
         WorkspacePathError: The path leaves a confined workspace.
     """
     workspace = workspace or Workspace(Path.cwd())
+    target = workspace.resolve(path)
     encoded = format_for(path, len(vector.directions)).encode(vector)
     name = with_suffix(path)
-    workspace.resolve(name)
+    contents = {name: encoded.data}
     if encoded.sidecar is not None:
-        workspace.write(name + ".json", encoded.sidecar)
-    return workspace.write(name, encoded.data)
+        contents[name + ".json"] = encoded.sidecar
+    workspace.write_together(contents)
+    return target.with_name(with_suffix(target.name))
 
 
 def load_vector(
@@ -80,6 +82,7 @@ def load_vector(
         WorkspacePathError: The path leaves a confined workspace.
     """
     workspace = workspace or Workspace(Path.cwd())
+    workspace.resolve(path)
     name = with_suffix(path)
     chosen = format_for(name)
     data = workspace.read(name)

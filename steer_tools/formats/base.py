@@ -1,7 +1,7 @@
 """What a file format is, and the checks that all formats share."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,7 +39,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: str = "steer-tools/1"
+    format: Literal["steer-tools/1"] = "steer-tools/1"
     component: Component = "residual"
     layers: tuple[int, ...]
     info: VectorInfo

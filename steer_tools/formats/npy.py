@@ -5,6 +5,7 @@ adds the array as it is.
 """
 
 import io
+from tokenize import TokenError
 from typing import ClassVar
 
 import numpy as np
@@ -56,20 +57,21 @@ def _array(data: bytes, name: str) -> np.ndarray:
         version = npy_format.read_magic(stream)
         read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
-    except (ValueError, EOFError) as error:
+    # NumPy parses the header as Python and lets through what its parser raises at hostile ones.
+    except (ValueError, EOFError, TypeError, IndexError, MemoryError, RecursionError, TokenError, SyntaxError) as error:
         raise VectorFileError(
             f"{name} is no .npy file ({error})",
             valid="a float array saved by numpy.save(..., allow_pickle=False)",
             fix="A pickle is never loaded, since it can run code: save the array again.",
         ) from error
-    if dtype.kind != "f":
+    if dtype.kind != "f" or dtype.itemsize > 8:
         raise VectorFileError(
             f"{name} holds {'pickled objects' if dtype.hasobject else dtype}",
             valid="one float vector, shape (width,)",
             fix="Save it again as numpy.save(path, array.astype('float32')).",
         )
     claimed, present = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
-    if claimed != present:
+    if claimed != present or any(not 0 <= length <= len(data) for length in shape):
         raise VectorFileError(
             f"{name} says that its array takes {claimed:,} bytes, but {present:,} follow: it is truncated or forged",
             fix="Create it again.",

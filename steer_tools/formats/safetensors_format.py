@@ -34,7 +34,7 @@ class SafetensorsFormat:
         try:
             tensors = load(encoded.data)
             description = _metadata(encoded.data).get(_METADATA_KEY)
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise VectorFileError(f"{name} is no valid safetensors file ({error})", fix="Create it again.") from error
         if description is None:
             raise VectorFileError(

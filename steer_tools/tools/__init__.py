@@ -66,7 +66,13 @@ TOOLS: tuple[Tool, ...] = (
         is_idempotent=True,
     ),
     Tool(
-        load_model, "Load another model", is_read_only=False, is_destructive=True, is_idempotent=True, reaches_out=True
+        load_model,
+        "Load another model",
+        is_read_only=False,
+        is_destructive=True,
+        is_idempotent=True,
+        reaches_out=True,
+        needs_model=False,
     ),
 )
 

@@ -39,8 +39,8 @@ def create_steering_vector(
     with session.lock:
         contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
         layers = _resolve_layers(session, layer)
-        format_for(save_path, len(layers))
         session.workspace.resolve(save_path)
+        format_for(save_path, len(layers))
         extraction = extract(
             session, contrast, layers, method=method_named(method), pooling=pooling, normalize=normalize
         )

@@ -1,5 +1,8 @@
 """The tools that write text, with and without steering."""
 
+from collections.abc import Sequence
+from typing import cast
+
 from steer_tools.comparison import Side, compare
 from steer_tools.engines.base import Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
@@ -63,20 +66,18 @@ def compare_generations(
     """
     session = current_session()
     with session.lock:
-        parsed = parse_prompts(prompts)
+        engine, parsed = session.engine, parse_prompts(prompts)
         warnings: list[str] = []
         if vector_path is None:
             tried = [_applied_now(session, layer, strengths)]
         else:
-            values = [1.0] if strengths is None else [require_finite(value, "a strength") for value in strengths]
-            if not values:
-                raise StrengthError("strengths is empty", valid="at least one finite number, such as [-1, 1]")
+            values = [1.0] if strengths is None else _finite_strengths(strengths)
             placed = place(session, vector_path, layer, PlacementOptions(unit, "add", positions, allow_other_model))
             warnings.extend(placed.warnings)
             tried = [(value, placed.plan(value)) for value in values]
         plans = [plan for _, plan in tried]
         sampling = Sampling(max_new_tokens, temperature)
-        baseline, *variants = compare(session.engine, parsed, plans, sampling, seed)
+        baseline, *variants = compare(engine, parsed, plans, sampling, seed)
         return CompareResult(
             prompts=list(prompts),
             baseline={"texts": _texts(baseline), "metrics": _metrics(baseline)},
@@ -91,6 +92,12 @@ def compare_generations(
             ],
             warnings=warnings,
         )
+
+
+def _finite_strengths(strengths: object) -> list[float]:
+    if isinstance(strengths, str) or not isinstance(strengths, Sequence) or not strengths:
+        raise StrengthError(f"strengths is {strengths!r:.80}", valid="at least one finite number, such as [-1, 1]")
+    return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 
 
 def _applied_now(session: Session, layer: object, strengths: object) -> tuple[float | None, Plan]:
