@@ -54,8 +54,17 @@ class Architecture:
             )
         return layer % count
 
-    def first_parameter(self) -> Tensor:
-        """Return a floating-point parameter, for the model's dtype and input device."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first floating-point parameter."""
+        return self._first_parameter().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first floating-point parameter, which is where token ids go."""
+        return self._first_parameter().device
+
+    def _first_parameter(self) -> Tensor:
         return next(p for p in self.model.parameters() if p.is_floating_point())
 
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 
 from steer_tools.engines.base import Engine, ModelInfo
-from steer_tools.engines.huggingface import HuggingFaceEngine, load_pretrained
+from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.engines.loading import load_pretrained
 from steer_tools.errors import ArgumentError, NoModelError
 from steer_tools.prompts import NEUTRAL_PROMPTS
 from steer_tools.registry import Registry

@@ -611,6 +611,21 @@ def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
+def test_a_moment_without_hooks_leaves_everybodys_hooks_in_their_order(engine: Any, model: Any, tokenizer: Any) -> None:
+    engine.set_ambient((add(1, 3.0, "all"),))
+    seen: list[Tensor] = []
+    blocks_of(model)[1].register_forward_hook(lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o))
+
+    plain_logits(model, tokenizer)
+    engine.live_logits(prompts()[3], unhooked=True)
+    plain_logits(model, tokenizer)
+
+    # It came after ours, so it sees the edited output, except in the moment without our hooks.
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+    assert engine.hooks_are_live()
+
+
 class MaskIgnoringGPT2(GPT2LMHeadModel):
     """A model whose padding is seen by its tokens, as in recurrent models that take no mask."""
 

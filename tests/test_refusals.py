@@ -914,7 +914,7 @@ def test_a_path_that_names_no_file_is_refused(
         apply_steering_vector(path, 2)
 
 
-@pytest.mark.parametrize("path", ["../new", "deep/../../new", "/tmp/new", "deep/../new"])
+@pytest.mark.parametrize("path", ["../new", "deep/../../new", "/elsewhere/new", "deep/../new"])
 def test_a_confined_session_refuses_a_path_outside(steered: Steered, path: str) -> None:
     workspace = steered.session.workspace
     steered.session.workspace = Workspace(workspace.root, is_confined=True)

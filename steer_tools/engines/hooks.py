@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from steer_tools.architecture import Architecture
 from steer_tools.engines.edits import SiteEdits
+from steer_tools.engines.layout import GenerateCall, Layout, geometry_of, noted_call, refuse_other_passes
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import BatchGeometry
@@ -25,21 +25,6 @@ Capture = Callable[[Tensor], None]
 
 class StopForward(Exception):  # noqa: N818  # It ends a pass whose needed blocks have run; it is no error.
     """Raised by a hook and caught by the engine, never seen by a caller."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a run knows of its own batch before the model is called; tensors on the CPU.
-
-    Attributes:
-        real: (rows, columns) bool, false at padding; columns beyond are generated, hence real.
-        prompt_lengths: (rows,) real prompt tokens.
-        first: (rows,) position of the first prompt token that is neither padding nor BOS.
-    """
-
-    real: Tensor
-    prompt_lengths: Tensor
-    first: Tensor | None
 
 
 @dataclass
@@ -76,16 +61,7 @@ class _ThreadState(threading.local):
 
     run: Run | None = None
     geometry: BatchGeometry | None = None
-    generation: "_GenerateCall | None" = None
-
-
-@dataclass
-class _GenerateCall:
-    """A `model.generate` under way: how many columns its prompt has, and the mask of those columns once seen."""
-
-    prompt_columns: int | None
-    mask: Tensor | None
-    first: Tensor | None = None
+    generation: GenerateCall | None = None
 
 
 class SteeringHooks:
@@ -102,7 +78,6 @@ class SteeringHooks:
             architecture.decoder.register_forward_hook(self._leave_decoder(), always_call=True),
             *(b.register_forward_hook(self._leave_block(layer)) for layer, b in enumerate(architecture.blocks)),
         ]
-        self._hooked = [architecture.decoder, *architecture.blocks]
         # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
         self._own_generate = architecture.model.__dict__.get("generate")
         self._generate = _NotingGenerate(self, architecture.model, cast(Any, architecture.model).generate)
@@ -129,11 +104,24 @@ class SteeringHooks:
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
+        present = {hook_id for hooks in self._hook_tables() for hook_id in hooks}
         own = {handle.id for handle in self._handles}
-        present: set[int] = set()
-        for module in self._hooked:
-            present |= set(module._forward_hooks) | set(module._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]  # torch has no public way to list hooks
         return own <= present and self._architecture.model.__dict__.get("generate") is self._generate
+
+    @contextmanager
+    def taken_off(self) -> Generator[None]:
+        """Take our hooks off for a moment, for every thread, and put them back at their places among others' hooks."""
+        own = {handle.id for handle in self._handles}
+        saved = [(hooks, dict(hooks)) for hooks in self._hook_tables()]
+        try:
+            for hooks, _ in saved:
+                for hook_id in own & set(hooks):
+                    del hooks[hook_id]
+            yield
+        finally:
+            for hooks, before in saved:
+                hooks.clear()
+                hooks.update(before)
 
     def detach(self) -> None:
         """Take every hook off and give `generate` back."""
@@ -144,6 +132,13 @@ class SteeringHooks:
             del self._architecture.model.__dict__["generate"]
             if self._own_generate is not None:
                 self._architecture.model.__dict__["generate"] = self._own_generate
+
+    def _hook_tables(self) -> list[dict[int, Any]]:
+        """Return torch's own tables of the hooks on the modules that we hook, which it has no public name for."""
+        modules = [self._architecture.decoder, *self._architecture.blocks]
+        return [
+            cast(dict[int, Any], vars(m)[name]) for m in modules for name in ("_forward_hooks", "_forward_pre_hooks")
+        ]
 
     # The hooks are functions, not bound methods, so that a deep copy of the model does not copy this object.
 
@@ -189,7 +184,9 @@ class SteeringHooks:
             run = self._thread.run or self._ambient
             if run is not None and run.edits:
                 arguments = self._signature.bind_partial(*args, **kwargs).arguments
-                self._thread.geometry = self._geometry({**arguments, **arguments.get("kwargs", {})}, run.layout)
+                arguments = {**arguments, **arguments.get("kwargs", {})}
+                layout = run.layout or self._thread.generation
+                self._thread.geometry = geometry_of(arguments, layout, self._bos_token)
 
         return enter_decoder
 
@@ -199,78 +196,13 @@ class SteeringHooks:
 
         return leave_decoder
 
-    def _geometry(self, arguments: Mapping[str, Any], layout: Layout | None) -> BatchGeometry:
-        """Tell where the tokens of this pass stand, from the call's arguments or the run's own layout."""
-        ids: Tensor | None = arguments.get("input_ids")
-        tokens = ids if ids is not None else cast(Tensor, arguments["inputs_embeds"])
-        rows, width = tokens.shape[:2]
-        past = _cached_length(arguments.get("past_key_values"))
-        if arguments.get("cu_seq_lens_q") is not None:
-            raise UnsupportedCallError(
-                "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
-            )
-        if layout is None:
-            layout = self._foreign_layout(arguments, ids, past, rows, past + width)
-        real = _extended(layout.real, past + width)[:, : past + width]
-        copies, rest = divmod(rows, len(real))
-        if rest:
-            raise UnsupportedCallError(
-                f"The steered model was called with {rows} rows inside a call for {len(real)}",
-                valid="a multiple of the prompts, as beams and several return sequences make",
-            )
-        lengths, first = layout.prompt_lengths, layout.first
-        if copies > 1:
-            real, lengths = real.repeat_interleave(copies, 0), lengths.repeat_interleave(copies)
-            first = None if first is None else first.repeat_interleave(copies)
-        return BatchGeometry.from_columns(real, past, lengths, first)
-
-    def _foreign_layout(
-        self, arguments: Mapping[str, Any], ids: Tensor | None, past: int, rows: int, columns: int
-    ) -> Layout:
-        """Read the layout of a call that somebody else makes: `model.generate(...)` or a plain `model(...)`."""
-        call = self._thread.generation
-        if call is None:
-            mask = self._mask_of(arguments.get("attention_mask"), rows, past, columns)
-            return Layout(mask, mask.sum(dim=1), self._first(ids, mask, past))
-        if call.mask is None:
-            # Padding is on the left, so columns that this pass does not show yet are real.
-            seen = self._mask_of(arguments.get("attention_mask"), rows, past, columns)
-            call.mask = _extended(seen, call.prompt_columns or columns)[:, : call.prompt_columns]
-        if call.first is None:
-            call.first = self._first(ids, call.mask, past)
-        return Layout(call.mask, call.mask.sum(dim=1), call.first)
-
-    def _first(self, ids: Tensor | None, real: Tensor, past: int) -> Tensor | None:
-        """Return the position of the first prompt token after BOS; 0 for rows that do not start with BOS."""
-        if self._bos_token is None or past > 1:
-            return torch.zeros(len(real), dtype=torch.long)  # With two tokens cached, the first is not in this pass.
-        if ids is None or past > 0:
-            return None
-        start = real.long().argmax(dim=1)
-        one_each = ids.cpu()[:: len(ids) // len(real)]
-        return (one_each[torch.arange(len(real)), start] == self._bos_token).long()
-
-    @staticmethod
-    def _mask_of(attention_mask: Any, rows: int, past: int, columns: int) -> Tensor:
-        if attention_mask is None:
-            return torch.ones(rows, columns, dtype=torch.bool)
-        if isinstance(attention_mask, Tensor) and attention_mask.shape == (rows, columns):
-            return attention_mask.bool().cpu()
-        shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-        raise UnsupportedCallError(
-            f"The steered model was called with an attention mask of {shape} for {rows} rows and {columns} columns "
-            f"({past} of them cached), which does not say which tokens are padding",
-            valid="no mask, or one of shape (rows, all columns)",
-            fix="Pass the 2-D attention_mask to model.generate, or use the generate tool.",
-        )
-
     @contextmanager
     def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[None]:
         """Note how many columns the prompt of a `model.generate(*args, **kwargs)` has, while it runs."""
         if self._ambient is not None and self._thread.run is None:
-            _refuse_other_passes(kwargs)
+            refuse_other_passes(kwargs)
         before = self._thread.generation
-        self._thread.generation = _noted_call(args, kwargs)
+        self._thread.generation = noted_call(args, kwargs)
         try:
             yield
         finally:
@@ -319,42 +251,3 @@ class _NotingGenerate:
 
 def _hidden_of(output: Any) -> Tensor:
     return cast(Tensor, output[0] if isinstance(output, tuple) else output)
-
-
-def _extended(real: Tensor, columns: int) -> Tensor:
-    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
-    missing = max(0, columns - real.shape[1])
-    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
-
-
-def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCall:
-    inputs = (
-        args[0]
-        if args
-        else next(
-            (kwargs[key] for key in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(key) is not None), None
-        )
-    )
-    mask = kwargs.get("attention_mask")
-    columns = inputs.shape[1] if isinstance(inputs, Tensor) else None
-    return _GenerateCall(columns, mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None)
-
-
-def _refuse_other_passes(kwargs: Mapping[str, Any]) -> None:
-    """Refuse what runs the model on other tokens than the rows' own inside one `generate`."""
-    config = kwargs.get("generation_config")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale"):
-        if kwargs.get(name) is not None or getattr(config, name, None) is not None:
-            raise UnsupportedCallError(
-                f"model.generate was called with {name}, which is not supported for a steered model",
-                valid="generate without it",
-                fix="Leave it out, or remove the vectors.",
-            )
-
-
-def _cached_length(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
-    raise UnsupportedCallError(f"The cache {type(cache).__name__} does not say how many tokens it holds")

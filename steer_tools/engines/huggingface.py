@@ -1,24 +1,17 @@
 """The engine for models of Hugging Face transformers: prompts and plans in, activations, texts and scores out.
 
-It must not know tools. The hooks are in `hooks.py`, tokenising in `tokenization.py`, picking tokens in `choosing.py`.
+It must not know tools. It composes the rooms beside it: `tokenization`, `reading`, `decoding`, `choosing`, `hooks`.
 """
 
-import copy
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.stopping_criteria import StoppingCriteriaList
+from torch import Tensor
+from transformers import LogitsProcessor
 
 from steer_tools.architecture import Architecture, find_architecture, refuse_unsteerable_state, weights_fingerprint
 from steer_tools.engines.base import (
-    POOLINGS,
     Completion,
     Generation,
     ModelInfo,
@@ -29,16 +22,16 @@ from steer_tools.engines.base import (
     Sampling,
 )
 from steer_tools.engines.batching import batches_by_length, pad
-from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor, ReportingCriteria
-from steer_tools.engines.hooks import Layout, Run, SteeringHooks, StopForward, compile_plans
+from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor
+from steer_tools.engines.decoding import Decoder
+from steer_tools.engines.hooks import Layout, Run, SteeringHooks, compile_plans
 from steer_tools.engines.probe import probe
+from steer_tools.engines.reading import Reader
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import (
     ArgumentError,
-    PromptError,
     StrengthError,
     UnsupportedFeatureError,
-    UnsupportedModelError,
 )
 from steer_tools.interventions import Add
 from steer_tools.plan import Plan
@@ -46,34 +39,8 @@ from steer_tools.progress import report
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
 
-logger = logging.getLogger(__name__)
-
-# About 256 tokens a batch was fastest for reading on a CPU; an accelerator wants larger products.
-_READING_TOKENS = {"cpu": 256}
-_READING_TOKENS_ELSEWHERE = 4096
 # Prompt and new tokens of all rows that share one cache.
 _GENERATION_TOKENS = 65_536
-
-
-def load_pretrained(
-    name_or_path: str, *, dtype: str = "auto", device_map: str | dict[str, Any] | None = None
-) -> tuple[nn.Module, Any]:
-    """Load a causal language model and its tokenizer; code from the checkpoint is never run.
-
-    Raises:
-        UnsupportedModelError: There is no such model, or transformers cannot load it.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, device_map=device_map, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnsupportedModelError(
-            f"The model {name_or_path!r} cannot be loaded ({error})",
-            valid="a folder with a transformers checkpoint, or the name of one on the model hub",
-        ) from error
-    return model.eval(), tokenizer
 
 
 class HuggingFaceEngine:
@@ -91,21 +58,19 @@ class HuggingFaceEngine:
             )
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
-        # The same module with a generation config of its own, so that nothing of the model's leaks into "greedy".
-        self._view = copy.copy(self._model)
-        self._view.generation_config = GenerationConfig()
         self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
         self._ambient: Plan = ()
         try:
             self._padding = probe(self.architecture, self._hooks)
-            parameter = self.architecture.first_parameter()
+            self._reader = Reader(self.architecture, self._hooks, self._tokens, self._padding)
+            self._decoder = Decoder(model, self._tokens)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
                 fingerprint=weights_fingerprint(self._model),
                 layers=len(self.architecture.blocks),
                 hidden_size=self.architecture.hidden_size,
-                dtype=str(parameter.dtype).removeprefix("torch."),
+                dtype=str(self.architecture.dtype).removeprefix("torch."),
                 device=str(self._device),
                 engine="huggingface",
             )
@@ -123,35 +88,13 @@ class HuggingFaceEngine:
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
         """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
-        if pooling not in POOLINGS:
-            raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
-        encoded = [self._tokens.encode(prompt) for prompt in prompts]
-        chosen = [self._pooled_tokens(tokens, pooling, prompt) for tokens, prompt in zip(encoded, prompts, strict=True)]
-        pooled = {site: torch.zeros(len(prompts), self.info.hidden_size) for site in sites}
-
-        def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
-            mask = torch.zeros(hidden.shape[:2], dtype=torch.bool)
-            for row, index in enumerate(batch):
-                mask[row, : len(chosen[index])] = chosen[index]
-            rows, columns = mask.nonzero(as_tuple=True)
-            values = hidden[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
-            sums = torch.zeros(len(batch), values.shape[1]).index_add(0, rows, values)
-            pooled[site][batch] = sums / mask.sum(dim=1, keepdim=True)
-
-        self._read_blocks(encoded, sites, keep)
-        return pooled
+        self._refuse_reading(sites)
+        return self._reader.read(prompts, sites, pooling)
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return the activations of every token."""
-        encoded = [self._tokens.encode(prompt) for prompt in prompts]
-        traces: list[dict[Site, Tensor]] = [{} for _ in prompts]
-
-        def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
-            for row, index in enumerate(batch):
-                traces[index][site] = hidden[row, : len(encoded[index].tokens)].float().cpu()
-
-        self._read_blocks(encoded, sites, keep)
-        return traces
+        self._refuse_reading(sites)
+        return self._reader.trace(prompts, sites)
 
     def content_mask(self, prompt: Prompt) -> Tensor:
         """Return which tokens of `prompt` are text: neither special nor first."""
@@ -169,7 +112,7 @@ class HuggingFaceEngine:
             new = self._generate_batch(batch_rows, [encoded[i] for i in batch], sampling, processor)
             steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else None
             for row, index in enumerate(batch):
-                generations[index] = self._finish(
+                generations[index] = self._decoder.finish(
                     encoded[index], new[row].tolist(), None if steps is None else steps[row]
                 )
         ordered = [generations[i] for i in range(len(rows))]
@@ -233,8 +176,10 @@ class HuggingFaceEngine:
             self._hooks.witnessing(record),
             self._hooks.noting_generation((ids,), {}),
         ):
-            new = self._call_generate(ids, torch.ones_like(ids), sampling, chooser, stops=False)
-        generation = self._finish(encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False)
+            new = self._decoder.decode(ids, torch.ones_like(ids), sampling, chooser, stops=False)
+        generation = self._decoder.finish(
+            encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False
+        )
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
         return Observation(generation, tuple(edits), first_position, firings)
@@ -244,12 +189,8 @@ class HuggingFaceEngine:
         ids = torch.tensor([self._tokens.encode(prompt).tokens], device=self._device)
         if not unhooked:
             return self._plain_logits(ids)
-        self._hooks.detach()
-        try:
+        with self._hooks.taken_off():
             return self._plain_logits(ids)
-        finally:
-            self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
-            self._hooks.set_ambient(self._ambient)
 
     def unembedding(self) -> tuple[Tensor, Tensor]:
         """Return the final norm's scale and the output matrix.
@@ -293,7 +234,11 @@ class HuggingFaceEngine:
 
     @property
     def _device(self) -> torch.device:
-        return self.architecture.first_parameter().device
+        return self.architecture.device
+
+    def _refuse_reading(self, sites: Sequence[Site]) -> None:
+        refuse_unsteerable_state(self._model)
+        self._refuse_misfits(sites)
 
     def _refuse_unfit(self, plan: Plan) -> None:
         """Refuse sites that are not in the model, and additions that its dtype cannot hold."""
@@ -318,49 +263,6 @@ class HuggingFaceEngine:
                 raise UnsupportedFeatureError(
                     f"This engine cannot reach {site}", valid="the residual stream of a layer"
                 )
-
-    def _pooled_tokens(self, encoded: PromptTokens, pooling: Pooling, prompt: Prompt) -> Tensor:
-        """Return (tokens,) bool: which tokens the pooling reads."""
-        tokens = torch.tensor(encoded.tokens)
-        position = torch.arange(len(tokens))
-        match pooling:
-            case "last":
-                return position == len(tokens) - 1
-            case "first":
-                return position == min(int(encoded.tokens[0] == self._tokens.bos_token), len(tokens) - 1)
-            case "mean":
-                chosen = torch.tensor([t not in self._tokens.special_tokens for t in encoded.tokens])
-            case "response":
-                start = encoded.response_start
-                chosen = position >= (len(tokens) if start is None else start)
-        if not chosen.any():
-            raise PromptError(
-                f"The prompt {prompt!r:.80} has no token that pooling={pooling!r} would read",
-                valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
-                fix="Use pooling='last', or change the prompts.",
-            )
-        return chosen
-
-    def _read_blocks(
-        self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: Callable[[Site, list[int], Tensor], None]
-    ) -> None:
-        """Call keep(site, batch, hidden) for each batch of prompts, in passes that stop after the deepest site."""
-        refuse_unsteerable_state(self._model)
-        self._refuse_misfits(sites)
-        by_layer = {site.layer: site for site in sites}
-        batches = self._reading_batches([len(tokens.tokens) for tokens in encoded])
-        for done, batch in enumerate(batches):
-            ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
-
-            captures = {layer: partial(keep, site, batch) for layer, site in by_layer.items()}
-            run = Run(captures=captures, stop_after=max(by_layer))
-            with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
-                self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False)
-            report(done + 1, len(batches), "reading prompts")
-
-    def _reading_batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        budget = _READING_TOKENS.get(self._device.type, _READING_TOKENS_ELSEWHERE)
-        return batches_by_length(lengths, budget, equal_only=not self._padding.right_is_exact)
 
     def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
         lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
@@ -388,46 +290,9 @@ class HuggingFaceEngine:
         """Return the new tokens (rows, steps) of one left-padded batch."""
         ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
         with self._hooks.running(self._run_of(rows, encoded, real)):
-            return self._call_generate(
+            return self._decoder.decode(
                 ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
             )
-
-    def _call_generate(
-        self, ids: Tensor, mask: Tensor, sampling: Sampling, processor: LogitsProcessor | None, *, stops: bool
-    ) -> Tensor:
-        config = GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,
-            num_beams=sampling.beams,
-            use_cache=sampling.use_cache,
-            pad_token_id=self._tokens.pad_token,
-            eos_token_id=list(self._tokens.stop_tokens) if stops and self._tokens.stop_tokens else None,
-            # A static cache compiles by itself on CUDA, and hooks that are registered after that are ignored.
-            disable_compile=True,
-        )
-        whole = type(self._model).generate(
-            self._view,
-            ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([processor] if processor else []),
-            stopping_criteria=StoppingCriteriaList([ReportingCriteria(sampling.max_new_tokens)]),
-        )
-        return whole[:, ids.shape[1] :].cpu()
-
-    def _finish(
-        self, encoded: PromptTokens, new: Sequence[int], log_probs: Tensor | None, *, stops: bool = True
-    ) -> Generation:
-        """Cut a row's new tokens at the one that ended it."""
-        end = next((i for i, t in enumerate(new) if stops and t in self._tokens.stop_tokens), len(new))
-        tokens = tuple(new[:end])
-        return Generation(
-            prompt_tokens=encoded.tokens,
-            tokens=tokens,
-            text=self._tokens.decode_continuation(encoded.tokens, tokens),
-            log_probs=torch.zeros(0) if log_probs is None else log_probs[:end],
-            ended=end < len(new),
-        )
 
     def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:
         """Fill in the log-probabilities that beam search does not give."""
@@ -444,7 +309,7 @@ class HuggingFaceEngine:
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each completion token), batched by length."""
         sequences = [(*p.tokens, *c[:-1]) for p, c in zip(prompts, completions, strict=True)]
-        batches = self._reading_batches([len(sequence) for sequence in sequences])
+        batches = self._reader.batches([len(sequence) for sequence in sequences])
         for done, batch in enumerate(batches):
             ids, real = pad([sequences[i] for i in batch], self._tokens.pad_token, left=False)
             run = self._run_of([rows[i] for i in batch], [prompts[i] for i in batch], real)

@@ -58,7 +58,7 @@ def _outputs(
     outputs: list[list[Tensor]] = [[] for _ in architecture.blocks]
     captures = {layer: outputs[layer].append for layer in range(len(outputs))}
     ids, real = pad(sequences, 1, left=left)
-    device = architecture.first_parameter().device
+    device = architecture.device
     arguments: dict[str, Any] = {"attention_mask": real.long().to(device), "use_cache": False}
     if "position_ids" in inspect.signature(architecture.model.forward).parameters:
         arguments["position_ids"] = (real.long().cumsum(dim=1) - 1).clamp(min=0).to(device)
