@@ -65,7 +65,7 @@ class Architecture:
         return self._first_parameter().device
 
     def _first_parameter(self) -> Tensor:
-        return next(p for p in self.model.parameters() if p.is_floating_point())
+        return next(p for p in self.model.parameters() if p.is_floating_point() and not p.is_meta)
 
 
 def find_architecture(model: object) -> Architecture:
@@ -111,7 +111,7 @@ def refuse_unsteerable_state(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: It is either.
     """
-    if hasattr(model, "_orig_mod") or any(m._compiled_call_impl is not None for m in model.modules()):  # pyright: ignore[reportPrivateUsage]  # torch has no public way to ask
+    if hasattr(model, "_orig_mod") or any(map(_is_compiled, model.modules())):
         raise UnsupportedModelError(
             "The model is compiled, and torch.compile ignores hooks that are added after it",
             valid="the model as it was loaded",
@@ -136,6 +136,12 @@ def weights_fingerprint(model: nn.Module) -> str:
             sample = parameter.detach().flatten()[:_FINGERPRINT_ELEMENTS]
             digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `module.compile()` or `module.forward = torch.compile(...)` was called, as torch notes it."""
+    own = vars(module)
+    return own.get("_compiled_call_impl") is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
 
 
 def _find_blocks(model: nn.Module, count: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:

@@ -37,7 +37,7 @@ def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -
     observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
     return [
         *_edit_checks(plan, observations),
-        *_restoration_checks(engine, plan, prompts[0]),
+        *_restoration_checks(engine, plan, prompts, observations),
         *_equality_checks(engine, plan, prompts, observations, Sampling(max_new_tokens)),
     ]
 
@@ -71,25 +71,27 @@ def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]
     ]
 
 
-def _restoration_checks(engine: Engine, plan: Plan, prompt: Prompt) -> list[Check]:
-    """Take the plan off the live model for a moment and hold it against the model without any hook."""
-    bare = engine.live_logits(prompt, unhooked=True).float()
-    again = engine.live_logits(prompt, unhooked=True).float()
-    steered = engine.live_logits(prompt).float()
-    engine.set_ambient(())
-    try:
-        removed = engine.live_logits(prompt).float()
-    finally:
-        engine.set_ambient(plan)
-    spread, left, moved = (_largest(a, b) for a, b in ((again, bare), (removed, bare), (steered, bare)))
-    is_active = any(placement.strength for placement in plan)
+def _restoration_checks(
+    engine: Engine, plan: Plan, prompts: Sequence[Prompt], observations: Sequence[Observation]
+) -> list[Check]:
+    """Hold the logits without the plan against those from before the first hook, and see that the plan moves them."""
+    steered = engine.distributions([Row(prompt, plan) for prompt in prompts])
+    plain = engine.distributions([Row(prompt) for prompt in prompts])
+    moved = max(_largest(a, b) for a, b in zip(steered, plain, strict=True))
+    should_move = any(p.strength for p in plan) and any(sum(o.firings.values()) for o in observations)
+    left, spread = engine.restoration()
     return [
-        Check("steering_moves_the_logits", moved > 0 or not is_active, moved, "above 0"),
+        Check(
+            "steering_moves_the_next_token",
+            moved > 0 or not should_move,
+            moved,
+            "log-probabilities, above 0" if should_move else "0, since no token of these prompts is in the scope",
+        ),
         Check(
             "removal_restores_the_logits",
             left <= spread,
             left,
-            f"at most {spread:g}, the spread of two unhooked runs",
+            f"at most {spread:g}, the spread of two runs, from the logits before the model was attached",
         ),
     ]
 
@@ -155,7 +157,7 @@ def _geometry_of(observation: Observation, edit: ObservedEdit) -> BatchGeometry:
 
 def _expected_output(before: Tensor, placements: Sequence[Placement], geometry: BatchGeometry) -> Tensor:
     """Return what the block should put out: float32, adjacent additions with equal positions summed, rounded once."""
-    hidden = before.float()
+    hidden = before.to(torch.promote_types(before.dtype, torch.float32))
     for (scope, is_addition), run in groupby(placements, lambda p: (p.positions, isinstance(p.intervention, Add))):
         chosen = geometry.mask(scope)[0]
         if is_addition:

@@ -6,6 +6,8 @@ It must not know files or what is applied: the engine reads with everything set 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from steer_tools.engines.base import Pooling
 from steer_tools.methods import MIN_PER_CLASS_FOR_SEPARATION, FittedDirection, Method, fit
 from steer_tools.prompts import ContrastPrompts
@@ -45,8 +47,12 @@ def extract(
     sites = [Site(layer) for layer in layers]
     activations = session.engine.read((*contrast.positive, *contrast.negative), sites, pooling)
     count = len(contrast.positive)
-    fits = {site.layer: fit(method, activations[site][:count], activations[site][count:]) for site in sites}
     model = session.engine.info
+    precision = torch.finfo(getattr(torch, model.dtype)).eps
+    fits = {
+        site.layer: fit(method, activations[site][:count], activations[site][count:], precision=precision)
+        for site in sites
+    }
     info = VectorInfo(
         method=method.name,
         pooling=pooling,

@@ -14,7 +14,7 @@ from steer_tools.errors import ArgumentError, DirectionError
 
 MethodName: TypeAlias = Literal["mean_difference", "paired_mean_difference"]
 
-# Below this share of the activations' own norm a mean difference is rounding noise of float32.
+# Below this share of the activations' own norm a mean difference is rounding noise, also in float32.
 _ZERO_CONTRAST = 1e-6
 _FOLDS = 4
 MIN_PER_CLASS_FOR_SEPARATION = 2 * _FOLDS
@@ -84,8 +84,11 @@ def method_named(name: object) -> Method:
     raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, METHODS)), fix="")
 
 
-def fit(method: Method, positive: Tensor, negative: Tensor) -> FittedDirection:
+def fit(method: Method, positive: Tensor, negative: Tensor, *, precision: float = 0.0) -> FittedDirection:
     """Find the direction from activations (n, width) and (m, width), one row an example.
+
+    `precision` is the relative rounding step of the dtype that they were computed in. Equal tokens read in batches of
+    other shapes differ by about one step, and the mean of n such differences by that over √n; no more is no contrast.
 
     Its length is û·(μ₊ − μ₋), so that strength 1.0 is one contrast for every method, and its sign points to the
     positive class.
@@ -101,7 +104,8 @@ def fit(method: Method, positive: Tensor, negative: Tensor) -> FittedDirection:
         )
     contrast = positive.mean(dim=0) - negative.mean(dim=0)
     typical = torch.cat([positive, negative]).norm(dim=1).mean()
-    if contrast.norm() <= _ZERO_CONTRAST * typical:
+    noise = 2 * precision / min(len(positive), len(negative)) ** 0.5
+    if contrast.norm() <= max(_ZERO_CONTRAST, noise) * typical:
         raise DirectionError(
             "The mean activations of the positive and the negative prompts are equal, so there is no direction",
             valid="two sets that differ in the behaviour to steer, also at the token that is read",

@@ -70,14 +70,17 @@ class Session:
     def attach(self, model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
         """Steer `model` from now on; another model that was attached is given back as it was.
 
-        Attaching the same model object again changes nothing.
+        Attaching the same model and tokenizer again changes nothing; with another tokenizer, what is applied stays.
 
         Raises:
             UnsupportedModelError: It cannot be steered; what was attached stays.
         """
         with self.lock:
-            if not (isinstance(self._engine, HuggingFaceEngine) and self._engine.holds(model)):
+            engine = self._engine
+            if not (isinstance(engine, HuggingFaceEngine) and engine.holds(model)):
                 self._replace(HuggingFaceEngine(model, tokenizer, name))
+            elif engine.tokenizer is not tokenizer:
+                self._retokenize(engine, model, tokenizer, name)
             self._from_main = False
             return self.engine.info
 
@@ -144,6 +147,13 @@ class Session:
             return
         self.attach(model, tokenizer)
         self._from_main = True
+
+    def _retokenize(self, engine: HuggingFaceEngine, model: object, tokenizer: Any, name: str | None) -> None:
+        applied, named = self.registry, name or engine.info.name
+        self._replace(None)
+        self._engine = HuggingFaceEngine(model, tokenizer, named)
+        self.registry = applied
+        self._engine.set_ambient(applied.plan())
 
     def _replace(self, engine: Engine | None) -> None:
         if self._engine is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -611,19 +612,90 @@ def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
-def test_a_moment_without_hooks_leaves_everybodys_hooks_in_their_order(engine: Any, model: Any, tokenizer: Any) -> None:
-    engine.set_ambient((add(1, 3.0, "all"),))
-    seen: list[Tensor] = []
-    blocks_of(model)[1].register_forward_hook(lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o))
+def test_left_padded_prompts_in_chunks_are_steered_as_a_whole(engine: Any, model: Any, tokenizer: Any) -> None:
+    batch = tokenizer([PROMPTS[3], "zuzu"], return_tensors="pt", padding=True, padding_side="left")
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    engine.set_ambient((add(1, 3.0, "first,generated"),))
 
-    plain_logits(model, tokenizer)
-    engine.live_logits(prompts()[3], unhooked=True)
-    plain_logits(model, tokenizer)
+    whole = model.generate(**inputs, max_new_tokens=6, do_sample=False).tolist()
+    chunked = model.generate(**inputs, max_new_tokens=6, do_sample=False, prefill_chunk_size=2).tolist()
 
-    # It came after ours, so it sees the edited output, except in the moment without our hooks.
-    assert torch.equal(seen[0], seen[2])
-    assert not torch.equal(seen[0], seen[1])
-    assert engine.hooks_are_live()
+    assert chunked == whole
+
+
+def test_a_pass_keeps_the_plan_that_it_began_with(engine: Any, model: Any, tokenizer: Any) -> None:
+    unsteered = plain_logits(model, tokenizer)
+    handle = blocks_of(model)[0].register_forward_hook(lambda m, a, o: engine.set_ambient((add(2, 5.0, "all"),)))
+
+    during = plain_logits(model, tokenizer)
+    handle.remove()
+    after = plain_logits(model, tokenizer)
+
+    assert torch.equal(during, unsteered)
+    assert not torch.equal(after, unsteered)
+
+
+def test_generate_never_takes_a_forward_that_was_compiled_before(engine: Any, model: Any, tokenizer: Any) -> None:
+    ids = torch.tensor([ids_of(tokenizer, PROMPTS[1])])
+    asked: list[Any] = []
+    original = engine._hooks._generate._original
+    engine._hooks._generate._original = lambda *args, **kwargs: asked.append(kwargs.get("disable_compile"))
+
+    model.generate(ids)
+    engine.set_ambient((add(),))
+    model.generate(ids)
+    engine._hooks._generate._original = original
+
+    assert asked == [None, True]
+
+
+def test_assistants_in_the_models_own_generation_config_are_refused_too(
+    engine: Any, model: Any, tokenizer: Any
+) -> None:
+    ids = torch.tensor([ids_of(tokenizer, PROMPTS[1])])
+    model.generation_config.prompt_lookup_num_tokens = 2
+    engine.set_ambient((add(),))
+
+    with pytest.raises(UnsupportedCallError, match="prompt_lookup_num_tokens"):
+        model.generate(ids, max_new_tokens=3)
+
+
+def test_a_float64_model_is_edited_in_float64(family: str) -> None:
+    model, tokenizer = make_model(family, dtype=torch.float64), make_tokenizer()
+    engine = HuggingFaceEngine(model, tokenizer)
+    original = plain_logits(model, tokenizer)
+
+    engine.set_ambient((add(strength=0.0, positions="prompt"), add(strength=0.0, positions="first", seed=1)))
+
+    assert torch.equal(plain_logits(model, tokenizer), original)
+
+
+def test_restoration_is_measured_against_the_model_before_any_hook(engine: Any, model: Any) -> None:
+    engine.set_ambient((add(1, 5.0, "all"),))
+    assert engine.restoration() == (0.0, 0.0)
+
+    with torch.no_grad():
+        next(iter(blocks_of(model)[1].parameters())).mul_(1.1)
+
+    assert engine.restoration()[0] > 0
+
+
+def test_other_threads_are_served_and_not_recorded_while_one_observes(engine: Any, model: Any, tokenizer: Any) -> None:
+    ids = torch.tensor([ids_of(tokenizer, PROMPTS[3])])
+    engine.set_ambient((add(1, 3.0),))
+    expected = model.generate(ids, max_new_tokens=8, do_sample=False).tolist()
+    alone = engine.observe(prompts()[0], 8)
+
+    with ThreadPoolExecutor(2) as pool:
+        texts = [pool.submit(model.generate, ids, max_new_tokens=8, do_sample=False) for _ in range(12)]
+        observed = [engine.observe(prompts()[0], 8) for _ in range(4)]
+        texts = [text.result().tolist() for text in texts]
+
+    assert texts == [expected] * 12
+    for observation in observed:
+        assert observation.generation.tokens == alone.generation.tokens
+        assert [e.after.shape for e in observation.edits] == [e.after.shape for e in alone.edits]
+        assert all(torch.equal(a.after, b.after) for a, b in zip(observation.edits, alone.edits, strict=True))
 
 
 class MaskIgnoringGPT2(GPT2LMHeadModel):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from steer_tools.errors import DirectionError
 from steer_tools.interventions import Add, InterventionName
 from steer_tools.methods import METHODS, Method, MethodName, fit, held_out_separation
 
@@ -79,6 +80,18 @@ class TestEveryMethod:
         fit(method, positive, negative)
 
         assert torch.equal(positive, before[0]) and torch.equal(negative, before[1])
+
+
+def test_rounding_noise_of_half_precision_is_no_contrast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    same = torch.randn(1, WIDTH, generator=generator).expand(4, WIDTH)
+    rounding = torch.finfo(torch.bfloat16).eps
+    noisy = same * (1 + rounding * (torch.rand(4, WIDTH, generator=generator) - 0.5))
+
+    with pytest.raises(DirectionError, match="no direction"):
+        fit(METHODS["mean_difference"], same, noisy, precision=rounding)
+    assert fit(METHODS["mean_difference"], same, noisy).contrast_norm > 0
+    assert fit(METHODS["mean_difference"], same, same + 0.1, precision=rounding).contrast_norm > 0
 
 
 def test_every_intervention_is_the_identity_at_strength_zero_and_not_at_another() -> None:

@@ -22,7 +22,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from steer_tools import (
     SteeringVector,
@@ -1184,3 +1184,21 @@ def test_a_vector_in_memory_is_held_against_the_model_like_a_file(steered: Steer
         raise AssertionError("The block was entered.")
     with steering(load_vector(steered.vector_path)) as applied:
         assert applied.layers == (2,)
+
+
+def test_a_model_whose_cache_does_not_count_its_tokens_is_refused(empty_session: Session) -> None:
+    model = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=128, state_size=4)).eval()
+
+    with pytest.raises(UnsupportedModelError, match="cannot be placed"):
+        attach_model(model, make_tokenizer())
+
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert "generate" not in vars(model)
+
+
+def test_a_model_whose_forward_was_replaced_by_a_compiled_one_is_refused(empty_session: Session) -> None:
+    model = make_model("llama")
+    model.forward = torch.compile(model.forward, backend="eager")
+
+    with pytest.raises(UnsupportedModelError, match="compiled"):
+        attach_model(model, make_tokenizer())

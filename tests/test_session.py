@@ -42,6 +42,23 @@ def test_attaching_the_same_model_again_keeps_what_is_applied(llama_session: Ses
     assert len(steering_status()["applied"]) == 1
 
 
+def test_attaching_the_same_model_with_another_tokenizer_keeps_what_is_applied(llama_session: Session) -> None:
+    model: Any = llama_session.engine.architecture.model  # type: ignore[attr-defined]  # the engine of this test
+    apply_steering_vector(create(), 2, 5.0)
+    steered = generate(PROMPTS, max_new_tokens=6)
+
+    attach_model(model, make_tokenizer(bos=False))
+    without_bos = generate(PROMPTS, max_new_tokens=6)
+    attach_model(model, make_tokenizer())
+
+    assert without_bos["texts"] != steered["texts"]
+    assert generate(PROMPTS, max_new_tokens=6) == steered
+    assert steering_status()["in_force"]
+    detach_model()
+    assert "generate" not in vars(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_attaching_another_model_gives_the_first_one_back(empty_session: Session) -> None:
     first, second, tokenizer = make_model("llama"), make_model("gpt2"), make_tokenizer()
     ids = torch.tensor([[1, 8, 9]])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import make_tokenizer
+from tokenizers import AddedToken, processors
 
 from steer_tools.engines.tokenization import Tokenization
 from steer_tools.errors import PromptError
@@ -99,3 +100,53 @@ def test_the_tokenizer_is_not_changed(tokens: Tokenization) -> None:
 
 def test_new_text_keeps_the_space_before_it(tokens: Tokenization) -> None:
     assert tokens.decode_continuation([1, 8], [19]) == " keke"
+
+
+def test_an_end_that_the_tokenizer_appends_is_left_off() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokens = Tokenization(tokenizer, None, 109)
+    parsed = parse_prompt("baba keke")
+    assert text_of(tokenizer("baba keke")["input_ids"]) == "<s> baba keke </s>"
+
+    encoded = tokens.encode(parsed)
+
+    assert text_of(encoded.tokens) == "<s> baba keke"
+    assert text_of(tokens.encode_completion(parsed, encoded, " lili")) == "lili"
+
+
+def test_an_added_token_that_is_special_ends_a_turn() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<eot>", special=True)])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end>", "<eot>")
+    tokens = Tokenization(tokenizer, None, len(tokenizer))
+
+    assert tokens.stop_tokens == (2, tokenizer.convert_tokens_to_ids("<eot>"))
+
+
+def test_a_pad_token_outside_the_embedding_is_not_used() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 109
+
+    assert Tokenization(tokenizer, None, 109).pad_token == 0
+
+
+def test_text_with_ids_outside_the_embedding_is_refused() -> None:
+    with pytest.raises(PromptError, match="model's own"):
+        Tokenization(make_tokenizer(), None, 50).encode(parse_prompt("zuzu"))
+
+
+def test_a_chat_of_one_assistant_message_has_no_place_where_the_response_starts(tokens: Tokenization) -> None:
+    assert tokens.encode(parse_prompt([ASSISTANT])).response_start is None
+
+
+def test_a_template_that_rewrites_the_last_message_is_explained() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} : (left out) <end>{% endfor %}"
+    tokens = Tokenization(tokenizer, None, 109)
+
+    with pytest.raises(PromptError, match="refuses these messages"):
+        tokens.encode(parse_prompt([USER, ASSISTANT]))

@@ -373,7 +373,7 @@ def test_every_check_passes_on_a_right_model(session: Session, make_vector: Call
     assert [check["name"] for check in result["checks"] if not check["passed"]] == []
     assert len(result["checks"]) == 8
     moved = {check["name"]: check["figure"] for check in result["checks"]}
-    assert moved["steering_moves_the_logits"] > 0.01
+    assert moved["steering_moves_the_next_token"] > 0.01
     assert session.engine.ambient() == plan
     assert steering_status()["in_force"]
 

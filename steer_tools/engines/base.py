@@ -195,8 +195,11 @@ class Engine(Protocol):
         """Generate greedily under what is applied, recording each edited block before and after the edit."""
         ...
 
-    def live_logits(self, prompt: Prompt, *, unhooked: bool = False) -> Tensor:
-        """Return the logits of a plain call to the model, (tokens, vocabulary): as it is now, or with no hook on it."""
+    def restoration(self) -> tuple[float, float]:
+        """Return the largest logit difference, on a fixed input, between now without what is applied and before attach.
+
+        The second number is that between two runs now: 0 unless the device itself is not deterministic.
+        """
         ...
 
     def unembedding(self) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ class Decoder:
     def __init__(self, model: Any, tokens: Tokenization) -> None:
         self._tokens = tokens
         self._generate = type(model).generate
+        self._inner = [module for module in model.modules() if module is not model]
         # The same module with another generation config: `generate` fills what it is not given from the model's own.
         self._view = copy.copy(model)
         self._view.generation_config = GenerationConfig()
@@ -41,14 +42,20 @@ class Decoder:
             # A static cache compiles by itself on CUDA, and hooks that are registered after that are ignored.
             disable_compile=True,
         )
-        whole: Tensor = self._generate(
-            self._view,
-            ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([processor] if processor else []),
-            stopping_criteria=StoppingCriteriaList([ReportingCriteria(sampling.max_new_tokens)]),
-        )
+        # PEFT's generate copies the generation config of the model that it is called on into the model inside.
+        kept = [(vars(m), vars(m)["generation_config"]) for m in self._inner if "generation_config" in vars(m)]
+        try:
+            whole: Tensor = self._generate(
+                self._view,
+                ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([processor] if processor else []),
+                stopping_criteria=StoppingCriteriaList([ReportingCriteria(sampling.max_new_tokens)]),
+            )
+        finally:
+            for own, before in kept:
+                own["generation_config"] = before
         return whole[:, ids.shape[1] :].cpu()
 
     def finish(

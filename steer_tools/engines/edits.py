@@ -64,15 +64,16 @@ class SiteEdits:
     def _add_to_rows(self, hidden: Tensor, mask: Tensor, copies: int) -> Tensor:
         """Add one delta to all tokens of each selected row: a single addition over the whole tensor."""
         rows = tuple(mask[:, 0].tolist())
-        if self._dense_cache is None or self._dense_cache[0] != rows or self._dense_cache[1].device != hidden.device:
+        cached = self._dense_cache  # Read once: threads share the edits of what is applied.
+        if cached is None or cached[0] != rows or cached[1].device != hidden.device:
             (step,) = self._steps
             assert step.deltas is not None
             member = step.member.repeat_interleave(copies)
             dense = torch.where(mask[:, :1], step.deltas[member.clamp(min=0)], _NO_CHANGE)
-            self._dense_cache = (rows, dense[:, None].to(hidden.device))
-        delta = self._dense_cache[1]
+            self._dense_cache = cached = (rows, dense[:, None].to(hidden.device))
+        delta = cached[1]
         if torch.is_grad_enabled() and hidden.requires_grad:
-            return (hidden.float() + delta).to(hidden.dtype)
+            return (hidden + delta).to(hidden.dtype)
         return torch.add(hidden, delta, out=torch.empty_like(hidden))
 
     def _edit_tokens(self, hidden: Tensor, masks: Sequence[Tensor], copies: int) -> Tensor:
@@ -80,7 +81,7 @@ class SiteEdits:
         touched = torch.stack(list(masks)).any(dim=0)
         row, token = touched.nonzero(as_tuple=True)
         where = (row.to(hidden.device), token.to(hidden.device))
-        work = hidden[where].float()
+        work = hidden[where].to(torch.promote_types(hidden.dtype, torch.float32))
         for step, mask in zip(self._steps, masks, strict=True):
             selected = mask[row, token]
             line = step.member[row[selected] // copies]

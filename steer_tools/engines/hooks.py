@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from steer_tools.architecture import Architecture
+from steer_tools.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.edits import SiteEdits
 from steer_tools.engines.layout import GenerateCall, Layout, geometry_of, noted_call, refuse_other_passes
 from steer_tools.errors import UnsupportedCallError
@@ -60,6 +60,8 @@ class _ThreadState(threading.local):
     """What this thread is doing on the model."""
 
     run: Run | None = None
+    entered: bool = False
+    entered_run: Run | None = None
     geometry: BatchGeometry | None = None
     generation: GenerateCall | None = None
 
@@ -69,7 +71,7 @@ class SteeringHooks:
 
     def __init__(self, architecture: Architecture, bos_token: int | None) -> None:
         self._architecture = architecture
-        self._bos_token = bos_token
+        self.bos_token = bos_token
         self._thread = _ThreadState()
         self._ambient: Run | None = None
         self._signature = inspect.signature(architecture.decoder.forward)
@@ -102,26 +104,16 @@ class SteeringHooks:
         with self.running(Run(self._ambient.edits if self._ambient else {})) as run:
             yield run
 
+    def steers_here(self) -> bool:
+        """Return whether a call by this thread would be edited."""
+        run = self._thread.run or self._ambient
+        return run is not None and bool(run.edits)
+
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
         present = {hook_id for hooks in self._hook_tables() for hook_id in hooks}
         own = {handle.id for handle in self._handles}
         return own <= present and self._architecture.model.__dict__.get("generate") is self._generate
-
-    @contextmanager
-    def taken_off(self) -> Generator[None]:
-        """Take our hooks off for a moment, for every thread, and put them back at their places among others' hooks."""
-        own = {handle.id for handle in self._handles}
-        saved = [(hooks, dict(hooks)) for hooks in self._hook_tables()]
-        try:
-            for hooks, _ in saved:
-                for hook_id in own & set(hooks):
-                    del hooks[hook_id]
-            yield
-        finally:
-            for hooks, before in saved:
-                hooks.clear()
-                hooks.update(before)
 
     def detach(self) -> None:
         """Take every hook off and give `generate` back."""
@@ -144,7 +136,9 @@ class SteeringHooks:
 
     def _leave_block(self, layer: int) -> Callable[..., Any]:
         def leave_block(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            run = self._thread.run or self._ambient
+            # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
+            thread = self._thread
+            run = thread.entered_run if thread.entered else thread.run or self._ambient
             if run is None or (layer not in run.edits and layer not in run.captures and layer != run.stop_after):
                 return None
             hidden = _hidden_of(output)
@@ -181,26 +175,30 @@ class SteeringHooks:
 
     def _enter_decoder(self) -> Callable[..., None]:
         def enter_decoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            run = self._thread.run or self._ambient
+            thread = self._thread
+            run = thread.run or self._ambient
+            thread.entered, thread.entered_run, thread.geometry = True, run, None
             if run is not None and run.edits:
                 arguments = self._signature.bind_partial(*args, **kwargs).arguments
                 arguments = {**arguments, **arguments.get("kwargs", {})}
-                layout = run.layout or self._thread.generation
-                self._thread.geometry = geometry_of(arguments, layout, self._bos_token)
+                layout = run.layout or thread.generation
+                thread.geometry = geometry_of(arguments, layout, self.bos_token)
 
         return enter_decoder
 
     def _leave_decoder(self) -> Callable[..., None]:
         def leave_decoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._thread.geometry = None
+            thread = self._thread
+            thread.entered, thread.entered_run, thread.geometry = False, None, None
 
         return leave_decoder
 
     @contextmanager
     def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[None]:
         """Note how many columns the prompt of a `model.generate(*args, **kwargs)` has, while it runs."""
-        if self._ambient is not None and self._thread.run is None:
-            refuse_other_passes(kwargs)
+        if self.steers_here():
+            refuse_unsteerable_state(self._architecture.model)
+            refuse_other_passes(args, kwargs, getattr(self._architecture.model, "generation_config", None))
         before = self._thread.generation
         self._thread.generation = noted_call(args, kwargs)
         try:
@@ -210,16 +208,19 @@ class SteeringHooks:
 
     @contextmanager
     def witnessing(self, record: Callable[[int, Tensor, Tensor], None]) -> Generator[None]:
-        """Call `record(layer, before, after)` for each block's output around our own hook, for the whole model."""
+        """Call `record(layer, before, after)` for each block's output around our own hook, in this thread's calls."""
         before: dict[int, Tensor] = {}
+        own_thread = threading.get_ident()
         handles: list[Any] = []
 
         def watch(layer: int, block: nn.Module) -> None:
             def see_before(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                before[layer] = _hidden_of(output).detach().clone()
+                if threading.get_ident() == own_thread:
+                    before[layer] = _hidden_of(output).detach().clone()
 
             def see_after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                record(layer, before[layer], _hidden_of(output).detach().clone())
+                if threading.get_ident() == own_thread:
+                    record(layer, before[layer], _hidden_of(output).detach().clone())
 
             handles.append(block.register_forward_hook(see_before, prepend=True))
             handles.append(block.register_forward_hook(see_after))
@@ -242,6 +243,9 @@ class _NotingGenerate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._hooks.noting_generation(args, kwargs):
+            if self._hooks.steers_here():
+                # A forward that `generate` compiled before our hooks came ignores them.
+                kwargs["disable_compile"] = True
             return self._original(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_NotingGenerate":

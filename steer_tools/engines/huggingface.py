@@ -41,6 +41,8 @@ from steer_tools.sites import Site
 
 # Prompt and new tokens of all rows that share one cache.
 _GENERATION_TOKENS = 65_536
+# Any ids will do for a look at the logits before the first hook and after the last.
+_REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 
 
 class HuggingFaceEngine:
@@ -56,7 +58,9 @@ class HuggingFaceEngine:
                 f"tokenizer is a {type(tokenizer).__name__}",
                 valid="the model's own tokenizer, loaded with transformers' AutoTokenizer",
             )
+        self._pristine = self._reference_logits()
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self.tokenizer = tokenizer
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
         self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
         self._ambient: Plan = ()
@@ -184,13 +188,11 @@ class HuggingFaceEngine:
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
         return Observation(generation, tuple(edits), first_position, firings)
 
-    def live_logits(self, prompt: Prompt, *, unhooked: bool = False) -> Tensor:
-        """Return the logits of a plain call, (tokens, vocabulary) in the model's dtype, on the CPU."""
-        ids = torch.tensor([self._tokens.encode(prompt).tokens], device=self._device)
-        if not unhooked:
-            return self._plain_logits(ids)
-        with self._hooks.taken_off():
-            return self._plain_logits(ids)
+    def restoration(self) -> tuple[float, float]:
+        """Hold the logits without what is applied against those from before the first hook."""
+        with self._hooks.running(Run()):
+            first, second = self._reference_logits(), self._reference_logits()
+        return float((first - self._pristine).abs().max()), float((first - second).abs().max())
 
     def unembedding(self) -> tuple[Tensor, Tensor]:
         """Return the final norm's scale and the output matrix.
@@ -332,6 +334,7 @@ class HuggingFaceEngine:
     def _keeps_logits(self) -> bool:
         return bool(getattr(self._model, "_supports_logits_to_keep", lambda: False)())
 
-    def _plain_logits(self, ids: Tensor) -> Tensor:
+    def _reference_logits(self) -> Tensor:
+        ids = torch.tensor([_REFERENCE_TOKENS], device=self._device)
         with torch.no_grad():
-            return self._model(ids, use_cache=False).logits[0].cpu()
+            return self._model(ids, use_cache=False).logits[0].float().cpu()

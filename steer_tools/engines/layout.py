@@ -32,10 +32,11 @@ class Layout:
 
 @dataclass
 class GenerateCall:
-    """A `model.generate` under way: how many columns its prompt has, and the mask of those columns once seen."""
+    """A `model.generate` under way: its prompt's columns and ids, and their mask once it is known."""
 
     prompt_columns: int | None
     mask: Tensor | None
+    ids: Tensor | None
     first: Tensor | None = None
 
 
@@ -75,23 +76,26 @@ def geometry_of(
 
 def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:
     """Note what the arguments of a `model.generate(*args, **kwargs)` say of its prompt."""
-    inputs = (
-        args[0]
-        if args
-        else next(
-            (kwargs[key] for key in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(key) is not None), None
-        )
-    )
+    given = (*args[:1], *(kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")))
+    inputs = next((value for value in given if isinstance(value, Tensor)), None)
     mask = kwargs.get("attention_mask")
-    columns = inputs.shape[1] if isinstance(inputs, Tensor) else None
-    return GenerateCall(columns, mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None)
+    is_ids = inputs is not None and inputs.dim() == 2 and not inputs.is_floating_point()
+    return GenerateCall(
+        prompt_columns=None if inputs is None else inputs.shape[1],
+        mask=mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
+        ids=inputs if is_ids else None,
+    )
 
 
-def refuse_other_passes(kwargs: Mapping[str, Any]) -> None:
-    """Refuse what runs the model on other tokens than the rows' own inside one `generate`."""
-    config = kwargs.get("generation_config")
+def refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], models_own: Any) -> None:
+    """Refuse what runs the model on other tokens than the rows' own inside one `generate`.
+
+    It may be named by an argument, by the generation config that is passed, or by the model's own.
+    """
+    configs = [kwargs.get("generation_config"), *args[1:2], models_own]
     for name in ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale"):
-        if kwargs.get(name) is not None or getattr(config, name, None) is not None:
+        values = [kwargs[name]] if name in kwargs else [getattr(config, name, None) for config in configs]
+        if any(value is not None and not (name == "guidance_scale" and value == 1) for value in values):
             raise UnsupportedCallError(
                 f"model.generate was called with {name}, which is not supported for a steered model",
                 valid="generate without it",
@@ -114,7 +118,9 @@ def _foreign_layout(
         seen = _mask_of(arguments.get("attention_mask"), rows, past, columns)
         call.mask = _extended(seen, call.prompt_columns or columns)[:, : call.prompt_columns]
     if call.first is None:
-        call.first = _first(ids, call.mask, past, bos_token)
+        # The ids of the whole prompt say it, also where this pass holds a chunk of them or embeddings.
+        whole = call.ids is not None and call.ids.shape[1] == call.mask.shape[1]
+        call.first = _first(call.ids if whole else ids, call.mask, 0 if whole else past, bos_token)
     return Layout(call.mask, call.mask.sum(dim=1), call.first)
 
 
@@ -125,8 +131,9 @@ def _first(ids: Tensor | None, real: Tensor, past: int, bos_token: int | None) -
     if ids is None or past > 0:
         return None
     start = real.long().argmax(dim=1)
-    one_each = ids.cpu()[:: len(ids) // len(real)]
-    return (one_each[torch.arange(len(real)), start] == bos_token).long()
+    # Beams and return sequences repeat each row, in the ids or in the mask, as this pass happens to show them.
+    row = torch.arange(len(real)) * len(ids) // len(real)
+    return (ids.cpu()[row, start] == bos_token).long()
 
 
 def _mask_of(attention_mask: Any, rows: int, past: int, columns: int) -> Tensor:

@@ -15,6 +15,9 @@ from steer_tools.engines.base import Completion
 from steer_tools.errors import PromptError
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
+# What templates raise by themselves, and what transformers raises where a template rewrites the last message.
+_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -36,7 +39,7 @@ class Tokenization:
     def pad_token(self) -> int:
         """A token to fill masked places with; which one it is does not matter."""
         pad = self._tokenizer.pad_token_id
-        return int(pad if pad is not None else self._tokenizer.eos_token_id or 0)
+        return int(pad) if pad is not None and pad < self._vocabulary else 0
 
     @property
     def bos_token(self) -> int | None:
@@ -55,7 +58,8 @@ class Tokenization:
     @cached_property
     def special_tokens(self) -> frozenset[int]:
         """All ids that are no text; an unknown word is text."""
-        return frozenset(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}
+        added = {token for token, kind in self._tokenizer.added_tokens_decoder.items() if kind.special}
+        return frozenset({*self._tokenizer.all_special_ids, *added} - {self._tokenizer.unk_token_id})
 
     def encode(self, prompt: Prompt, new_tokens: int = 0) -> PromptTokens:
         """Return the ids of `prompt`, to which `new_tokens` more are to be added.
@@ -66,17 +70,19 @@ class Tokenization:
         """
         match prompt:
             case TextPrompt(text):
-                encoded = PromptTokens(tuple(self._tokenizer(text)["input_ids"]))
+                encoded = PromptTokens(self._text_ids(text))
             case TokenPrompt(tokens):
-                if max(tokens) >= self._vocabulary:
-                    raise PromptError(
-                        f"The token id {max(tokens)} is not in the vocabulary", valid=f"0 to {self._vocabulary - 1}"
-                    )
                 encoded = PromptTokens(tokens)
             case ChatPrompt():
                 encoded = self._encode_chat(prompt)
         if not encoded.tokens:
             raise PromptError(f"The prompt {prompt!r:.80} has no token", fix="Write some text.")
+        if (largest := max(encoded.tokens)) >= self._vocabulary:
+            raise PromptError(
+                f"The token id {largest} is not in the model's vocabulary",
+                valid=f"0 to {self._vocabulary - 1}",
+                fix="The tokenizer must be the model's own.",
+            )
         self._refuse_too_long(len(encoded.tokens), new_tokens)
         return encoded
 
@@ -114,7 +120,7 @@ class Tokenization:
             return PromptTokens(self._plain_ids(self._render(prompt.messages)))
         whole = self._plain_ids(self._render(prompt.messages, continue_last=True))
         if len(prompt.messages) == 1:
-            return PromptTokens(whole, 0)
+            return PromptTokens(whole)  # Nothing tells where the template's own start ends.
         before = self._plain_ids(self._render(prompt.messages[:-1]))
         start = len(before) if whole[: len(before)] == before else None
         return PromptTokens(whole, start)
@@ -133,11 +139,18 @@ class Tokenization:
                 add_generation_prompt=not continue_last,
                 continue_final_message=continue_last,
             )
-        except TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise PromptError(
                 f"The model's chat template refuses these messages ({error})",
                 valid="the roles and the order that the template allows",
             ) from error
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that goes on: with the start that the tokenizer adds, without its end."""
+        ids, plain = tuple(self._tokenizer(text)["input_ids"]), self._plain_ids(text)
+        while ids and ids[-1] in self.special_tokens and ids[-1:] != plain[-1:]:
+            ids = ids[:-1]
+        return ids
 
     def _plain_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -145,7 +158,7 @@ class Tokenization:
     def _completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: str) -> tuple[int, ...]:
         match prompt:
             case TextPrompt(text):
-                whole = tuple(self._tokenizer(text + completion)["input_ids"])
+                whole = self._text_ids(text + completion)
             case ChatPrompt():
                 rendered = self._render(prompt.messages, continue_last=prompt.ends_with_assistant)
                 whole = self._plain_ids(rendered + completion)
@@ -159,7 +172,7 @@ class Tokenization:
         question, answer = {"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}
         try:
             rendered = self._tokenizer.apply_chat_template([question, answer], tokenize=False)
-        except TemplateError:
+        except _TEMPLATE_ERRORS:
             return None  # A template that does not know these two roles has no end of an assistant's turn.
         _, _, ending = rendered.rpartition(answer["content"])
         return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
