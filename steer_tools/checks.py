@@ -67,7 +67,7 @@ def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]
             f"0 wrong of {elements} elements, bit for bit",
         ),
         Check("only_the_scope_is_edited", wrong_tokens == 0, wrong_tokens, f"0 wrong of {tokens} token positions"),
-        Check("hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 off {firings} firings"),
+        Check("hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 missed or extra of {firings} firings"),
     ]
 
 
