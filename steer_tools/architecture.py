@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from steer_tools.errors import LayerError, UnsupportedModelError
 
@@ -57,15 +57,14 @@ class Architecture:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating-point parameter."""
-        return self._first_parameter().dtype
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @property
     def device(self) -> torch.device:
-        """The device of the first floating-point parameter, which is where token ids go."""
-        return self._first_parameter().device
-
-    def _first_parameter(self) -> Tensor:
-        return next(p for p in self.model.parameters() if p.is_floating_point() and not p.is_meta)
+        """Where token ids go: the device of the first parameter, or where accelerate runs a model that is offloaded."""
+        placed = (p.device for p in self.model.parameters() if not p.is_meta)
+        offloaded_to = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
+        return next(placed, None) or torch.device(offloaded_to or "cpu")
 
 
 def find_architecture(model: object) -> Architecture:
