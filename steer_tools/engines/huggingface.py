@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from steer_tools.architecture import Architecture, find_architecture, refuse_unsteerable_state, weights_fingerprint
+from steer_tools.engines.admission import refuse_placements, refuse_sites
 from steer_tools.engines.base import (
     Completion,
     Generation,
@@ -30,10 +31,8 @@ from steer_tools.engines.reading import Reader
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import (
     ArgumentError,
-    StrengthError,
     UnsupportedFeatureError,
 )
-from steer_tools.interventions import Add
 from steer_tools.plan import Plan
 from steer_tools.progress import report
 from steer_tools.prompts import Prompt
@@ -92,12 +91,12 @@ class HuggingFaceEngine:
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
         """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
-        self._refuse_reading(sites)
+        refuse_sites(self.architecture, sites)
         return self._reader.read(prompts, sites, pooling)
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return the activations of every token."""
-        self._refuse_reading(sites)
+        refuse_sites(self.architecture, sites)
         return self._reader.trace(prompts, sites)
 
     def content_mask(self, prompt: Prompt) -> Tensor:
@@ -221,8 +220,7 @@ class HuggingFaceEngine:
         Taking placements off is never refused, whatever state the model is in.
         """
         if any(placement not in self._ambient for placement in plan):
-            refuse_unsteerable_state(self._model)
-            self._refuse_unfit(plan)
+            refuse_placements(self.architecture, plan)
         self._hooks.set_ambient(plan)
         self._ambient = plan
 
@@ -238,43 +236,13 @@ class HuggingFaceEngine:
     def _device(self) -> torch.device:
         return self.architecture.device
 
-    def _refuse_reading(self, sites: Sequence[Site]) -> None:
-        refuse_unsteerable_state(self._model)
-        self._refuse_misfits(sites)
-
-    def _refuse_unfit(self, plan: Plan) -> None:
-        """Refuse sites that are not in the model, and additions that its dtype cannot hold."""
-        self._refuse_misfits(placement.site for placement in plan)
-        largest = torch.finfo(getattr(torch, self.info.dtype)).max
-        for placement in plan:
-            intervention = placement.intervention
-            if isinstance(intervention, Add):
-                most = abs(placement.strength) * float(intervention.direction.abs().max())
-                if not most <= largest:
-                    raise StrengthError(
-                        f"strength {placement.strength:g} makes the vector at {placement.site} larger than "
-                        f"{self.info.dtype} can hold",
-                        valid="a finite number that adds about as much as the residual stream itself, or less",
-                        fix="Use unit='residual', where 1.0 is the stream's typical norm.",
-                    )
-
-    def _refuse_misfits(self, sites: Iterable[Site]) -> None:
-        for site in sites:
-            self.resolve_layer(site.layer)
-            if site.component != "residual" or site.head is not None:
-                raise UnsupportedFeatureError(
-                    f"This engine cannot reach {site}", valid="the residual stream of a layer"
-                )
-
     def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
         lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
         return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=not self._padding.left_is_exact)
 
     def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
         """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""
-        refuse_unsteerable_state(self._model)
-        for row in rows:
-            self._refuse_unfit(row.plan)
+        refuse_placements(self.architecture, (placement for row in rows for placement in row.plan))
         lengths = [len(tokens.tokens) for tokens in encoded]
         starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
         layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long())

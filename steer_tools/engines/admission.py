@@ -1,0 +1,48 @@
+"""Sites and plans that a Hugging Face model cannot take are refused here, before anything runs or is applied."""
+
+from collections.abc import Iterable
+
+import torch
+
+from steer_tools.architecture import Architecture, refuse_unsteerable_state
+from steer_tools.errors import StrengthError, UnsupportedFeatureError
+from steer_tools.interventions import Add
+from steer_tools.plan import Placement
+from steer_tools.sites import Site
+
+
+def refuse_sites(architecture: Architecture, sites: Iterable[Site]) -> None:
+    """Refuse sites that are not in the model or that this engine does not reach, and a model in a wrong state.
+
+    Raises:
+        LayerError: The model lacks the layer.
+        UnsupportedFeatureError: The site is no residual stream.
+        UnsupportedModelError: The model is compiled or in train mode.
+    """
+    refuse_unsteerable_state(architecture.model)
+    for site in sites:
+        architecture.resolve_layer(site.layer)
+        if site.component != "residual" or site.head is not None:
+            raise UnsupportedFeatureError(f"This engine cannot reach {site}", valid="the residual stream of a layer")
+
+
+def refuse_placements(architecture: Architecture, placements: Iterable[Placement]) -> None:
+    """Refuse placements at such sites, and additions that the model's dtype cannot hold.
+
+    Raises:
+        StrengthError: An addition would be infinite, and every later text empty or broken.
+    """
+    placements = tuple(placements)
+    refuse_sites(architecture, (placement.site for placement in placements))
+    largest = torch.finfo(architecture.dtype).max
+    for placement in placements:
+        intervention = placement.intervention
+        if not isinstance(intervention, Add):
+            continue
+        if not abs(placement.strength) * float(intervention.direction.abs().max()) <= largest:
+            raise StrengthError(
+                f"strength {placement.strength:g} makes the vector at {placement.site} larger than "
+                f"{str(architecture.dtype).removeprefix('torch.')} can hold",
+                valid="a finite number that adds about as much as the residual stream itself, or less",
+                fix="Use unit='residual', where 1.0 is the stream's typical norm.",
+            )
