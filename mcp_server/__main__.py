@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = current_session()
     session.workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
     session.allowed_models = tuple(options.model)
-    server = build_server(lambda: session.load(options.model[0], "huggingface", options.dtype, options.device_map))
+    session.default_dtype, session.default_device_map = options.dtype, options.device_map
+    server = build_server(lambda: session.load(options.model[0], "huggingface", "auto", None))
     server.run("stdio")
     return 0
 

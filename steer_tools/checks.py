@@ -27,7 +27,15 @@ class Check:
     expected: str
 
 
-def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Check]:
+@dataclass(frozen=True)
+class Proof:
+    """All checks, and why they may say little: `idle` is the reason if nothing was edited, else empty."""
+
+    checks: tuple[Check, ...]
+    idle: str
+
+
+def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -> Proof:
     """Check the plan that is applied now, which is not empty, on a few prompts.
 
     In float32 the ways of generating must give the same tokens. In half precision the unsteered model itself does
@@ -35,11 +43,23 @@ def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -
     """
     plan = engine.ambient()
     observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
-    return [
+    idle = _idle_reason(plan, observations)
+    checks = (
         *_edit_checks(plan, observations),
-        *_restoration_checks(engine, plan, prompts, observations),
+        *_restoration_checks(engine, plan, prompts, idle),
         *_equality_checks(engine, plan, prompts, observations, Sampling(max_new_tokens)),
-    ]
+    )
+    return Proof(checks, idle)
+
+
+def _idle_reason(plan: Plan, observations: Sequence[Observation]) -> str:
+    """Return why no token was edited, or nothing."""
+    if not any(placement.strength for placement in plan):
+        return "every applied strength is 0"
+    if not any(sum(observation.firings.values()) for observation in observations):
+        scopes = ", ".join(sorted({repr(str(placement.positions)) for placement in plan}))
+        return f"no token of these prompts, nor of their texts, is in the positions {scopes}"
+    return ""
 
 
 def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]:
@@ -67,31 +87,30 @@ def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]
             f"0 wrong of {elements} elements, bit for bit",
         ),
         Check("only_the_scope_is_edited", wrong_tokens == 0, wrong_tokens, f"0 wrong of {tokens} token positions"),
-        Check("hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 missed or extra of {firings} firings"),
+        Check(
+            "hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 missed or extra beside {firings} firings"
+        ),
     ]
 
 
-def _restoration_checks(
-    engine: Engine, plan: Plan, prompts: Sequence[Prompt], observations: Sequence[Observation]
-) -> list[Check]:
+def _restoration_checks(engine: Engine, plan: Plan, prompts: Sequence[Prompt], idle: str) -> list[Check]:
     """Hold the logits without the plan against those from before the first hook, and see that the plan moves them."""
     steered = engine.distributions([Row(prompt, plan) for prompt in prompts])
     plain = engine.distributions([Row(prompt) for prompt in prompts])
     moved = max(_largest(a, b) for a, b in zip(steered, plain, strict=True))
-    should_move = any(p.strength for p in plan) and any(sum(o.firings.values()) for o in observations)
     left, spread = engine.restoration()
     return [
         Check(
             "steering_moves_the_next_token",
-            moved > 0 or not should_move,
+            moved > 0 or bool(idle),
             moved,
-            "log-probabilities, above 0" if should_move else "0, since no token of these prompts is in the scope",
+            f"0, since {idle}" if idle else "above 0, the largest change of a log-probability",
         ),
         Check(
             "removal_restores_the_logits",
             left <= spread,
             left,
-            f"at most {spread:g}, the spread of two runs, from the logits before the model was attached",
+            f"at most {spread:g} from the logits before attaching; two runs differ by that much",
         ),
     ]
 
@@ -129,7 +148,7 @@ def _token_check(name: str, tokens: Sequence[tuple[int, ...]], reference: Sequen
         sum(a != b for a, b in zip(own, generation.tokens, strict=False)) + abs(len(own) - len(generation.tokens))
         for own, generation in pairs
     )
-    return Check(name, wrong == 0, wrong, f"0 other of {total} tokens")
+    return Check(name, wrong == 0, wrong, f"0 different of {total} tokens")
 
 
 def _logit_gap(

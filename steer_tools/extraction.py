@@ -4,7 +4,7 @@ It must not know files or what is applied: the engine reads with everything set 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -53,6 +53,9 @@ def extract(
         site.layer: fit(method, activations[site][:count], activations[site][count:], precision=precision)
         for site in sites
     }
+    if contrast.fewest_different() < MIN_PER_CLASS_FOR_SEPARATION:
+        # Repeated prompts would be held out from themselves.
+        fits = {layer: replace(fitted, separation=None) for layer, fitted in fits.items()}
     info = VectorInfo(
         method=method.name,
         pooling=pooling,
@@ -71,11 +74,11 @@ def extract(
 
 def _warnings(contrast: ContrastPrompts, layers: Sequence[int], layer_count: int) -> tuple[str, ...]:
     warnings: list[str] = []
-    fewest = min(len(contrast.positive), len(contrast.negative))
+    fewest = contrast.fewest_different()
     if fewest < MIN_PER_CLASS_FOR_SEPARATION:
         warnings.append(
-            f"Only {fewest} prompts on one side: separation needs {MIN_PER_CLASS_FOR_SEPARATION} on each, and the "
-            "vector may hold the topic of the prompts rather than the behaviour."
+            f"Only {fewest} different prompts on one side: separation needs {MIN_PER_CLASS_FOR_SEPARATION} on each, "
+            "and the vector may hold the topic of the prompts rather than the behaviour."
         )
     if layer_count - 1 in layers:
         warnings.append(

@@ -12,7 +12,7 @@ from steer_tools.interventions import InterventionName
 from steer_tools.methods import MethodName
 from steer_tools.prompts import PromptLike
 
-_PROMPT = "Each is a text, a list of {role, content} messages, or a list of token ids."
+_PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."
 
 Prompts = Annotated[list[PromptLike], Field(min_length=1, description=f"Prompts to continue. {_PROMPT}")]
 PositivePrompts = Annotated[list[PromptLike], Field(description=f"Prompts that show the behaviour. {_PROMPT}")]
@@ -44,7 +44,10 @@ PoolingName = Annotated[
 ]
 Normalize = Annotated[bool, Field(description="Save unit length instead of the length of one contrast.")]
 Strength = Annotated[float, Field(description="Multiplies the unit. 0 changes nothing, negative steers the other way.")]
-Strengths = Annotated[list[float] | None, Field(description="Strengths to try with vector_path; [1.0] if omitted.")]
+Strengths = Annotated[
+    list[float] | None,
+    Field(description="Strengths to try with vector_path; show both signs, as [-1, 1]. [1.0] if omitted."),
+]
 UnitName = Annotated[
     Literal["vector", "contrast", "residual"],
     Field(description="What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."),
@@ -72,7 +75,7 @@ CheckPrompts = Annotated[list[PromptLike] | None, Field(description="Prompts to 
 
 
 class ModelStatus(TypedDict):
-    """The attached model."""
+    """The attached model; `context_length` counts prompt and new tokens, null for no limit."""
 
     name: str
     family: str
@@ -81,6 +84,8 @@ class ModelStatus(TypedDict):
     dtype: str
     device: str
     engine: str
+    chat_template: bool
+    context_length: int | None
 
 
 class CreateResult(TypedDict):
@@ -109,6 +114,8 @@ class ApplyResult(TypedDict):
     steering_id: str
     layer: int | list[int]
     strength: float
+    unit: str
+    positions: str
     vector_shape: list[int]
     residual_strength: float | list[float]
     active: int
@@ -205,14 +212,16 @@ class CheckFigure(TypedDict):
 
 
 class CheckResult(TypedDict):
-    """Whether all laws hold."""
+    """Whether all laws hold; `warnings` says if nothing was edited, so that they say little."""
 
     passed: bool
     checks: list[CheckFigure]
+    warnings: list[str]
 
 
 class LoadResult(TypedDict):
-    """The model that is attached now."""
+    """The model that is attached now; `dropped` counts the vectors that were applied before."""
 
     success: bool
     model: ModelStatus
+    dropped: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from steer_tools.errors import ArgumentError, ForeignVectorError, LayerError, StrengthError
-from steer_tools.formats import load_vector
+from steer_tools.formats import load_vector, with_suffix
 from steer_tools.interventions import Add
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import Scope
@@ -85,10 +85,16 @@ def place(
     if isinstance(vector, SteeringVector):
         source = "a SteeringVector in memory"
     else:
-        source = str(session.workspace.resolve(vector))
+        session.workspace.resolve(vector)
+        source = str(session.workspace.resolve(with_suffix(vector)))
         known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
         vector = load_vector(vector, layer_if_unknown=known, workspace=session.workspace)
     warnings = _refuse_foreign(session, vector, allow=options.allow_other_model)
+    if layer is None and len(vector.layers) > 1:
+        warnings.append(
+            f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
+            f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
+        )
     placements: list[Placement] = []
     for at, made_at in _chosen_layers(session, vector, layer):
         if at != made_at:

@@ -28,12 +28,18 @@ class TextPrompt:
 
     text: str
 
+    def __str__(self) -> str:
+        return repr(self.text)
+
 
 @dataclass(frozen=True)
 class ChatPrompt:
     """(role, content) messages, rendered by the tokenizer's own chat template."""
 
     messages: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return repr([{"role": role, "content": content} for role, content in self.messages])
 
     @property
     def ends_with_assistant(self) -> bool:
@@ -46,6 +52,9 @@ class TokenPrompt:
     """Token ids, used exactly as given."""
 
     tokens: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return repr(list(self.tokens))
 
 
 Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
@@ -90,6 +99,10 @@ class ContrastPrompts:
                 fix="Change one of the sides.",
             )
         return contrast
+
+    def fewest_different(self) -> int:
+        """Return the number of different prompts on the side that has fewer."""
+        return min(len(set(self.positive)), len(set(self.negative)))
 
     def require_pairs(self, method: str) -> None:
         """Refuse sides of unequal length for a method that subtracts prompt i from prompt i."""

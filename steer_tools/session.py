@@ -34,11 +34,15 @@ class Session:
     Attributes:
         workspace: Where tools read and write.
         allowed_models: The only names that `load` takes; None allows all.
+        default_dtype: What "auto" means when a model is loaded.
+        default_device_map: What no device map means then.
         lock: Held by each tool while it works.
     """
 
     workspace: Workspace = field(default_factory=Workspace.default)
     allowed_models: tuple[str, ...] | None = None
+    default_dtype: str = "auto"
+    default_device_map: str | None = None
     registry: Registry = field(default_factory=Registry)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _engine: Engine | None = None
@@ -102,7 +106,11 @@ class Session:
                 fix="The one who runs the server allows models with --model.",
             )
         with self.lock:
-            model, tokenizer = load_pretrained(name_or_path, dtype=dtype, device_map=device_map)
+            model, tokenizer = load_pretrained(
+                name_or_path,
+                dtype=self.default_dtype if dtype == "auto" else dtype,
+                device_map=device_map or self.default_device_map,
+            )
             return self.attach(model, tokenizer, name_or_path)
 
     def detach(self) -> None:

@@ -119,7 +119,7 @@ def empty_session(tmp_path: Path) -> Iterator[Session]:
     session.workspace = Workspace(tmp_path / "workspace")
     yield session
     session.detach()
-    session.workspace, session.allowed_models = before, None
+    session.workspace, session.allowed_models, session.default_dtype = before, None, "auto"
 
 
 @pytest.fixture

@@ -161,7 +161,11 @@ def test_a_saved_model_is_loaded_with_its_tokenizer(empty_session: Session, fami
     make_model(family).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
 
+    empty_session.default_dtype = "bfloat16"
+    assert load_model(str(tmp_path))["model"]["dtype"] == "bfloat16"
+    apply_steering_vector(create())
     loaded = load_model(str(tmp_path), dtype="float32")
+    assert (loaded["dropped"], loaded["model"]["dtype"]) == (1, "float32")
     texts = generate(PROMPTS, max_new_tokens=5)["texts"]
     attach_model(make_model(family), make_tokenizer())
 
@@ -176,7 +180,7 @@ def test_loading_is_refused_by_name(empty_session: Session, tmp_path: Path) -> N
         load_model("x", engine="tensorrt")  # type: ignore[arg-type]  # refused on purpose
     with pytest.raises(ArgumentError, match="float32"):
         load_model("x", dtype="float9")  # type: ignore[arg-type]  # refused on purpose
-    empty_session.allowed_models = ("only-this",)
+    empty_session.allowed_models = ("only-this",)  # As a server does.
     with pytest.raises(ArgumentError, match="only-this"):
         load_model(str(tmp_path))
 

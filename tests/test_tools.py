@@ -108,7 +108,8 @@ def test_the_residual_norm_is_the_median_over_text_tokens_without_the_first(sess
 
 def test_creating_warns_of_few_prompts_and_of_the_last_block(session: Session) -> None:
     few = create_steering_vector(POSITIVE, NEGATIVE, LAYERS - 1, "few")
-    many = create_steering_vector([f"baba {p}" for p in PROMPTS * 2], [f"zuzu {p}" for p in PROMPTS * 2], 1, "many")
+    endings = [f"{p} {end}" for p in PROMPTS for end in ("lili", "mora")]
+    many = create_steering_vector([f"baba {e}" for e in endings], [f"zuzu {e}" for e in endings], 1, "many")
 
     assert [word in text for word, text in zip(("Only 4", "last block"), few["warnings"], strict=True)] == [True, True]
     assert few["separation"] is None
@@ -159,7 +160,10 @@ def test_a_residual_strength_is_that_of_the_edited_layer(session: Session, make_
 def test_layer_chooses_among_the_directions_of_the_file(session: Session, make_vector: Callable[..., str]) -> None:
     several, single = make_vector([1, 3], "several"), make_vector(2, "single")
 
-    assert apply_steering_vector(several)["layer"] == [1, 3]
+    all_at_once = apply_steering_vector(several)
+    assert all_at_once["layer"] == [1, 3]
+    assert ["at once" in text for text in all_at_once["warnings"]] == [True]
+    assert apply_steering_vector(several, [1, 3])["warnings"] != all_at_once["warnings"]
     assert apply_steering_vector(several, 3)["layer"] == 3
     assert apply_steering_vector(several, -1)["layer"] == 3
     assert apply_steering_vector(several, [3, 1])["layer"] == [3, 1]
@@ -204,6 +208,18 @@ def test_updating_and_removing_act_on_one_handle(session: Session, make_vector: 
     assert [p.strength for p in session.engine.ambient()] == [-3.0, -3.0]
     assert remove_all_steering_vectors() == {"removed": 1, "active": 0}
     assert remove_all_steering_vectors() == {"removed": 0, "active": 0}
+
+
+def test_the_result_says_unit_and_positions_and_the_file_as_it_is_listed(
+    session: Session, make_vector: Callable[..., str]
+) -> None:
+    make_vector(save_path="vectors/named")
+
+    result = apply_steering_vector("vectors/named", 2, 0.5, unit="residual", positions="last")
+
+    assert (result["unit"], result["positions"]) == ("residual", "generated")
+    status = steering_status()
+    assert [entry["vector_path"] for entry in status["applied"]] == [entry["vector_path"] for entry in status["saved"]]
 
 
 def test_a_removed_id_is_never_given_again(session: Session, make_vector: Callable[..., str]) -> None:
@@ -330,6 +346,8 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
         "dtype": "float32",
         "device": "cpu",
         "engine": "huggingface",
+        "chat_template": True,
+        "context_length": None if session.engine.info.family == "bloom" else 96,
     }
     assert status["in_force"]
     assert status["applied"] == [
@@ -372,10 +390,31 @@ def test_every_check_passes_on_a_right_model(session: Session, make_vector: Call
     assert result["passed"], result
     assert [check["name"] for check in result["checks"] if not check["passed"]] == []
     assert len(result["checks"]) == 8
+    assert result["warnings"] == []
     moved = {check["name"]: check["figure"] for check in result["checks"]}
     assert moved["steering_moves_the_next_token"] > 0.01
     assert session.engine.ambient() == plan
     assert steering_status()["in_force"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"strength": 0.0}, "every applied strength is 0"), ({"positions": "50:60"}, "'50:60'")]
+)
+def test_checks_of_what_edits_nothing_say_so(
+    session: Session, make_vector: Callable[..., str], options: dict[str, Any], reason: str
+) -> None:
+    apply_steering_vector(make_vector(), 2, **options)
+
+    result = check_steering(PROMPTS)
+
+    assert [reason in text for text in result["warnings"]] == [True]
+
+
+def test_repeated_prompts_count_once(llama_session: Session) -> None:
+    result = create_steering_vector(["baba"] * 9, ["zuzu"] * 9, 1, "v")
+
+    assert result["separation"] is None
+    assert ["Only 1 different" in text for text in result["warnings"]] == [True]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

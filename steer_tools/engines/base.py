@@ -31,6 +31,8 @@ class ModelInfo:
         dtype: For instance "bfloat16".
         device: For instance "cuda:0"; of the first parameter, where there are several.
         engine: Name of the runtime.
+        has_chat_template: Whether chat messages can be rendered.
+        context_length: The most tokens of prompt and text together; None for no limit.
     """
 
     name: str
@@ -41,6 +43,8 @@ class ModelInfo:
     dtype: str
     device: str
     engine: str
+    has_chat_template: bool
+    context_length: int | None
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class HuggingFaceEngine:
                 dtype=str(self.architecture.dtype).removeprefix("torch."),
                 device=str(self._device),
                 engine="huggingface",
+                has_chat_template=bool(getattr(tokenizer, "chat_template", None)),
+                context_length=self.architecture.context_length,
             )
         except BaseException:
             self._hooks.detach()

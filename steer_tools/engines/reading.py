@@ -104,7 +104,7 @@ class Reader:
                 chosen = position >= (last + 1 if encoded.response_start is None else encoded.response_start)
         if not chosen.any():
             raise PromptError(
-                f"The prompt {prompt!r:.80} has no token that pooling={pooling!r} would read",
+                f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read",
                 valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
                 fix="Use pooling='last', or change the prompts.",
             )

@@ -76,7 +76,7 @@ class Tokenization:
             case ChatPrompt():
                 encoded = self._encode_chat(prompt)
         if not encoded.tokens:
-            raise PromptError(f"The prompt {prompt!r:.80} has no token", fix="Write some text.")
+            raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
         if (largest := max(encoded.tokens)) >= self._vocabulary:
             raise PromptError(
                 f"The token id {largest} is not in the model's vocabulary",

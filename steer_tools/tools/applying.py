@@ -72,6 +72,8 @@ def _described(session: Session, applied: Applied, warnings: list[str]) -> Apply
         steering_id=applied.steering_id,
         layer=one_or_list(applied.layers),
         strength=applied.strength,
+        unit=applied.unit,
+        positions=str(applied.unit_placements[0].positions),
         vector_shape=[session.engine.info.hidden_size],
         residual_strength=one_or_list_rounded(residual_strengths(session, applied.placements)),
         active=len(session.registry),

@@ -11,7 +11,8 @@ from steer_tools.tools.results import rounded
 def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 8) -> CheckResult:
     """Prove on the live model that what is applied does exactly what it says, and that removing it restores.
 
-    Covers the edit bit for bit and its token positions, removal, and cached, batched and live generation.
+    Covers the edit bit for bit and its token positions, removal, and cached, batched and live generation. It does not
+    say whether the text is good or changed as wanted: compare_generations shows that.
     """
     session = current_session()
     with session.lock:
@@ -21,10 +22,12 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
                 "Nothing is applied, so there is nothing to check", fix="Call apply_steering_vector first."
             )
         chosen = NEUTRAL_PROMPTS[:3] if prompts is None else parse_prompts(prompts)
-        checks = run_checks(engine, chosen, max_new_tokens)
+        proof = run_checks(engine, chosen, max_new_tokens)
         return CheckResult(
-            passed=all(check.passed for check in checks),
+            passed=all(check.passed for check in proof.checks),
             checks=[
-                CheckFigure(name=c.name, passed=c.passed, figure=rounded(c.figure), expected=c.expected) for c in checks
+                CheckFigure(name=c.name, passed=c.passed, figure=rounded(c.figure), expected=c.expected)
+                for c in proof.checks
             ],
+            warnings=[f"Nothing was edited: {proof.idle}."] if proof.idle else [],
         )

@@ -34,6 +34,7 @@ def create_steering_vector(
 
     Saved at full length, strength 1.0 adds one mean difference between the two prompt sets. An existing file is
     replaced. Start at a middle layer with at least 8 prompts a side, then use compare_generations to choose.
+    separation: 1.0 tells all held-out pairs of prompts apart, 0.5 is chance; it does not mean that the vector steers.
     """
     session = current_session()
     with session.lock:

@@ -63,6 +63,8 @@ def compare_generations(
     """Show unsteered and steered texts side by side, and leave what is applied as it is.
 
     With vector_path the vector is tried at each strength by itself; without it, what is applied now is compared.
+    perplexity is under the unsteered model: far above the baseline's, or distinct_2 far below, the text is breaking, so
+    lower the strength. changed is near 1 as soon as texts part, so it is no measure of the effect: read the texts.
     """
     session = current_session()
     with session.lock:

@@ -42,9 +42,12 @@ def steering_status() -> StatusResult:
 def load_model(
     name_or_path: ModelName, engine: EngineName = "huggingface", dtype: Dtype = "auto", device_map: DeviceMap = None
 ) -> LoadResult:
-    """Load a causal language model and steer it from now on; what was applied to another model is dropped."""
-    info = current_session().load(name_or_path, engine, dtype, device_map)
-    return LoadResult(success=True, model=_model_status(info))
+    """Load a causal language model and steer it from now on; whatever is applied is dropped."""
+    session = current_session()
+    with session.lock:
+        before = len(session.registry)
+        info = session.load(name_or_path, engine, dtype, device_map)
+        return LoadResult(success=True, model=_model_status(info), dropped=before)
 
 
 def _model_status(info: ModelInfo) -> ModelStatus:
@@ -56,6 +59,8 @@ def _model_status(info: ModelInfo) -> ModelStatus:
         dtype=info.dtype,
         device=info.device,
         engine=info.engine,
+        chat_template=info.has_chat_template,
+        context_length=info.context_length,
     )
 
 
