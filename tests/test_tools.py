@@ -410,6 +410,28 @@ def test_checks_of_what_edits_nothing_say_so(
     assert [reason in text for text in result["warnings"]] == [True]
 
 
+@pytest.mark.parametrize(
+    ("placements", "moves"),
+    [
+        ([(LAYERS - 1, 3.0, "0:1")], False),  # The last block's other tokens reach no later token.
+        ([(1, 3.0, "all"), (1, -3.0, "all")], False),  # They cancel.
+        ([(LAYERS - 1, 3.0, "generated")], True),
+    ],
+)
+def test_the_checks_know_which_edits_can_reach_the_next_token(
+    session: Session, make_vector: Callable[..., str], placements: list[tuple[int, float, str]], moves: bool
+) -> None:
+    path = make_vector("all")
+    for layer, strength, positions in placements:
+        apply_steering_vector(path, layer, strength, positions=positions)
+
+    result = check_steering(PROMPTS)
+
+    assert result["passed"], result
+    (figure,) = [check["figure"] for check in result["checks"] if check["name"] == "steering_moves_the_next_token"]
+    assert (figure > 0) == moves
+
+
 def test_repeated_prompts_count_once(llama_session: Session) -> None:
     result = create_steering_vector(["baba"] * 9, ["zuzu"] * 9, 1, "v")
 
