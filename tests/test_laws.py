@@ -11,7 +11,7 @@ import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from oracle import SCOPES, blocks_of, greedy_by_hand, logits_by_hand, outputs_by_hand
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import LlamaForCausalLM
 
 from steer_tools.engines.base import Generation, Row, Sampling
 from steer_tools.engines.batching import batches_by_length
@@ -612,6 +612,20 @@ def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
+def test_first_is_each_rows_own_first_where_beams_repeat_the_rows(engine: Any, model: Any) -> None:
+    starts_with_bos, does_not = [1, 8, 19, 30], [60, 61]
+    ids = torch.tensor([[0, 0, *does_not], starts_with_bos])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
+    engine.set_ambient((add(1, 4.0, "first"),))
+
+    together = model.generate(ids, attention_mask=mask, **options)[:, -6:].tolist()
+    inferred = model.generate(ids, **options)[:, -6:].tolist()
+    alone = [model.generate(torch.tensor([one]), **options)[:, -6:].tolist() for one in (does_not, starts_with_bos)]
+
+    assert together == inferred == [*alone[0], *alone[1]]
+
+
 def test_left_padded_prompts_in_chunks_are_steered_as_a_whole(engine: Any, model: Any, tokenizer: Any) -> None:
     batch = tokenizer([PROMPTS[3], "zuzu"], return_tensors="pt", padding=True, padding_side="left")
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
@@ -698,7 +712,7 @@ def test_other_threads_are_served_and_not_recorded_while_one_observes(engine: An
         assert all(torch.equal(a.after, b.after) for a, b in zip(observation.edits, alone.edits, strict=True))
 
 
-class MaskIgnoringGPT2(GPT2LMHeadModel):
+class MaskIgnoringLlama(LlamaForCausalLM):
     """A model whose padding is seen by its tokens, as in recurrent models that take no mask."""
 
     def forward(self, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -706,12 +720,15 @@ class MaskIgnoringGPT2(GPT2LMHeadModel):
 
 
 def test_rows_of_a_model_that_ignores_the_mask_are_batched_by_equal_length() -> None:
-    torch.manual_seed(0)
-    config = GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=96, vocab_size=128, initializer_range=0.25)
-    engine = HuggingFaceEngine(MaskIgnoringGPT2(config).eval(), make_tokenizer())
-    plan = (add(1, 2.0),)
-    every = [*rows(plan), Row(parse_prompts(["zuzu"])[0], plan)]
+    usual = make_model("llama")
+    ignoring = MaskIgnoringLlama(usual.config).eval()
+    ignoring.load_state_dict(usual.state_dict())
+    engine = HuggingFaceEngine(ignoring, make_tokenizer())
+    every = [*rows((add(1, 2.0),)), Row(parse_prompts(["zuzu"])[0], (add(1, 2.0),))]
 
-    together = engine.generate(every, GREEDY)
+    together = tokens_of(engine.generate(every, GREEDY))
 
-    assert tokens_of(together) == [tokens_of(engine.generate([row], GREEDY))[0] for row in every]
+    assert together == [tokens_of(engine.generate([row], GREEDY))[0] for row in every]
+    # One padded batch of them all would give other texts.
+    padded = engine.replay(every, together, use_cache=True, batched=True)
+    assert [cut(logits.argmax(dim=1).tolist()) for logits in padded] != together
