@@ -7,7 +7,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import logging
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
@@ -29,8 +28,6 @@ from steer_tools.errors import SteeringError
 from steer_tools.progress import reporting_to
 from steer_tools.session import current_session
 from steer_tools.tools import TOOLS, Tool
-
-logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = """\
 These tools change what a loaded language model does by adding steering vectors to its activations.

@@ -17,6 +17,9 @@ from steer_tools.errors import UnsupportedFeatureError, VectorFileError, Workspa
 
 # A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger.
 MAX_FILE_BYTES = 256 * 2**20
+# Not every system has both: without the first, opening a named pipe waits for a writer; without the second, Windows
+# translates line ends.
+_NO_WAIT, _BYTES = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)
 ENVIRONMENT_VARIABLE = "STEER_TOOLS_WORKSPACE"
 
 
@@ -75,8 +78,7 @@ class Workspace:
         target = self.resolve(path)
         try:
             with self._parent(target, create=False) as (folder, name):
-                # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-                descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | self._no_follow, dir_fd=folder)
+                descriptor = os.open(name, os.O_RDONLY | _NO_WAIT | _BYTES | self._no_follow, dir_fd=folder)
                 try:
                     found = os.fstat(descriptor)
                     if not stat.S_ISREG(found.st_mode):
@@ -120,7 +122,7 @@ class Workspace:
                     for target, content in targets.items():
                         name = target.name if folder is not None else str(target)
                         part = parts[name] = f"{name}.{secrets.token_hex(4)}.part"
-                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | self._no_follow
+                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES | self._no_follow
                         with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
                             file.write(content)
                     for name in parts:
