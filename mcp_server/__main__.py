@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 
+from steer_tools import bundled_model
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until the client closes stdin, and return the exit code."""
@@ -43,14 +45,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="steer-tools serve", description="Serve the steering tools over MCP (stdio).")
     parser.add_argument(
         "--model",
-        required=True,
         action="append",
-        help="folder or hub name of the model to steer; given again, further models that load_model may load",
+        help="folder or hub name of the model to steer (default: bundled, the small one that ships with the package); "
+        "given again, further models that load_model may load",
     )
     parser.add_argument("--workspace", help="the only folder that tools read and write (default: ./workspace)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--device-map", help="for instance auto, cuda or cpu")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.model = options.model or [bundled_model.NAME]
+    return options
 
 
 if __name__ == "__main__":

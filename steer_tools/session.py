@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from steer_tools import bundled_model
 from steer_tools.engines.base import Engine, ModelInfo
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.engines.loading import load_pretrained
 from steer_tools.errors import ArgumentError, NoModelError
-from steer_tools.prompts import NEUTRAL_PROMPTS
 from steer_tools.registry import Registry
 from steer_tools.sites import Site
 from steer_tools.workspace import Workspace
@@ -89,7 +89,7 @@ class Session:
             return self.engine.info
 
     def load(self, name_or_path: str, engine: str, dtype: str, device_map: str | None) -> ModelInfo:
-        """Load and attach a model.
+        """Load and attach a model; the name "bundled" is that of the one that ships with the package.
 
         Raises:
             ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
@@ -105,9 +105,10 @@ class Session:
                 valid=", ".join(map(repr, self.allowed_models)) or "none",
                 fix="The one who runs the server allows models with --model.",
             )
+        source = str(bundled_model.CHECKPOINT) if name_or_path == bundled_model.NAME else name_or_path
         with self.lock:
             model, tokenizer = load_pretrained(
-                name_or_path,
+                source,
                 dtype=self.default_dtype if dtype == "auto" else dtype,
                 device_map=device_map or self.default_device_map,
             )
@@ -141,8 +142,9 @@ class Session:
             engine = self.engine
             if not self._residual_norms:
                 sites = [Site(layer) for layer in range(engine.info.layers)]
-                traces = engine.trace(NEUTRAL_PROMPTS, sites)
-                content = [engine.content_mask(prompt) for prompt in NEUTRAL_PROMPTS]
+                prompts = engine.neutral_prompts
+                traces = engine.trace(prompts, sites)
+                content = [engine.content_mask(prompt) for prompt in prompts]
                 for site in sites:
                     norms = [trace[site][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
                     self._residual_norms[site.layer] = float(torch.cat(norms).median())

@@ -971,14 +971,14 @@ def test_clients_of_both_eras_connect_over_stdio_and_the_first_call_says_that_th
     assert f"The model {missing!r} cannot be loaded" in text_of(status)
 
 
-def test_starting_without_a_model_is_a_usage_error_on_stderr() -> None:
+def test_an_option_that_it_does_not_have_is_a_usage_error_on_stderr() -> None:
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=False, env=environment())
 
-    ended = run([sys.executable, "-m", "mcp_server"], timeout=STUCK_SECONDS)
+    ended = run([sys.executable, "-m", "mcp_server", "--modle", "bundled"], timeout=STUCK_SECONDS)
 
     assert ended.returncode == 2
     assert "usage:" in ended.stderr
-    assert "--model" in ended.stderr.splitlines()[-1]
+    assert "--modle" in ended.stderr.splitlines()[-1]
     assert ended.stdout == ""
 
 

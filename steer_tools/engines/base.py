@@ -160,6 +160,7 @@ class Engine(Protocol):
 
     info: ModelInfo
     capabilities: frozenset[str]
+    neutral_prompts: tuple[Prompt, ...]
 
     def resolve_layer(self, layer: object) -> int:
         """Return a layer counted from 0, or raise `LayerError`."""

@@ -61,6 +61,7 @@ class HuggingFaceEngine:
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self.tokenizer = tokenizer
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
+        self.neutral_prompts = self._tokens.neutral_prompts
         self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
         self._ambient: Plan = ()
         try:

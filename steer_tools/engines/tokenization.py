@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from steer_tools.engines.base import Completion
 from steer_tools.errors import PromptError
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 # What templates raise by themselves, and what transformers raises where a template rewrites the last message.
 _TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
@@ -61,19 +61,27 @@ class Tokenization:
         added = {token for token, kind in self._tokenizer.added_tokens_decoder.items() if kind.special}
         return frozenset({*self._tokenizer.all_special_ids, *added} - {self._tokenizer.unk_token_id})
 
+    @cached_property
+    def neutral_prompts(self) -> tuple[Prompt, ...]:
+        """Texts about nothing in particular; the config of a tokenizer with a closed language holds its own."""
+        own = self._tokenizer.init_kwargs.get("neutral_prompts")
+        return NEUTRAL_PROMPTS if own is None else tuple(map(TextPrompt, own))
+
     def encode(self, prompt: Prompt, new_tokens: int = 0) -> PromptTokens:
         """Return the ids of `prompt`, to which `new_tokens` more are to be added.
 
         Raises:
             PromptError: It does not fit into the model's context, has an id outside the vocabulary, gives no token,
-                or is a chat and the tokenizer has no chat template.
+                has words outside a closed language, or is a chat and the tokenizer has no chat template.
         """
         match prompt:
             case TextPrompt(text):
+                self._refuse_foreign_words(text)
                 encoded = PromptTokens(self._text_ids(text))
             case TokenPrompt(tokens):
                 encoded = PromptTokens(tokens)
             case ChatPrompt():
+                self._refuse_foreign_words(*(content for _, content in prompt.messages))
                 encoded = self._encode_chat(prompt)
         if not encoded.tokens:
             raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
@@ -176,6 +184,19 @@ class Tokenization:
             return None  # A template that does not know these two roles has no end of an assistant's turn.
         _, _, ending = rendered.rpartition(answer["content"])
         return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
+
+    def _refuse_foreign_words(self, *texts: str) -> None:
+        """Refuse unknown words where the tokenizer's config holds an `example_prompt`, as that of a closed language."""
+        example = self._tokenizer.init_kwargs.get("example_prompt")
+        if example is None:
+            return
+        words = dict.fromkeys(word for text in texts for word in text.split())
+        unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
+        if unknown:
+            named = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            raise PromptError(
+                f"This model's small language lacks the words {named}", valid=f"prompts such as {example!r}"
+            )
 
     def _refuse_too_long(self, prompt_length: int, added: int) -> None:
         if self._context_length is not None and prompt_length + added > self._context_length:

@@ -3,7 +3,7 @@
 from steer_tools.checks import run_checks
 from steer_tools.errors import ArgumentError
 from steer_tools.parameters import CheckFigure, CheckPrompts, CheckResult, MaxNewTokens
-from steer_tools.prompts import NEUTRAL_PROMPTS, parse_prompts
+from steer_tools.prompts import parse_prompts
 from steer_tools.session import current_session
 from steer_tools.tools.results import rounded
 
@@ -21,7 +21,7 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
             raise ArgumentError(
                 "Nothing is applied, so there is nothing to check", fix="Call apply_steering_vector first."
             )
-        chosen = NEUTRAL_PROMPTS[:3] if prompts is None else parse_prompts(prompts)
+        chosen = engine.neutral_prompts[:3] if prompts is None else parse_prompts(prompts)
         proof = run_checks(engine, chosen, max_new_tokens)
         return CheckResult(
             passed=all(check.passed for check in proof.checks),
