@@ -1,15 +1,14 @@
 """What is done to a hidden state: hidden and a strength → hidden, purely.
 
-A new intervention is one frozen class with `name` and `edit`; strength 0 is the identity for each. It must not
-know hooks, rows, positions or dtypes: it is handed the chosen tokens in float32 and hands them back.
+A new intervention is one frozen class with `name` and `edit`, and its name in the parameter `Intervention`; strength 0
+is the identity for each. It must not know hooks, rows, positions or dtypes: it is handed the chosen tokens in float32
+and hands them back.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Protocol
 
 from torch import Tensor
-
-InterventionName: TypeAlias = Literal["add"]
 
 
 class Intervention(Protocol):

@@ -1,18 +1,16 @@
 """How a direction is found: activations of two classes → one direction.
 
-A new method is one frozen class with `name`, `is_paired` and `raw`, added to METHODS and MethodName; length and
-sign are settled here, once for all. It must not know models, prompts or files.
+A new method is one frozen class with `name`, `is_paired` and `raw`, added to METHODS, and its name to the
+parameter `Method`; length and sign are settled here, once for all. It must not know models, prompts or files.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError, DirectionError
-
-MethodName: TypeAlias = Literal["mean_difference", "paired_mean_difference"]
 
 # Below this share of the activations' own norm a mean difference is rounding noise, also in float32.
 _ZERO_CONTRAST = 1e-6

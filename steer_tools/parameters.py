@@ -1,6 +1,7 @@
 """Every tool argument's description, once, and every tool's result. It must not know engines.
 
-The types are what a schema is made of, so they are as narrow as JSON allows; the tools check the rest.
+The types are what a schema is made of, so they are as narrow as JSON allows; the tools check the rest. No torch here:
+the command line reads descriptions for its help.
 """
 
 from typing import Annotated, Literal
@@ -8,8 +9,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from steer_tools.interventions import InterventionName
-from steer_tools.methods import MethodName
 from steer_tools.prompts import PromptLike
 
 _PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."
@@ -35,6 +34,8 @@ VectorPath = Annotated[str, Field(description="The vector_path that create_steer
 OptionalVectorPath = Annotated[
     str | None, Field(description="A vector to try out by itself. Omit it to compare what is applied now.")
 ]
+MethodName = Literal["mean_difference", "paired_mean_difference"]
+InterventionName = Literal["add"]
 Method = Annotated[
     MethodName, Field(description="paired_mean_difference needs equally long lists whose items belong together.")
 ]
@@ -65,7 +66,9 @@ SteeringId = Annotated[str, Field(description="From apply_steering_vector or ste
 MaxNewTokens = Annotated[int, Field(ge=1, description="The most new tokens for each text.")]
 Temperature = Annotated[float, Field(ge=0, description="0 is greedy.")]
 Seed = Annotated[int, Field(description="For sampling; each prompt draws its own numbers from it.")]
-ModelName = Annotated[str, Field(description="A folder with a transformers checkpoint, or a name on the model hub.")]
+ModelName = Annotated[
+    str, Field(description="A folder with a transformers checkpoint, a name on the model hub, or bundled.")
+]
 EngineName = Annotated[Literal["huggingface"], Field(description="What runs the model.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto keeps the checkpoint's own.")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from steer_tools.errors import DirectionError
-from steer_tools.interventions import Add, InterventionName
-from steer_tools.methods import METHODS, Method, MethodName, fit, held_out_separation
+from steer_tools.interventions import Add
+from steer_tools.methods import METHODS, Method, fit, held_out_separation
+from steer_tools.parameters import InterventionName, MethodName
 
 WIDTH = 24
 
