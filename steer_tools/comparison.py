@@ -1,4 +1,4 @@
-"""Prompts and plans → the unsteered and each steered text, from one batch, with metrics that need no judge.
+"""Prompts and plans → the unsteered and each steered text, from one batch, with measures that need no judge.
 
 It must not know vector files or what tools return.
 """
@@ -6,7 +6,7 @@ It must not know vector files or what tools return.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
+from steer_tools.engines.base import Completion, Engine, Generation, Row, Sampling, row_seed
 from steer_tools.metrics import changed_share, distinct_2, perplexity
 from steer_tools.plan import Plan
 from steer_tools.prompts import Prompt
@@ -58,3 +58,19 @@ def compare(
         scored = TextScores(changed_share(tokens, reference), perplexity(own_log_probs), distinct_2(tokens))
         sides.append(Side(tuple(own), scored))
     return tuple(sides)
+
+
+def log_odds(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    positive: Sequence[Completion],
+    negative: Sequence[Completion],
+    plan: Plan,
+) -> list[float]:
+    """Return for each prompt how much more likely its positive completion is than its negative one, in nats.
+
+    Each completion counts with the sum of its tokens' log-probabilities under `plan`.
+    """
+    rows = [Row(prompt, plan) for prompt in prompts]
+    totals = [float(scores.sum()) for scores in engine.score([*rows, *rows], [*positive, *negative])]
+    return [for_it - against for for_it, against in zip(totals[: len(rows)], totals[len(rows) :], strict=True)]

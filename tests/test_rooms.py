@@ -25,12 +25,14 @@ ORDER = (
     "registry",
     "architecture",
     "engines",
+    "bundled_model",
     "session",
     "metrics",
     "extraction",
     "placing",
     "comparison",
     "checks",
+    "figures",
     "parameters",
     "tools",
     "cli",
@@ -42,7 +44,7 @@ ONLY_IN = {
     "mcp": {"mcp_server"},
     "mcp_types": {"mcp_server"},
     "torch": set(ORDER)
-    - {"errors", "progress", "workspace", "prompts", "sites", "metrics", "parameters", "tools", "cli"},
+    - {"errors", "progress", "workspace", "prompts", "sites", "metrics", "figures", "parameters", "tools", "cli"},
 }
 TOOL_MODULES = {"applying", "checking", "creating", "generating", "modeling"}
 
@@ -114,7 +116,7 @@ def test_every_room_is_in_the_order_and_every_name_in_the_order_is_a_room() -> N
         ("steer_tools/prompts.py", "import torch", "imports torch"),
         ("steer_tools/tools/creating.py", "from transformers import AutoModel", "imports transformers"),
         ("steer_tools/engines/huggingface.py", "import vllm", "imports vllm"),
-        ("steer_tools/cli.py", "from mcp.server import MCPServer", "imports mcp"),
+        ("steer_tools/cli/app.py", "from mcp.server import MCPServer", "imports mcp"),
         ("steer_tools/session.py", "import mcp_server.server", "from above"),
         ("steer_tools/checks.py", "module.register_forward_hook(f)", "registers a hook"),
         ("steer_tools/architecture.py", "b.register_forward_pre_hook(f)", "registers a hook"),

@@ -1,0 +1,121 @@
+"""What was typed or lies in files → prompts for the tools. It must not know models."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.prompts import PromptLike
+
+_PAIRS_OF_A_TRAIT = 64
+
+
+@dataclass(frozen=True)
+class ContrastSource:
+    """Where the contrast prompts come from; exactly one of texts, a file and a trait is given."""
+
+    positive: Sequence[str]
+    negative: Sequence[str]
+    file: str | None
+    trait: str | None
+
+    def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
+        """Return the positive and the negative prompts.
+
+        Raises:
+            ArgumentError: None or several sources are given, or a trait for another than the bundled model.
+            PromptError: The file cannot be read or has another form.
+        """
+        named = {
+            "--positive and --negative": bool(self.positive or self.negative),
+            "--prompts": self.file is not None,
+            "--trait": self.trait is not None,
+        }
+        given = [name for name, is_given in named.items() if is_given]
+        if len(given) != 1:
+            raise ArgumentError(
+                f"{' as well as '.join(given) or 'No source of contrast prompts'} was given",
+                valid="exactly one of " + ", ".join(named),
+            )
+        if self.file is not None:
+            return _contrast_in(self.file)
+        if self.trait is not None:
+            return _contrast_of(self.trait, model)
+        return list(self.positive), list(self.negative)
+
+
+def read_prompts(texts: Sequence[str], file: str | None, *, as_chat: bool) -> list[PromptLike]:
+    """Return the typed prompts and then those of `file`; `as_chat` makes each text a user's message.
+
+    Raises:
+        PromptError: The file cannot be read or holds no list.
+    """
+    prompts: list[PromptLike] = [*texts, *(_listed_in(file) if file is not None else [])]
+    if not as_chat:
+        return prompts
+    return [[{"role": "user", "content": item}] if isinstance(item, str) else item for item in prompts]
+
+
+def require_prompts(prompts: Sequence[PromptLike]) -> None:
+    """Refuse an empty list.
+
+    Raises:
+        PromptError: There is no prompt.
+    """
+    if not prompts:
+        raise PromptError("No prompt was given", valid="texts as arguments, or --prompts-file FILE")
+
+
+def _listed_in(file: str) -> list[PromptLike]:
+    if Path(file).suffix.lower() != ".json":
+        return [line for line in _text_of(file).splitlines() if line.strip()]
+    items = _json_of(file)
+    if not isinstance(items, list):
+        raise PromptError(f"The file {file!r} holds no list", valid="a JSON list of texts or chats", fix="")
+    return cast(list[PromptLike], items)
+
+
+def _contrast_in(file: str) -> tuple[list[PromptLike], list[PromptLike]]:
+    sides = _json_of(file)
+    if not isinstance(sides, dict) or not all(isinstance(sides.get(side), list) for side in ("positive", "negative")):
+        raise PromptError(
+            f"The file {file!r} does not hold two sides", valid='{"positive": [...], "negative": [...]}', fix=""
+        )
+    return sides["positive"], sides["negative"]
+
+
+def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
+    if model != BUNDLED:
+        raise ArgumentError(
+            f"--trait was given for the model {model!r}, and traits are of the bundled model's language",
+            valid="--trait with --model bundled, or prompts of your own",
+        )
+    from steer_tools.bundled_model.language import contrast_pairs
+
+    positive: list[PromptLike] = []
+    negative: list[PromptLike] = []
+    for prompt, shown, opposite in contrast_pairs(trait, n=_PAIRS_OF_A_TRAIT, seed=0):
+        positive.append([*prompt, {"role": "assistant", "content": shown}])
+        negative.append([*prompt, {"role": "assistant", "content": opposite}])
+    return positive, negative
+
+
+def _json_of(file: str) -> Any:
+    try:
+        return json.loads(_text_of(file))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"The file {file!r} is not JSON ({error})", fix="Correct it.") from error
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"The file {file!r} is not UTF-8 text", fix="Save it as UTF-8.") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        # An unknown user's ~ is a RuntimeError, and a NUL in the name a ValueError.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PromptError(f"The file {file!r} cannot be read ({reason})", fix="Choose another path.") from error

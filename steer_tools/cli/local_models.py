@@ -1,0 +1,61 @@
+"""This machine → the models that load without a network. It must not load any."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import CachedRepoInfo, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+from typing_extensions import TypedDict
+
+from steer_tools.bundled_model import NAME as BUNDLED
+
+_WEIGHTS = (".safetensors", ".bin")
+
+
+class LocalModel(TypedDict):
+    """`megabytes` on the disk, null for the bundled model, which lies in the package."""
+
+    name: str
+    about: str
+    megabytes: float | None
+
+
+class LocalModels(TypedDict):
+    """The bundled model first, then those of the Hugging Face cache by name."""
+
+    models: list[LocalModel]
+
+
+def find_models() -> LocalModels:
+    """Return the bundled model and the models in the Hugging Face cache that have a config and weights."""
+    bundled = LocalModel(
+        name=BUNDLED, about="the small chat model that ships with steer-tools; the default", megabytes=None
+    )
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
+    except CacheNotFound:
+        repositories = []
+    cached = [model for repository in repositories if (model := _described(repository)) is not None]
+    return LocalModels(models=[bundled, *cached])
+
+
+def _described(repository: CachedRepoInfo) -> LocalModel | None:
+    if repository.repo_type != "model":
+        return None
+    for revision in sorted(repository.revisions, key=lambda revision: revision.last_modified, reverse=True):
+        files = {file.file_name: file.file_path for file in revision.files}
+        if "config.json" in files and any(name.endswith(_WEIGHTS) for name in files):
+            return LocalModel(
+                name=repository.repo_id,
+                about=_architecture_in(files["config.json"]),
+                megabytes=round(revision.size_on_disk / 1e6, 1),
+            )
+    return None
+
+
+def _architecture_in(config: Path) -> str:
+    try:
+        named = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        return "its config.json cannot be read"
+    return ", ".join(map(str, named or ())) or "no architecture named"

@@ -1,0 +1,209 @@
+"""Results → what people read, as rich renderables. Pure: it must not know terminals, files or models."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from steer_tools.cli.marking import marked, shown
+from steer_tools.prompts import PromptLike
+
+if TYPE_CHECKING:  # At run time this would import torch.
+    from steer_tools.cli.local_models import LocalModels
+    from steer_tools.parameters import (
+        CheckResult,
+        CompareResult,
+        CreateResult,
+        GenerateResult,
+        StatusResult,
+        VariantTexts,
+    )
+
+_BREAKING = (
+    "perplexity is under the unsteered model. Far above the baseline's, or distinct_2 far below: the text is breaking, "
+    "so lower the strength. residual is what is added, in the model's typical norms there."
+)
+
+
+def comparison(result: "CompareResult", *, is_plain: bool) -> RenderableType:
+    """Render one table a prompt, the baseline first and then the strengths in order, and one of the figures.
+
+    Words that the baseline does not have there are marked, in plain text by {+ +}.
+    """
+    variants = sorted(result["variants"], key=lambda variant: variant["strength"] or 0.0)
+    parts: list[RenderableType] = []
+    for i, prompt in enumerate(result["prompts"]):
+        baseline = result["baseline"]["texts"][i]
+        table = _text_table(prompt)
+        table.add_row("baseline", shown(baseline))
+        for variant in variants:
+            table.add_row(_strength(variant["strength"]), marked(variant["texts"][i], baseline, is_plain=is_plain))
+        parts += [table, Text()]
+    legend = Text.assemble(
+        marked("Marked", "", is_plain=is_plain), (f" words differ from the baseline's. {_BREAKING}", "dim")
+    )
+    return Group(*parts, _figures(result, variants), legend, *_warnings(result["warnings"]))
+
+
+def generation(prompts: Sequence[PromptLike], result: "GenerateResult") -> RenderableType:
+    """Render one table a prompt."""
+    parts: list[RenderableType] = []
+    for prompt, text, ended in zip(prompts, result["texts"], result["ended"], strict=True):
+        table = _text_table(prompt)
+        table.add_row("text" if ended else "text (cut)", shown(text))
+        parts.append(table)
+    return Group(*parts)
+
+
+def creation(result: "CreateResult") -> RenderableType:
+    """Render where the vector is, and its figures for each layer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("layer", "magnitude", "contrast norm", "residual norm", "separation")
+    for column in columns:
+        table.add_column(column, justify="right")
+    keys = ("layer", "magnitude", "contrast_norm", "residual_norm", "separation")
+    for figures in zip(*(_listed(result[key]) for key in keys), strict=True):
+        table.add_row(str(figures[0]), *map(_figure, figures[1:]))
+    return Group(
+        Text.assemble(("Saved ", "bold"), shown(result["vector_path"])),
+        Text(f"method {result['method']}, shape {result['shape']}", style="dim"),
+        table,
+        Text(
+            "separation: 1 tells held-out prompts apart, 0.5 is chance; it does not mean that it steers.", style="dim"
+        ),
+        *_warnings(result["warnings"]),
+    )
+
+
+def proof(result: "CheckResult") -> RenderableType:
+    """Render each law with its figure."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("law", overflow="fold")
+    table.add_column("figure", justify="right")
+    table.add_column("expected", overflow="fold")
+    table.add_column("ok")
+    for check in result["checks"]:
+        verdict = Text("yes", style="green") if check["passed"] else Text("NO", style="bold red")
+        table.add_row(check["name"].replace("_", " "), _figure(check["figure"]), Text(check["expected"]), verdict)
+    broken = sum(not check["passed"] for check in result["checks"])
+    summary = (
+        Text(f"All {len(result['checks'])} laws hold.", style="bold green")
+        if result["passed"]
+        else Text(f"{broken} of {len(result['checks'])} laws are broken.", style="bold red")
+    )
+    return Group(table, summary, *_warnings(result["warnings"]))
+
+
+def standing(result: "StatusResult") -> RenderableType:
+    """Render the model, the workspace and the saved vectors."""
+    model = result["model"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    facts.add_row("model", shown(f"{model['name']} ({model['family']}, {model['engine']})"))
+    facts.add_row("size", f"{model['layers']} layers, hidden size {model['hidden_size']}")
+    facts.add_row("runs in", f"{model['dtype']} on {model['device']}")
+    facts.add_row("chat", "has a chat template" if model["chat_template"] else "no chat template")
+    facts.add_row("context", "no limit" if (limit := model["context_length"]) is None else f"{limit} tokens")
+    facts.add_row("workspace", shown(result["workspace"]))
+    if not result["saved"]:
+        return Group(facts, Text(), Text("No vectors are saved there; `steer-tools create` makes one."))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("vector", overflow="fold")
+    table.add_column("layer")
+    table.add_column("method")
+    for saved in result["saved"]:
+        if saved["problem"] is not None:
+            table.add_row(shown(saved["vector_path"]), "", Text(saved["problem"], style="red"))
+        else:
+            table.add_row(shown(saved["vector_path"]), _layers(saved["layer"]), saved["method"] or "")
+    rest = result["saved_total"] - len(result["saved"])
+    return Group(facts, table, *([Text(f"and {rest} more")] if rest else []))
+
+
+def local_models(result: "LocalModels") -> RenderableType:
+    """Render one line a model."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("what it is", overflow="fold")
+    table.add_column("MB", justify="right")
+    for model in result["models"]:
+        size = model["megabytes"]
+        table.add_row(Text(model["name"]), Text(model["about"]), "" if size is None else f"{size:,.1f}")
+    return table
+
+
+def _text_table(prompt: PromptLike) -> Table:
+    """Return a table of labels and texts that is headed by a prompt."""
+    table = Table(box=box.ROUNDED, show_header=False, show_lines=True, expand=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_row("prompt", _prompt(prompt), style="bold")
+    return table
+
+
+def _prompt(prompt: PromptLike) -> Text:
+    if isinstance(prompt, str):
+        return shown(prompt)
+    lines = [f"{item['role']}: {item['content']}" for item in prompt if not isinstance(item, int)]
+    return shown("\n".join(lines)) if lines else Text(str(prompt))
+
+
+def _figures(result: "CompareResult", variants: "Sequence[VariantTexts]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("strength", "residual", "perplexity", "distinct_2", "changed"):
+        table.add_column(column, justify="right")
+    metrics = result["baseline"]["metrics"]
+    table.add_row("baseline", "", _figure(metrics["perplexity"]), _figure(metrics["distinct_2"]), "")
+    for variant in variants:
+        metrics = variant["metrics"]
+        table.add_row(
+            _strength(variant["strength"]),
+            _residual(variant["residual_strength"]),
+            _figure(metrics["perplexity"]),
+            _figure(metrics["distinct_2"]),
+            _figure(metrics["changed"]),
+        )
+    return table
+
+
+def _strength(strength: float | None) -> str:
+    return "applied" if strength is None else _signed(strength)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}" if value else "0"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _layers(layers: int | list[int] | None) -> str:
+    """Return layers as short as they can be said."""
+    if layers is None:
+        return ""
+    if isinstance(layers, int):
+        return str(layers)
+    is_run = len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]} to {layers[-1]}" if is_run else ", ".join(map(str, layers))
+
+
+def _residual(added: float | list[float] | None) -> str:
+    """Return what is added at a layer, or its range over several layers."""
+    if added is None:
+        return ""
+    if not isinstance(added, list):
+        return _signed(added)
+    return f"{_signed(min(added, key=abs))} to {_signed(max(added, key=abs))}"
+
+
+def _listed(value: float | Sequence[float | None] | None) -> Sequence[float | None]:
+    return value if isinstance(value, Sequence) else [value]
+
+
+def _warnings(warnings: Sequence[str]) -> list[RenderableType]:
+    return [Text.assemble(("Warning: ", "bold yellow"), shown(warning)) for warning in warnings]

@@ -1,0 +1,207 @@
+"""A vector and held-out prompts → what it does at each strength, in the measures that the model allows.
+
+On the bundled model every text has an exact score; on others two completions are weighed. It must not print.
+"""
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from statistics import fmean
+
+from steer_tools.bundled_model.language import (
+    TRAITS,
+    Chat,
+    contrast_pairs,
+    is_grammatical,
+    score,
+)
+from steer_tools.bundled_model.planted import load_planted_directions
+from steer_tools.comparison import log_odds
+from steer_tools.formats import load_vector
+from steer_tools.parameters import CheckResult, CompareResult, CreateResult, ModelStatus, TextMetrics
+from steer_tools.placing import PlacementOptions, place
+from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.session import current_session
+from steer_tools.tools import (
+    apply_steering_vector,
+    compare_generations,
+    create_steering_vector,
+    remove_steering_vector,
+)
+
+# Enough for the longest answer of the language.
+ANSWER_TOKENS = 128
+_PAIRS = 64
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One strength, in contrasts: a text and each score for every prompt, and what else was measured."""
+
+    strength: float
+    residual_strength: float
+    texts: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    metrics: TextMetrics
+    grammatical: float | None = None
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a score over the prompts."""
+        return fmean(self.scores[name])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a vector does: doses from the lowest strength to the highest, the unsteered one among them."""
+
+    name: str
+    created: CreateResult
+    prompts: tuple[PromptLike, ...]
+    doses: tuple[Dose, ...]
+    planted_cosine: float | None = None
+
+    @property
+    def baseline(self) -> Dose:
+        """The unsteered dose."""
+        return next(dose for dose in self.doses if dose.strength == 0)
+
+    @property
+    def ends(self) -> tuple[Dose, Dose]:
+        """The doses of the lowest and of the highest strength."""
+        return self.doses[0], self.doses[-1]
+
+    def other_names(self) -> list[str]:
+        """Return the scores that the vector should leave alone."""
+        return [name for name in self.baseline.scores if name != self.name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A vector and how much of it is applied, in contrasts."""
+
+    study: Study
+    strength: float
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Several vectors at once: the unsteered and the steered answers to the same prompts."""
+
+    parts: tuple[Part, ...]
+    prompts: tuple[PromptLike, ...]
+    baseline: Dose
+    steered: Dose
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a demo found out; `score_label` says what the scores are."""
+
+    model: ModelStatus
+    studies: tuple[Study, ...]
+    combination: Combination | None
+    proof: CheckResult
+    score_label: str
+
+
+def study_trait(trait: str, layer: int, save_path: str, strengths: Sequence[float], prompts: Sequence[Chat]) -> Study:
+    """Make the bundled model's vector for a trait and score its answers to `prompts` exactly."""
+    pairs = contrast_pairs(trait, _PAIRS)
+    created = create_steering_vector(
+        [[*prompt, {"role": "assistant", "content": positive}] for prompt, positive, _ in pairs],
+        [[*prompt, {"role": "assistant", "content": negative}] for prompt, _, negative in pairs],
+        layer,
+        save_path,
+        method="paired_mean_difference",
+        pooling="response",
+    )
+    path = created["vector_path"]
+    asked: list[PromptLike] = [*prompts]
+    compared = compare_generations(
+        asked, path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
+    )
+    doses = sorted(_trait_doses(compared, prompts), key=_strength)
+    cosine = load_planted_directions().cosine(trait, load_vector(path).directions[layer])
+    return Study(trait, created, tuple(prompts), tuple(doses), cosine)
+
+
+def _trait_doses(compared: CompareResult, prompts: Sequence[Chat]) -> list[Dose]:
+    """Score what the bundled model answered to `prompts`."""
+    doses: list[Dose] = []
+    for strength, residual_strength, texts, metrics in _sides(compared):
+        answered = list(zip(prompts, texts, strict=True))
+        scored = [score(prompt, text) for prompt, text in answered]
+        doses.append(
+            Dose(
+                strength,
+                residual_strength,
+                tuple(texts),
+                {trait: tuple(one[trait] for one in scored) for trait in TRAITS},
+                metrics,
+                fmean(is_grammatical(prompt, text) for prompt, text in answered),
+            )
+        )
+    return doses
+
+
+def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[float]) -> Study:
+    """Make a built-in behaviour's vector on any model and weigh held-out completions."""
+    behavior = json.loads((files("steer_tools") / "behaviors" / f"{name}.json").read_text(encoding="utf-8"))
+    created = create_steering_vector(
+        behavior["positive"], behavior["negative"], layer, save_path, method="paired_mean_difference"
+    )
+    items = behavior["held_out"]
+    prompts: list[PromptLike] = [item["prompt"] for item in items]
+    path = created["vector_path"]
+    compared = compare_generations(prompts, path, strengths=list(strengths), unit="contrast", max_new_tokens=32)
+    session = current_session()
+    placed = place(session, path, None, PlacementOptions("contrast", "add", "generated", False))
+    doses: list[Dose] = []
+    for strength, residual_strength, texts, metrics in _sides(compared):
+        odds = log_odds(
+            session.engine,
+            parse_prompts(prompts),
+            [item["positive"] for item in items],
+            [item["negative"] for item in items],
+            placed.plan(strength) if strength else (),
+        )
+        doses.append(Dose(strength, residual_strength, tuple(texts), {name: tuple(odds)}, metrics))
+    return Study(name, created, tuple(prompts), tuple(sorted(doses, key=_strength)))
+
+
+@contextmanager
+def applied(parts: Sequence[Part]) -> Generator[None]:
+    """Have several vectors applied within a `with` block."""
+    handles: list[str] = []
+    try:
+        for part in parts:
+            path = part.study.created["vector_path"]
+            handles.append(apply_steering_vector(path, strength=part.strength, unit="contrast")["steering_id"])
+        yield
+    finally:
+        for handle in handles:
+            remove_steering_vector(handle)
+
+
+def study_together(parts: Sequence[Part], prompts: Sequence[Chat]) -> Combination:
+    """Score the bundled model's answers to `prompts` under what is applied."""
+    asked: list[PromptLike] = [*prompts]
+    baseline, steered = _trait_doses(compare_generations(asked, max_new_tokens=ANSWER_TOKENS), prompts)
+    return Combination(tuple(parts), tuple(prompts), baseline, steered)
+
+
+def _sides(compared: CompareResult) -> list[tuple[float, float, list[str], TextMetrics]]:
+    """Return (strength, residual strength, texts, metrics) of each side, ordered by strength."""
+    sides = [(0.0, 0.0, compared["baseline"]["texts"], compared["baseline"]["metrics"])]
+    for variant in compared["variants"]:
+        strength, residual = variant["strength"], variant["residual_strength"]
+        sides.append(
+            (strength or 0.0, residual if isinstance(residual, float) else 0.0, variant["texts"], variant["metrics"])
+        )
+    return sorted(sides, key=lambda side: side[0])
+
+
+def _strength(dose: Dose) -> float:
+    return dose.strength
