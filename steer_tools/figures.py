@@ -32,7 +32,7 @@ def dose_response(panels: Sequence[DosePanel], *, title: str, score_label: str, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(1.2 + 3.3 * len(panels), 3.9), dpi=160, layout="constrained")
+    figure = Figure(figsize=(max(7.0, 1.2 + 3.3 * len(panels)), 3.9), dpi=160, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title, color=_INK, fontsize=12, fontweight="bold", x=0.01, ha="left")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -180,7 +180,7 @@ def test_the_picture_has_a_panel_a_vector_and_shows_its_curves() -> None:
     def draw(*panels: DosePanel) -> bytes:
         return dose_response(panels, title="t", score_label="y", strength_label="x")
 
-    one, two = draw(DosePanel("a", curve)), draw(DosePanel("a", curve), DosePanel("b", curve))
+    one, two = draw(DosePanel("a", curve)), draw(*[DosePanel(name, curve) for name in "abc"])
 
     assert size_of_png(two)[0] > size_of_png(one)[0]
     assert one == draw(DosePanel("a", curve))

@@ -19,11 +19,12 @@ from steer_tools.parameters import ModelStatus
 from steer_tools.prompts import PromptLike
 
 PICTURE = "dose_response.png"
+_NOTHING = "–"
 
 
 def described(model: ModelStatus) -> str:
     """Name a model with its size."""
-    name = "the bundled model" if model["name"] == BUNDLED else model["name"]
+    name = "the bundled model" if model["name"] == BUNDLED else model["name"].rstrip("/").rpartition("/")[2]
     return f"{name} ({model['layers']} layers, hidden size {model['hidden_size']})"
 
 
@@ -35,9 +36,12 @@ def opening(model: ModelStatus, remark: str) -> RenderableType:
 def study(found: Study, *, is_plain: bool) -> RenderableType:
     """Show the scores of a vector in both directions, and the answers to its first prompt."""
     low, high = found.ends
-    table = _scores_table()
-    for dose in (low, found.baseline, high):
-        table.add_row(*_score_row(dose, found))
+    columns, rows = _scores((low, found.baseline, high), found)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     made = found.created
     facts = f"layer {made['layer']}, contrast norm {made['contrast_norm']}, separation {made['separation']}"
     if found.planted_cosine is not None:
@@ -141,7 +145,7 @@ def markdown(findings: Findings) -> str:
             "",
             f"## {found.name}",
             "",
-            *_markdown_table(_SCORE_COLUMNS, [_score_row(d, found) for d in found.doses]),
+            *_markdown_table(*_scores(found.doses, found)),
         ]
         lines += ["", f"Prompt: {_question(found.prompts[0])}", ""]
         told = (found.ends[0], found.baseline, found.ends[1])
@@ -175,25 +179,27 @@ _SCORE_COLUMNS = (
 )
 
 
-def _scores_table() -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in _SCORE_COLUMNS:
-        table.add_column(column, justify="right")
-    return table
+def _scores(doses: Sequence[Dose], found: Study) -> tuple[list[str], list[list[str]]]:
+    """Return the columns that say something about these doses, and a row for each."""
+    every = [_score_row(dose, found) for dose in doses]
+    told = [i for i in range(len(_SCORE_COLUMNS)) if any(row[i] != _NOTHING for row in every)]
+    return [_SCORE_COLUMNS[i] for i in told], [[row[i] for i in told] for row in every]
 
 
 def _score_row(dose: Dose, found: Study) -> tuple[str, ...]:
     low, high = mean_interval(dose.scores[found.name])
+    # Where the grammar is known, nothing need be guessed from perplexity and repetition.
+    is_judged_blind = dose.grammatical is None
     shifts = [abs(dose.mean(name) - found.baseline.mean(name)) for name in found.other_names()]
     return (
         _label(dose),
         f"{dose.residual_strength:+.2f}" if dose.strength else "",
         f"{dose.mean(found.name):+.2f}",
         f"{low:+.2f} to {high:+.2f}",
-        f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else "–",
-        "–" if dose.grammatical is None else f"{dose.grammatical:.0%}",
-        _figure(dose.metrics["perplexity"]),
-        _figure(dose.metrics["distinct_2"]),
+        f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else _NOTHING,
+        _NOTHING if dose.grammatical is None else f"{dose.grammatical:.0%}",
+        _figure(dose.metrics["perplexity"] if is_judged_blind else None),
+        _figure(dose.metrics["distinct_2"] if is_judged_blind else None),
     )
 
 
@@ -243,4 +249,4 @@ def _mean(dose: Dose, name: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return _NOTHING if value is None else f"{value:.3g}"
