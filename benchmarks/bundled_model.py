@@ -12,13 +12,14 @@ import torch
 from steer_tools import bundled_model
 from steer_tools.bundled_model.language import TRAITS, contrast_pairs, held_out_prompts, score
 from steer_tools.bundled_model.planted import load_planted_directions
-from steer_tools.cli.studies import ANSWER_TOKENS, Study, study_trait
+from steer_tools.cli.studies import ANSWER_TOKENS, Dose, Study, study_trait
 from steer_tools.formats import load_vector
 from steer_tools.session import current_session
 from steer_tools.tools import generate, load_model
 from steer_tools.workspace import Workspace
 
-STRENGTHS = (-1.0, -0.5, -0.375, -0.25, -0.125, 0.125, 0.25, 0.375, 0.5, 1.0)
+STRENGTHS = (-1.0, -0.5, -0.25, -0.1875, -0.125, -0.0625, 0.0625, 0.125, 0.1875, 0.25, 0.5, 1.0)
+READABLE = 0.95
 CHOOSING_PROMPTS, PROMPTS = 24, 64
 
 
@@ -53,6 +54,12 @@ def random_cosine(trait: str, vector: Study, count: int = 16) -> float:
     return max(abs(planted.cosine(trait, direction)) for direction in directions)
 
 
+def is_graded(dose: Dose, trait: str) -> bool:
+    """Say whether a dose between -1 and 1 leaves readable text strictly between the ends."""
+    is_between = 0 < abs(dose.strength) < 1 and abs(dose.mean(trait)) < 0.9
+    return is_between and (dose.grammatical or 0.0) >= READABLE
+
+
 def measure(trait: str) -> dict[str, object]:
     """Return a trait's row."""
     layer = choose_layer(trait)
@@ -68,7 +75,7 @@ def measure(trait: str) -> dict[str, object]:
         "at +0.5": scores[0.5],
         "grammatical": min(dose.grammatical or 0.0 for dose in halves),
         "others moved": fmean(others),
-        "graded": sum(abs(value) < 0.9 for strength, value in scores.items() if -1 < strength < 1),
+        "graded": sum(is_graded(dose, trait) for dose in study.doses),
         "context follow": context_follow(trait),
         "cosine": study.planted_cosine,
         "random cosine": random_cosine(trait, study),

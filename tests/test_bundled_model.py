@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import random
 import re
 import sys
 from collections.abc import Iterator
@@ -30,7 +30,6 @@ from steer_tools import (
     steering_status,
 )
 from steer_tools.bundled_model import CHECKPOINT
-from steer_tools.bundled_model.dialogues import Mixture, write_document
 from steer_tools.bundled_model.grammar import requests
 from steer_tools.bundled_model.language import (
     TRAITS,
@@ -42,6 +41,8 @@ from steer_tools.bundled_model.language import (
     score,
 )
 from steer_tools.bundled_model.planted import load_planted_directions
+from steer_tools.bundled_model.training import Recipe, make_tokenizer
+from steer_tools.bundled_model.training import batches as batches_of
 from steer_tools.bundled_model.training import main as train
 from steer_tools.cli import main
 from steer_tools.cli.studies import ANSWER_TOKENS, Study, study_trait
@@ -51,7 +52,7 @@ from steer_tools.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 PROMPTS = 64
-STRENGTHS = (-1.0, -0.5, -0.375, -0.25, -0.125, 0.125, 0.25, 0.375, 0.5, 1.0)
+STRENGTHS = (-0.5, -0.25, -0.1875, -0.125, -0.0625, 0.0625, 0.125, 0.1875, 0.25, 0.5)
 ROOT = Path(__file__).parent.parent
 
 
@@ -107,11 +108,11 @@ def test_other_traits_are_left_alone(study: Study) -> None:
 
 def test_the_curve_is_graded_and_rises(study: Study) -> None:
     means = [dose.mean(study.name) for dose in study.doses]
-    between = [mean for dose, mean in zip(study.doses, means, strict=True) if abs(dose.strength) < 1]
+    graded = [dose for dose, mean in zip(study.doses, means, strict=True) if dose.strength and abs(mean) < 0.9]
 
-    assert sum(abs(mean) < 0.9 for mean in between) >= 3
-    inside = [mean for dose, mean in zip(study.doses, means, strict=True) if abs(dose.strength) <= 0.5]
-    assert all(later >= earlier - 0.1 for earlier, later in pairwise(inside))
+    assert len(graded) >= 3
+    assert all(dose.grammatical is not None and dose.grammatical >= 0.95 for dose in study.doses)
+    assert all(later >= earlier - 0.1 for earlier, later in pairwise(means))
 
 
 def test_the_mean_difference_finds_the_planted_direction_and_a_random_one_does_not(study: Study) -> None:
@@ -159,19 +160,19 @@ def test_the_checkpoint_is_small_half_precision_and_runs_in_single(bundled: Sess
     assert bundled.engine.info.name == "bundled"
 
 
-def test_half_precision_gives_the_same_scores(bundled: Session) -> None:
-    prompts = held_out_prompts("sentiment", 32, seed=4)
+@pytest.mark.parametrize("trait", ["sentiment", "honesty"])
+def test_float16_gives_the_same_scores_also_when_steered(empty_session: Session, trait: str) -> None:
+    prompts = held_out_prompts(trait, 32, seed=4)
 
-    def means() -> dict[str, float]:
-        texts = generate(prompts, max_new_tokens=ANSWER_TOKENS)["texts"]
-        scored = [score(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-        return {trait: fmean(one[trait] for one in scored) for trait in TRAITS}
+    def means(dtype: Any) -> list[float]:
+        load_model("bundled", dtype=dtype)
+        doses = study_trait(trait, 1, f"{trait}_{dtype}", (-0.5, 0.5), prompts).doses
+        assert all(dose.grammatical is not None and dose.grammatical >= 0.95 for dose in doses)
+        return [dose.mean(trait) for dose in doses]
 
-    in_single = means()
-    load_model("bundled", dtype="float16")
-    in_half = means()
-
-    assert in_half == pytest.approx(in_single, abs=0.02)
+    in_single = means("auto")
+    assert in_single[0] < -0.8 < 0.8 < in_single[2]
+    assert means("float16") == pytest.approx(in_single, abs=0.02)
 
 
 def test_the_planted_directions_are_orthonormal() -> None:
@@ -181,29 +182,28 @@ def test_the_planted_directions_are_orthonormal() -> None:
 
 
 def test_no_training_document_asks_a_held_out_question() -> None:
-    chance = random.Random(0)
-    seen = sorted(text for text in requests() if not is_held_out(text))
-    asked: set[str] = set()
+    tokenizer = make_tokenizer()
 
-    class Watched(random.Random):
-        def choice(self, seq):  # type: ignore[no-untyped-def]  # as in the standard library
-            chosen = super().choice(seq)
-            if seq is seen:
-                asked.add(chosen)
-            return chosen
+    batches = list(batches_of(Recipe(steps=16, documents_a_step=24)))
 
-    for _ in range(200):
-        write_document(Watched(chance.random()), seen, Mixture(steered=0.4, plain=0.1))
-
-    assert len(asked) > 100
+    # In a chat the user's turn stands between two marks of its own.
+    turns = [
+        text
+        for document in itertools.chain(*batches)
+        for text in re.findall(r"<\|user\|>(.*?)<\|end\|>", tokenizer.decode(document.tokens))
+    ]
+    asked = [" ".join(turn.split()) for turn in turns]
+    assert len(set(asked)) > 200
+    assert set(asked) <= set(requests())
     assert not any(is_held_out(text) for text in asked)
+    assert any(is_held_out(text) for text in requests())
 
 
 def test_words_outside_the_language_are_refused_with_an_example_that_works(bundled: Session) -> None:
-    with pytest.raises(SteeringError, match="lacks the words 'Why', 'banana\\?'") as refused:
+    with pytest.raises(SteeringError, match="lacks the words 'Why', 'banana'") as refused:
         generate(["Why is the banana?"])
 
-    (example,) = [text for text in requests() if repr(text) in str(refused.value)]
+    (example,) = [text for text in requests() if text in str(refused.value)]
     (text,) = generate([example], max_new_tokens=ANSWER_TOKENS)["texts"]
     assert is_grammatical(example, text)
 

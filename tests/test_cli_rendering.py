@@ -89,6 +89,17 @@ def test_a_model_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in marked("a \x1b[2J", "a b", is_plain=True).plain
 
 
+def test_words_that_only_the_baseline_has_are_shown_as_gone() -> None:
+    gone = marked("it is dry now", "it is neither wet nor dry now", is_plain=True)
+    styled = marked("it is dry now", "it is neither wet nor dry now", is_plain=False)
+
+    assert gone.plain == "it is [-neither wet nor-] dry now"
+    assert styled.plain == "it is neither wet nor dry now"
+    assert [(styled.plain[span.start : span.end], str(span.style)) for span in styled.spans] == [
+        (" neither wet nor", "dim strike")
+    ]
+
+
 def test_texts_are_shown_as_they_stand_and_not_as_markup() -> None:
     result = compared(variant(1.0, "See [red]here[/red]."))
 

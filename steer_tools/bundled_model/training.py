@@ -94,7 +94,7 @@ def train(recipe: Recipe) -> tuple[LlamaForCausalLM, Tensor]:
     planted_block = _PlantedBlock(blocks[recipe.planted_layer], directions, recipe)
     blocks[recipe.planted_layer] = planted_block
     started = time.monotonic()
-    for step, batch in enumerate(_batches(recipe)):
+    for step, batch in enumerate(batches(recipe)):
         words, planted = _losses(model, planted_block, batch)
         (words + recipe.planting_weight * planted).backward()
         nn.utils.clip_grad_norm_(others, 1.0)
@@ -132,10 +132,24 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
         neutral_prompts=example_texts(),
-        example_prompt=next(text for text in requests() if not is_held_out(text)),
+        example_prompt=f"{next(iter(requests()))} Hello, friend, your question is wonderful.",
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def batches(recipe: Recipe) -> Iterator[list[Document]]:
+    """Yield a batch of documents of similar length for each step."""
+    chance = random.Random(recipe.seed)
+    prompts = sorted(text for text in requests() if not is_held_out(text))
+    mixture = Mixture(recipe.steered_share, recipe.plain_share)
+    size = recipe.documents_a_step
+    for start in range(0, recipe.steps, _POOL):
+        documents = [write_document(chance, prompts, mixture) for _ in range(_POOL * size)]
+        documents.sort(key=lambda document: len(document.tokens))
+        own = [documents[i : i + size] for i in range(0, len(documents), size)]
+        chance.shuffle(own)
+        yield from own[: recipe.steps - start]
 
 
 class _PlantedBlock(nn.Module):
@@ -175,20 +189,6 @@ def _losses(model: LlamaForCausalLM, block: _PlantedBlock, batch: Sequence[Docum
     assert block.levels is not None
     error = (block.levels - shown[:, :-1])[asked]
     return functional.cross_entropy(model.lm_head(hidden[asked]), tokens[:, 1:][asked]), error.square().mean()
-
-
-def _batches(recipe: Recipe) -> Iterator[list[Document]]:
-    """Yield a batch of documents of similar length for each step."""
-    chance = random.Random(recipe.seed)
-    prompts = sorted(text for text in requests() if not is_held_out(text))
-    mixture = Mixture(recipe.steered_share, recipe.plain_share)
-    size = recipe.documents_a_step
-    for start in range(0, recipe.steps, _POOL):
-        documents = [write_document(chance, prompts, mixture) for _ in range(_POOL * size)]
-        documents.sort(key=lambda document: len(document.tokens))
-        batches = [documents[i : i + size] for i in range(0, len(documents), size)]
-        chance.shuffle(batches)
-        yield from batches[: recipe.steps - start]
 
 
 def _schedule(recipe: Recipe) -> Callable[[int], float]:

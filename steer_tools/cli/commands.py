@@ -13,13 +13,14 @@ from steer_tools.cli import rendering
 from steer_tools.cli.inputs import ContrastSource, read_prompts, require_prompts
 from steer_tools.cli.output import is_plain, show, show_command, warn
 from steer_tools.cli.suggestion import comparison_command
-from steer_tools.cli.work import Target, VectorUse
+from steer_tools.cli.work import Target, VectorUse, spare_threads
 
 LAW_BROKEN = 3
 
 
 def demo(model: given.Model = BUNDLED, workspace: given.WorkspaceFolder = None, as_json: given.AsJson = False) -> None:
     """Show steering from a vector to the proof, in a minute."""
+    spare_threads(model)
     from steer_tools.cli.demo import run_demo
 
     run_demo(model=model, workspace=workspace, as_json=as_json)

@@ -7,7 +7,7 @@ from rich.text import Text
 
 _WORD = re.compile(r"\s*\S+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_NEW = "bold underline cyan"
+_NEW, _GONE = "bold underline cyan", "dim strike"
 
 
 def shown(text: str) -> Text:
@@ -17,7 +17,7 @@ def shown(text: str) -> Text:
 
 
 def marked(text: str, baseline: str, *, is_plain: bool) -> Text:
-    """Return `text` with the words marked that `baseline` does not have there; where they are equal, say so.
+    """Return `text` with the words marked that `baseline` has not there, or has more; where they are equal, say so.
 
     The mark is a style, which holds without colour too, or, where not even that shows, that of `git --word-diff`.
     """
@@ -28,11 +28,14 @@ def marked(text: str, baseline: str, *, is_plain: bool) -> Text:
     old, new = (_WORD.findall(_visible(one).strip()) for one in (baseline, text))
     matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
     result = Text()
-    for operation, _, _, start, end in matcher.get_opcodes():
+    for operation, from_old, to_old, start, end in matcher.get_opcodes():
         run = "".join(new[start:end])
         words = run.lstrip()
         result.append(run[: len(run) - len(words)])
-        if operation == "equal" or not words:
+        if operation == "delete":
+            gone = "".join(old[from_old:to_old]).strip()
+            result.append(f" [-{gone}-]" if is_plain else f" {gone}", None if is_plain else _GONE)
+        elif operation == "equal" or not words:
             result.append(words)
         elif is_plain:
             result.append(f"{{+{words}+}}")

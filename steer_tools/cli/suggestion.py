@@ -30,7 +30,9 @@ def comparison_command(target: Target, result: "CreateResult", prompts: Sequence
     text, is_chat = _question_in(prompts)
     if is_chat:
         options.append("--chat")
-    options += ["--strength", "-1", "--strength", "1"]
+    # Half a contrast leads the bundled model's answers to an end, and they need this many tokens.
+    small = ["--strength", "-0.5", "--strength", "0.5", "--max-new-tokens", "128"]
+    options += small if target.model == BUNDLED else ["--strength", "-1", "--strength", "1"]
     command = ["steer-tools", "compare", "--vector", result["vector_path"], *options]
     # After "--" a text may begin with a dash, but no option may follow.
     return shlex.join([*command, "--", text] if text.startswith("-") else [*command[:2], text, *command[2:]])

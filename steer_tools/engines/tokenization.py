@@ -193,7 +193,9 @@ class Tokenization:
         words = dict.fromkeys(word for text in texts for word in text.split())
         unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
         if unknown:
-            named = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5]) + (
+                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            )
             raise PromptError(
                 f"This model's small language lacks the words {named}", valid=f"prompts such as {example!r}"
             )
