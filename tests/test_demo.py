@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from steer_tools.bundled_model.language import TRAITS, held_out_prompts, score
 from steer_tools.cli.app import app
 from steer_tools.cli.demo import TOGETHER
+from steer_tools.cli.studies import Part, applied, study_together, study_trait
 from steer_tools.comparison import log_odds
 from steer_tools.engines.base import Row
 from steer_tools.figures import Curve, DosePanel, dose_response
@@ -91,6 +92,21 @@ def test_two_vectors_at_once_move_both_scores_to_their_sides(findings: dict[str,
     for name, strength in TOGETHER.items():
         moved = combined["steered"]["scores"][name] - combined["baseline"]["scores"][name]
         assert moved * strength > 0.3
+
+
+def test_what_is_applied_is_never_taken_for_the_baseline_not_even_one_vector_of_negative_strength(
+    empty_session: Session,
+) -> None:
+    empty_session.load("bundled", "huggingface", "auto", None)
+    prompts = held_out_prompts("sentiment", 2)
+    part = Part(study_trait("sentiment", 1, "sentiment", [0.5], prompts), -0.5)
+
+    with applied([part]):
+        together = study_together([part], prompts)
+
+    assert together.baseline.scores == part.study.baseline.scores
+    assert together.steered.mean("sentiment") < -0.5
+    assert steering_status()["applied"] == []
 
 
 def test_the_proof_is_passed_and_nothing_stays_applied(findings: dict[str, Any]) -> None:

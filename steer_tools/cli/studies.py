@@ -5,7 +5,7 @@ On the bundled model every text has an exact score; on others two completions ar
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import fmean
@@ -21,15 +21,10 @@ from steer_tools.bundled_model.planted import load_planted_directions
 from steer_tools.comparison import log_odds
 from steer_tools.formats import load_vector
 from steer_tools.parameters import CheckResult, CompareResult, CreateResult, ModelStatus, TextMetrics
-from steer_tools.placing import PlacementOptions, place
+from steer_tools.placing import PlacementOptions, place, steering
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.session import current_session
-from steer_tools.tools import (
-    apply_steering_vector,
-    compare_generations,
-    create_steering_vector,
-    remove_steering_vector,
-)
+from steer_tools.tools import compare_generations, create_steering_vector
 
 # Enough for the longest answer of the language.
 ANSWER_TOKENS = 128
@@ -174,15 +169,11 @@ def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[fl
 @contextmanager
 def applied(parts: Sequence[Part]) -> Generator[None]:
     """Have several vectors applied within a `with` block."""
-    handles: list[str] = []
-    try:
+    with ExitStack() as stack:
         for part in parts:
             path = part.study.created["vector_path"]
-            handles.append(apply_steering_vector(path, strength=part.strength, unit="contrast")["steering_id"])
+            stack.enter_context(steering(path, strength=part.strength, unit="contrast"))
         yield
-    finally:
-        for handle in handles:
-            remove_steering_vector(handle)
 
 
 def study_together(parts: Sequence[Part], prompts: Sequence[Chat]) -> Combination:
@@ -193,14 +184,14 @@ def study_together(parts: Sequence[Part], prompts: Sequence[Chat]) -> Combinatio
 
 
 def _sides(compared: CompareResult) -> list[tuple[float, float, list[str], TextMetrics]]:
-    """Return (strength, residual strength, texts, metrics) of each side, ordered by strength."""
+    """Return (strength, residual strength, texts, metrics) of the baseline and then of each variant."""
     sides = [(0.0, 0.0, compared["baseline"]["texts"], compared["baseline"]["metrics"])]
     for variant in compared["variants"]:
         strength, residual = variant["strength"], variant["residual_strength"]
         sides.append(
             (strength or 0.0, residual if isinstance(residual, float) else 0.0, variant["texts"], variant["metrics"])
         )
-    return sorted(sides, key=lambda side: side[0])
+    return sides
 
 
 def _strength(dose: Dose) -> float:
