@@ -4,6 +4,8 @@ A model comes in, named modules leave; the only code that looks inside a model. 
 """
 
 import hashlib
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,29 +23,32 @@ class Architecture:
 
     Attributes:
         model: What the user loaded.
-        decoder: The module that runs the blocks; it is called with token ids, mask and cache.
+        callables: The modules from the model down to its text decoder that can be called with token ids or embeddings,
+            outermost first.
         blocks: The decoder blocks in order; the output of block l is the residual stream after layer l.
         final_norm: The norm between the last block and the unembedding.
         unembedding: The output projection (vocabulary, hidden_size).
         hidden_size: Width of the residual stream.
         context_length: The most positions that the model was built for; None where it has no limit.
         family: The config's model type.
+        idle_layers: Blocks that do not run on text alone.
     """
 
     model: nn.Module
-    decoder: nn.Module
+    callables: tuple[nn.Module, ...]
     blocks: tuple[nn.Module, ...]
     final_norm: nn.Module | None
     unembedding: nn.Module | None
     hidden_size: int
     context_length: int | None
     family: str
+    idle_layers: tuple[int, ...] = ()
 
     def resolve_layer(self, layer: object) -> int:
         """Return `layer` counted from 0; negative layers count from the end.
 
         Raises:
-            LayerError: The model has no such block.
+            LayerError: The model has no such block, or it does not run on text.
         """
         count = len(self.blocks)
         if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
@@ -52,7 +57,26 @@ class Architecture:
                 valid=f"0 to {count - 1}, or -{count} to -1 counted from the end",
                 fix="",
             )
+        if layer % count in self.idle_layers:
+            kind = type(self.blocks[layer]).__name__
+            raise LayerError(
+                f"layer is {layer}, and that block ({kind}) does not run on text alone",
+                valid=f"the layers of 0 to {count - 1} except {', '.join(map(str, self.idle_layers))}",
+                fix="",
+            )
         return layer % count
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether a pass may be ended inside: weights that come in for all blocks leave only at the end of a pass."""
+        first = self.blocks[0]
+        around = [m for m in self.model.modules() if m is not first and any(inner is first for inner in m.modules())]
+        return not any(map(_offloading_hooks, around))
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The innermost module that is called with token ids or embeddings; it runs the blocks."""
+        return self.callables[-1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,12 +115,13 @@ def find_architecture(model: object) -> Architecture:
         raise UnsupportedModelError(
             f"The config of {type(model).__name__} has no num_hidden_layers or hidden_size", valid="", fix=""
         )
-    decoder, blocks = _find_blocks(model, count)
+    name, blocks = _find_blocks(model, count)
+    callables = _callables_around(model, name)
     return Architecture(
         model=model,
-        decoder=decoder,
+        callables=callables,
         blocks=blocks,
-        final_norm=_find_final_norm(decoder, width),
+        final_norm=_find_final_norm(model.get_submodule(name.rpartition(".")[0]), width),
         unembedding=cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None,
         hidden_size=width,
         context_length=_context_length(text_config),
@@ -125,16 +150,46 @@ def refuse_unsteerable_state(model: nn.Module) -> None:
 def weights_fingerprint(model: nn.Module) -> str:
     """Return 16 hex digits that change when any weight matrix is fine-tuned, merged or quantised.
 
-    A few elements of each parameter are hashed, so that a large model takes milliseconds; parameters that are
-    offloaded to disk count by name and shape only.
+    A few elements of each parameter are hashed, so that a large model takes milliseconds, and one that is offloaded as
+    long as a pass.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in _parameters_in_place(model, ""):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        if not parameter.is_meta:
-            sample = parameter.detach().flatten()[:_FINGERPRINT_ELEMENTS]
+        for stored in _stored_tensors(parameter.detach()):
+            sample = stored.flatten()[:_FINGERPRINT_ELEMENTS]
             digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _offloading_hooks(module: nn.Module) -> tuple[Any, ...]:
+    """Return the hooks by which accelerate moves a module's offloaded weights in and out."""
+    hook = getattr(module, "_hf_hook", None)
+    return tuple(h for h in getattr(hook, "hooks", (hook,)) if getattr(h, "offload", False))
+
+
+def _parameters_in_place(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield all parameters by name, offloaded ones while they are in place, tied ones as often as they are named."""
+    hooks = _offloading_hooks(module)
+    for hook in hooks:
+        hook.pre_forward(module)
+    try:
+        for name, parameter in module.named_parameters(recurse=False):
+            yield prefix + name, parameter
+        for name, child in module.named_children():
+            yield from _parameters_in_place(child, f"{prefix}{name}.")
+    finally:
+        for hook in reversed(hooks):
+            hook.post_forward(module, None)
+
+
+def _stored_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors that a quantised weight is made of, or the tensor itself."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in cast(Any, tensor).__tensor_flatten__()[0]:
+            yield from _stored_tensors(getattr(tensor, name))
+    else:
+        yield tensor
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -143,27 +198,52 @@ def _is_compiled(module: nn.Module) -> bool:
     return own.get("_compiled_call_impl") is not None or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
 
 
-def _find_blocks(model: nn.Module, count: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
-    """Find the one ModuleList that has `count` blocks, beside the text embedding if several have."""
+def _find_blocks(model: nn.Module, count: int) -> tuple[str, tuple[nn.Module, ...]]:
+    """Find the name and the items of the one ModuleList of `count` blocks; of several towers, the text decoder's."""
     modules = dict(model.named_modules())
-    lists = {
-        name: module for name, module in modules.items() if isinstance(module, nn.ModuleList) and len(module) == count
-    }
-    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if len(outermost) > 1:
+    lengths = {name: len(module) for name, module in modules.items() if isinstance(module, nn.ModuleList)}
+    exact = [name for name, length in lengths.items() if length == count]
+    # Some configs count the attentions, of which each block may have several.
+    lists = exact or [name for name, length in lengths.items() if length > 1 and count % length == 0]
+    found = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if len(found) > 1:
         embedding = cast(Any, model).get_input_embeddings()
-        outermost = [
-            name for name in outermost if any(m is embedding for m in modules[name.rpartition(".")[0]].modules())
-        ]
-    if len(outermost) != 1:
-        found = ", ".join(f"{name} ({len(m)})" for name, m in modules.items() if isinstance(m, nn.ModuleList))
+        # The deeper the module that holds both the list and the text embedding, the closer they belong together.
+        depths = [_depth_of_common_owner(modules, name, embedding) for name in found]
+        found = [name for name, depth in zip(found, depths, strict=True) if depth == max(depths)]
+    if len(found) > 1:
+        # Towers beside each other: the text decoder's blocks are not inside a module with a vision or audio config.
+        configs = [getattr(modules[name.rpartition(".")[0]], "config", None) for name in found]
+        text = cast(Any, model).config.get_text_config(decoder=True)
+        found = [name for name, config in zip(found, configs, strict=True) if config is text] or found
+    if len(found) != 1:
+        shown = ", ".join(f"{name} ({len(m)})" for name, m in modules.items() if isinstance(m, nn.ModuleList))
         raise UnsupportedModelError(
-            f"The decoder blocks of {type(model).__name__} cannot be told: its lists of modules are {found or 'none'}",
+            f"The decoder blocks of {type(model).__name__} cannot be told: its lists of modules are {shown or 'none'}",
             valid=f"exactly one list of {count} blocks, the text config's num_hidden_layers",
             fix="",
         )
-    name = outermost[0]
-    return modules[name.rpartition(".")[0]], tuple(lists[name])
+    return found[0], tuple(cast(nn.ModuleList, modules[found[0]]))
+
+
+def _depth_of_common_owner(modules: dict[str, nn.Module], name: str, embedding: nn.Module) -> int:
+    """Return how deep the innermost module is that holds both the list `name` and the text embedding."""
+    while name:
+        name = name.rpartition(".")[0]
+        if any(module is embedding for module in modules[name].modules()):
+            return name.count(".") + bool(name)
+    return -1
+
+
+def _callables_around(model: nn.Module, blocks: str) -> tuple[nn.Module, ...]:
+    """Return the modules around the list named `blocks` that take token ids or embeddings, outermost first."""
+    names = blocks.split(".")
+    around = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
+    return tuple(module for module in around if module is model or _takes_tokens(module))
+
+
+def _takes_tokens(module: nn.Module) -> bool:
+    return not {"input_ids", "inputs_embeds"}.isdisjoint(inspect.signature(module.forward).parameters)
 
 
 def _find_final_norm(decoder: nn.Module, width: int) -> nn.Module | None:

@@ -187,6 +187,7 @@ def _geometry_of(observation: Observation, edit: ObservedEdit) -> BatchGeometry:
         positions=torch.arange(edit.start, edit.start + len(edit.before))[None],
         prompt_lengths=torch.tensor([len(observation.generation.prompt_tokens)]),
         first=torch.tensor([observation.first_position]),
+        after_user=torch.tensor([observation.after_user]),
     )
 
 

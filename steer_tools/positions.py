@@ -5,7 +5,7 @@ nothing. Pure and shared by every engine; it must not know hooks, or how a model
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -13,14 +13,17 @@ from torch import Tensor
 
 from steer_tools.errors import ArgumentError
 
-NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first")
+NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first", "after_user")
+# A place that no row reaches, for rows of a batch that have no user message.
+NOWHERE = 2**62
 _ALIASES = {"last": "generated"}
 # Nine digits are more than any context has, and fit into the integers of a tensor.
 _SLICE = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 VALID_POSITIONS = (
-    "'generated' (the last prompt token and every new one), 'prompt', 'all', 'last_prompt', 'first', a Python slice "
-    "of the prompt's tokens such as '0:4' or '-3:', or several of these joined by commas"
+    "'generated' (the last prompt token and every new one), 'prompt', 'all', 'last_prompt', 'first', 'after_user' (all "
+    "after a chat's last user message), a Python slice of the prompt's tokens such as '0:4' or '-3:', or several of "
+    "these joined by commas"
 )
 
 
@@ -62,6 +65,11 @@ class Scope:
     def __str__(self) -> str:
         return ",".join(map(str, self.terms))
 
+    @property
+    def needs_chat(self) -> bool:
+        """Whether it counts from a user message, which only chats have."""
+        return "after_user" in self.terms
+
 
 GENERATED = Scope(("generated",))
 
@@ -75,21 +83,33 @@ class BatchGeometry:
         prompt_lengths: (rows,) int64, number of real tokens that are prompt.
         first: (rows,) int64, position of the first prompt token that is neither padding nor BOS; None where the
             caller cannot know it.
+        after_user: (rows,) int64, position of the first token after the last user message, NOWHERE in a row without
+            one; None where it cannot be known.
     """
 
     positions: Tensor
     prompt_lengths: Tensor
     first: Tensor | None = None
+    after_user: Tensor | None = None
     _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_columns(
-        cls, real: Tensor, start: int, prompt_lengths: Tensor, first: Tensor | None = None
+        cls,
+        real: Tensor,
+        start: int,
+        prompt_lengths: Tensor,
+        first: Tensor | None = None,
+        after_user: Tensor | None = None,
     ) -> "BatchGeometry":
         """Build from `real` (rows, columns), true where a column is no padding; the pass holds columns start onward."""
         counted = real.long().cumsum(dim=1) - 1
         positions = counted.masked_fill(~real, -1)[:, start:]
-        return cls(positions, prompt_lengths, first)
+        return cls(positions, prompt_lengths, first, after_user)
+
+    def last(self, tokens: int) -> "BatchGeometry":
+        """Return the geometry of the last `tokens` of each row."""
+        return self if tokens == self.positions.shape[1] else replace(self, positions=self.positions[:, -tokens:])
 
     def mask(self, scope: Scope) -> Tensor:
         """Return the (rows, tokens) bool mask of `scope`; padding is never in it."""
@@ -123,6 +143,15 @@ class BatchGeometry:
                         fix="Use '0:1' or call the model with input_ids.",
                     )
                 return (self.positions == self.first[:, None]) & (self.positions < length)
+            case "after_user":
+                if self.after_user is None:
+                    raise ArgumentError(
+                        "positions is 'after_user', but the start of an answer, as the tokenizer's chat template puts "
+                        "it, was not found in the tokens of this call",
+                        valid="chats, rendered with their generation prompt",
+                        fix="Use 'generated', or give the prompts as chat messages.",
+                    )
+                return self.positions >= self.after_user[:, None]
             case _:
                 raise AssertionError(f"unparsed position {term!r}")
 

@@ -20,8 +20,8 @@ def report(done: int, total: int, message: str) -> None:
 
 
 @contextmanager
-def reporting_to(reporter: Reporter) -> Generator[None]:
-    """Send this context's progress to `reporter`, which may raise `Cancelled` to stop the work."""
+def reporting_to(reporter: Reporter | None) -> Generator[None]:
+    """Send this context's progress to `reporter`, which may raise `Cancelled` to stop the work; None is for nobody."""
     token = _reporter.set(reporter)
     try:
         yield

@@ -141,7 +141,7 @@ class Session:
         with self.lock:
             engine = self.engine
             if not self._residual_norms:
-                sites = [Site(layer) for layer in range(engine.info.layers)]
+                sites = [Site(layer) for layer in engine.info.steerable_layers]
                 prompts = engine.neutral_prompts
                 traces = engine.trace(prompts, sites)
                 content = [engine.content_mask(prompt) for prompt in prompts]

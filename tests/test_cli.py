@@ -532,8 +532,9 @@ from steer_tools.cli import main
 from steer_tools.session import current_session
 
 def interrupt(*_):
-    print(len(current_session().registry))
-    os.kill(os.getpid(), signal.SIGINT)
+    if current_session().is_attached:  # Not while the model is looked at.
+        print(len(current_session().registry))
+        os.kill(os.getpid(), signal.SIGINT)
 
 # A process that a shell runs in the background is born deaf to it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -652,13 +652,14 @@ def test_a_pass_keeps_the_plan_that_it_began_with(engine: Any, model: Any, token
 def test_generate_never_takes_a_forward_that_was_compiled_before(engine: Any, model: Any, tokenizer: Any) -> None:
     ids = torch.tensor([ids_of(tokenizer, PROMPTS[1])])
     asked: list[Any] = []
-    original = engine._hooks._generate._original
-    engine._hooks._generate._original = lambda *args, **kwargs: asked.append(kwargs.get("disable_compile"))
+    noting = vars(model)["generate"]
+    original = noting._original
+    noting._original = lambda *args, **kwargs: asked.append(kwargs.get("disable_compile"))
 
     model.generate(ids)
     engine.set_ambient((add(),))
     model.generate(ids)
-    engine._hooks._generate._original = original
+    noting._original = original
 
     assert asked == [None, True]
 

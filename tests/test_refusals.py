@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
-from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from steer_tools import (
     SteeringVector,
@@ -519,7 +520,17 @@ def test_unknown_positions_are_refused(steered: Steered, positions: Any) -> None
 def test_every_known_kind_of_positions_is_taken_and_can_be_generated_with(steered: Steered, positions: str) -> None:
     apply_steering_vector("v", positions=positions)
 
-    assert generate(PROMPTS, max_new_tokens=2)["active"] == 2
+    assert generate([CHAT] if "after_user" in positions else PROMPTS, max_new_tokens=2)["active"] == 2
+
+
+@pytest.mark.parametrize("prompt", ["keke", [5, 6], [{"role": "system", "content": "keke"}]])
+def test_positions_after_the_user_are_refused_for_prompts_without_one(steered: Steered, prompt: Any) -> None:
+    apply_steering_vector("v", positions="generated,after_user")
+
+    for use in (partial(generate, max_new_tokens=2), check_steering):
+        with pytest.raises(PromptError, match=r"after_user.*one of them the user's"):
+            use([CHAT, prompt])
+    assert generate([CHAT], max_new_tokens=2)["active"] == 2
 
 
 @pytest.mark.parametrize("pooling", ["max", "", "Last", None, 0, ["last"]])
@@ -1184,16 +1195,6 @@ def test_a_vector_in_memory_is_held_against_the_model_like_a_file(steered: Steer
         raise AssertionError("The block was entered.")
     with steering(load_vector(steered.vector_path)) as applied:
         assert applied.layers == (2,)
-
-
-def test_a_model_whose_cache_does_not_count_its_tokens_is_refused(empty_session: Session) -> None:
-    model = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=128, state_size=4)).eval()
-
-    with pytest.raises(UnsupportedModelError, match="cannot be placed"):
-        attach_model(model, make_tokenizer())
-
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert "generate" not in vars(model)
 
 
 def test_a_model_whose_forward_was_replaced_by_a_compiled_one_is_refused(empty_session: Session) -> None:

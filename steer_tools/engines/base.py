@@ -33,6 +33,7 @@ class ModelInfo:
         engine: Name of the runtime.
         has_chat_template: Whether chat messages can be rendered.
         context_length: The most tokens of prompt and text together; None for no limit.
+        idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
     """
 
     name: str
@@ -45,6 +46,12 @@ class ModelInfo:
     engine: str
     has_chat_template: bool
     context_length: int | None
+    idle_layers: tuple[int, ...] = ()
+
+    @property
+    def steerable_layers(self) -> list[int]:
+        """The blocks that can be read and steered, in order."""
+        return [layer for layer in range(self.layers) if layer not in self.idle_layers]
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,14 @@ class ObservedEdit:
 class Observation:
     """A greedy generation of one prompt under what is applied, with what each edited block put out.
 
-    `first_position` is that of the first prompt token after BOS; `firings` counts the edits of each site.
+    `first_position` is that of the first prompt token after BOS, `after_user` that after the last user message (NOWHERE
+    where the plan does not ask for it); `firings` counts the edits of each site.
     """
 
     generation: Generation
     edits: tuple[ObservedEdit, ...]
     first_position: int
+    after_user: int
     firings: dict[Site, int]
 
 

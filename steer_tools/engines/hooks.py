@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from steer_tools.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.edits import SiteEdits
-from steer_tools.engines.layout import GenerateCall, Layout, geometry_of, noted_call, refuse_other_passes
+from steer_tools.engines.layout import (
+    Callers,
+    GenerateCall,
+    Layout,
+    Pass,
+    TokenMarks,
+    geometry_of,
+    noted_call,
+    place_pass,
+    refuse_other_passes,
+)
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import BatchGeometry
@@ -57,33 +67,34 @@ def compile_plans(plans: Sequence[Plan]) -> dict[int, SiteEdits]:
 
 
 class _ThreadState(threading.local):
-    """What this thread is doing on the model."""
+    """What this thread is doing on the model; `place` and `geometry` are those of the pass that is under way."""
 
-    run: Run | None = None
-    entered: bool = False
-    entered_run: Run | None = None
-    geometry: BatchGeometry | None = None
-    generation: GenerateCall | None = None
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.generation: GenerateCall | None = None
+        self.callers = Callers()
+        self.entered_run: Run | None = None
+        self.place: Pass | None = None
+        self.geometry: BatchGeometry | None = None
 
 
 class SteeringHooks:
     """Puts the hooks on a model, and takes them off without a trace."""
 
-    def __init__(self, architecture: Architecture, bos_token: int | None) -> None:
+    def __init__(self, architecture: Architecture, marks: TokenMarks) -> None:
         self._architecture = architecture
-        self.bos_token = bos_token
+        self._marks = marks
         self._thread = _ThreadState()
         self._ambient: Run | None = None
-        self._signature = inspect.signature(architecture.decoder.forward)
         self._handles = [
-            architecture.decoder.register_forward_pre_hook(self._enter_decoder(), with_kwargs=True),
-            architecture.decoder.register_forward_hook(self._leave_decoder(), always_call=True),
-            *(b.register_forward_hook(self._leave_block(layer)) for layer, b in enumerate(architecture.blocks)),
+            b.register_forward_hook(self._leave_block(layer)) for layer, b in enumerate(architecture.blocks)
         ]
+        for module in architecture.callables:
+            entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.decoder)
+            self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
         # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
-        self._own_generate = architecture.model.__dict__.get("generate")
-        self._generate = _NotingGenerate(self, architecture.model, cast(Any, architecture.model).generate)
-        architecture.model.__dict__["generate"] = self._generate
+        self._generates = [_NotingGenerate(self, m) for m in architecture.callables if hasattr(m, "generate")]
 
     def set_ambient(self, plan: Plan) -> None:
         """Make every call of the model outside a run follow `plan`."""
@@ -113,21 +124,19 @@ class SteeringHooks:
         """Return whether all hooks are still on the model."""
         present = {hook_id for hooks in self._hook_tables() for hook_id in hooks}
         own = {handle.id for handle in self._handles}
-        return own <= present and self._architecture.model.__dict__.get("generate") is self._generate
+        return own <= present and all(generate.is_in_place for generate in self._generates)
 
     def detach(self) -> None:
         """Take every hook off and give `generate` back."""
         self._ambient = None
         for handle in self._handles:
             handle.remove()
-        if self._architecture.model.__dict__.get("generate") is self._generate:
-            del self._architecture.model.__dict__["generate"]
-            if self._own_generate is not None:
-                self._architecture.model.__dict__["generate"] = self._own_generate
+        for generate in self._generates:
+            generate.give_back()
 
     def _hook_tables(self) -> list[dict[int, Any]]:
         """Return torch's own tables of the hooks on the modules that we hook, which it has no public name for."""
-        modules = [self._architecture.decoder, *self._architecture.blocks]
+        modules = [*self._architecture.callables, *self._architecture.blocks]
         return [
             cast(dict[int, Any], vars(m)[name]) for m in modules for name in ("_forward_hooks", "_forward_pre_hooks")
         ]
@@ -138,7 +147,7 @@ class SteeringHooks:
         def leave_block(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
             thread = self._thread
-            run = thread.entered_run if thread.entered else thread.run or self._ambient
+            run = thread.entered_run if thread.callers.arguments else thread.run or self._ambient
             if run is None or (layer not in run.edits and layer not in run.captures and layer != run.stop_after):
                 return None
             hidden = _hidden_of(output)
@@ -149,12 +158,15 @@ class SteeringHooks:
                 raise StopForward
             if edited is None:
                 return None
-            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+            return edited if isinstance(output, Tensor) else type(output)((edited, *output[1:]))
 
         return leave_block
 
     def _edit(self, run: Run, layer: int, hidden: Tensor) -> Tensor | None:
-        geometry = self._thread.geometry
+        geometry = self._geometry(run)
+        if geometry is not None and hidden.shape[1] == self._thread.callers.find("logits_to_keep"):
+            # Where the last blocks share the keys of earlier ones, only the tokens whose logits are wanted go on.
+            geometry = geometry.last(hidden.shape[1])
         if geometry is None:
             raise UnsupportedCallError(
                 f"Decoder block {layer} was called by itself while a vector is applied, so the positions of its tokens "
@@ -173,34 +185,38 @@ class SteeringHooks:
             run.firings[layer] = run.firings.get(layer, 0) + 1
         return edited
 
-    def _enter_decoder(self) -> Callable[..., None]:
-        def enter_decoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _geometry(self, run: Run) -> BatchGeometry | None:
+        """Return where the tokens of this thread's pass stand; all layers of a pass share it."""
+        thread = self._thread
+        if thread.geometry is None and thread.place is not None:
+            thread.geometry = geometry_of(thread.place, run.layout, thread.generation, self._marks, thread.callers)
+        return thread.geometry
+
+    def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._thread
-            run = thread.run or self._ambient
-            thread.entered, thread.entered_run, thread.geometry = True, run, None
-            if run is not None and run.edits:
-                arguments = self._signature.bind_partial(*args, **kwargs).arguments
-                arguments = {**arguments, **arguments.get("kwargs", {})}
-                layout = run.layout or thread.generation
-                thread.geometry = geometry_of(arguments, layout, self.bos_token)
+            if not thread.callers.arguments:
+                thread.entered_run = thread.run or self._ambient
+            arguments = signature.bind_partial(*args, **kwargs).arguments
+            thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
+            is_steered = thread.entered_run is not None and thread.entered_run.edits
+            if is_decoder and (is_steered or thread.generation is not None):
+                thread.place, thread.geometry = place_pass(thread.callers, thread.generation), None
 
-        return enter_decoder
+        return enter
 
-    def _leave_decoder(self) -> Callable[..., None]:
-        def leave_decoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _leave(self) -> Callable[..., None]:
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             thread = self._thread
-            thread.entered, thread.entered_run, thread.geometry = False, None, None
+            thread.callers.leave(module)
+            thread.place, thread.geometry = None, None
 
-        return leave_decoder
+        return leave
 
     @contextmanager
-    def noting_generation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[None]:
-        """Note how many columns the prompt of a `model.generate(*args, **kwargs)` has, while it runs."""
-        if self.steers_here():
-            refuse_unsteerable_state(self._architecture.model)
-            refuse_other_passes(args, kwargs, getattr(self._architecture.model, "generation_config", None))
-        before = self._thread.generation
-        self._thread.generation = noted_call(args, kwargs)
+    def generating(self, call: GenerateCall) -> Generator[None]:
+        """Take this thread's passes for those of one `generate` until the block ends."""
+        before, self._thread.generation = self._thread.generation, call
         try:
             yield
         finally:
@@ -237,13 +253,30 @@ class SteeringHooks:
 class _NotingGenerate:
     """The `generate` that a hooked model has; a deep copy of the model gets one that calls the copy."""
 
-    def __init__(self, hooks: SteeringHooks, model: nn.Module, original: Callable[..., Any]) -> None:
-        self._hooks, self._model, self._original = hooks, model, original
-        self.__doc__ = original.__doc__
+    def __init__(self, hooks: SteeringHooks, model: nn.Module, original: Callable[..., Any] | None = None) -> None:
+        self._hooks, self._model = hooks, model
+        self._own = vars(model).get("generate")
+        self._original = original or cast(Callable[..., Any], model.generate)
+        self.__doc__ = self._original.__doc__
+        vars(model)["generate"] = self
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the model's `generate` is this."""
+        return vars(self._model).get("generate") is self
+
+    def give_back(self) -> None:
+        """Let the model have the `generate` that it had."""
+        if self.is_in_place:
+            del vars(self._model)["generate"]
+            if self._own is not None:
+                vars(self._model)["generate"] = self._own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._hooks.noting_generation(args, kwargs):
+        with self._hooks.generating(noted_call(args, kwargs)):
             if self._hooks.steers_here():
+                refuse_unsteerable_state(self._model)
+                refuse_other_passes(args, kwargs, getattr(self._model, "generation_config", None))
                 # A forward that `generate` compiled before our hooks came ignores them.
                 kwargs["disable_compile"] = True
             return self._original(*args, **kwargs)
@@ -254,4 +287,5 @@ class _NotingGenerate:
 
 
 def _hidden_of(output: Any) -> Tensor:
-    return cast(Tensor, output[0] if isinstance(output, tuple) else output)
+    """Return the stream in what a block puts out: the tensor itself, or the first of a plain tuple or list."""
+    return cast(Tensor, output[0] if type(output) in (tuple, list) else output)

@@ -4,6 +4,7 @@ It must not know tools. It composes the rooms beside it: `tokenization`, `readin
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -25,8 +26,9 @@ from steer_tools.engines.base import (
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor
 from steer_tools.engines.decoding import Decoder
-from steer_tools.engines.hooks import Layout, Run, SteeringHooks, compile_plans
-from steer_tools.engines.probe import probe
+from steer_tools.engines.hooks import Run, SteeringHooks, compile_plans
+from steer_tools.engines.layout import GenerateCall, Layout, TokenMarks
+from steer_tools.engines.probe import Behaviour, probe
 from steer_tools.engines.reading import Reader
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import (
@@ -34,7 +36,8 @@ from steer_tools.errors import (
     UnsupportedFeatureError,
 )
 from steer_tools.plan import Plan
-from steer_tools.progress import report
+from steer_tools.positions import NOWHERE
+from steer_tools.progress import report, reporting_to
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
 
@@ -62,12 +65,14 @@ class HuggingFaceEngine:
         self.tokenizer = tokenizer
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
         self.neutral_prompts = self._tokens.neutral_prompts
-        self._hooks = SteeringHooks(self.architecture, self._tokens.bos_token)
+        self._hooks = SteeringHooks(self.architecture, TokenMarks(self._tokens.bos_token, self._tokens.answer_start))
         self._ambient: Plan = ()
         try:
-            self._padding = probe(self.architecture, self._hooks)
-            self._reader = Reader(self.architecture, self._hooks, self._tokens, self._padding)
             self._decoder = Decoder(model, self._tokens)
+            with reporting_to(None):
+                self._behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
+            self.architecture = replace(self.architecture, idle_layers=self._behaviour.idle_layers)
+            self._reader = Reader(self.architecture, self._hooks, self._tokens, self._behaviour)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
@@ -79,6 +84,7 @@ class HuggingFaceEngine:
                 engine="huggingface",
                 has_chat_template=bool(getattr(tokenizer, "chat_template", None)),
                 context_length=self.architecture.context_length,
+                idle_layers=self.architecture.idle_layers,
             )
         except BaseException:
             self._hooks.detach()
@@ -169,18 +175,20 @@ class HuggingFaceEngine:
         ids = torch.tensor([encoded.tokens], device=self._device)
         edited = {placement.site.layer for placement in self._ambient}
         edits: list[ObservedEdit] = []
-        seen: dict[int, int] = {}
+        passes = dict.fromkeys(edited, 0)
 
         def record(layer: int, before: Tensor, after: Tensor) -> None:
             if layer in edited:
-                edits.append(ObservedEdit(Site(layer), seen.get(layer, 0), before[0].cpu(), after[0].cpu()))
-                seen[layer] = seen.get(layer, 0) + before.shape[1]
+                # Pass i ends with the token that produces new token i, however many before it are run again.
+                start = len(encoded.tokens) + passes[layer] - before.shape[1]
+                edits.append(ObservedEdit(Site(layer), start, before[0].cpu(), after[0].cpu()))
+                passes[layer] += 1
 
         chooser = ChoosingProcessor(sampling, [0])
         with (
             self._hooks.counting_ambient() as run,
             self._hooks.witnessing(record),
-            self._hooks.noting_generation((ids,), {}),
+            self._hooks.generating(GenerateCall(ids.shape[1], ids=ids)),
         ):
             new = self._decoder.decode(ids, torch.ones_like(ids), sampling, chooser, stops=False)
         generation = self._decoder.finish(
@@ -188,7 +196,9 @@ class HuggingFaceEngine:
         )
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
-        return Observation(generation, tuple(edits), first_position, firings)
+        return Observation(
+            generation, tuple(edits), first_position, self._after_user(Row(prompt, self._ambient)), firings
+        )
 
     def restoration(self) -> tuple[float, float]:
         """Hold the logits without what is applied against those from before the first hook."""
@@ -206,12 +216,15 @@ class HuggingFaceEngine:
         if norm is None or head is None:
             missing = "final norm" if norm is None else "unembedding"
             raise UnsupportedFeatureError(f"No {missing} was found in this model")
-        weight = cast(Tensor, norm.weight)
-        signs = torch.ones(self.info.hidden_size, dtype=weight.dtype, device=weight.device)
+        scaling, weight = cast(Tensor, norm.weight), cast(Tensor, head.weight)
+        signs = torch.ones(self.info.hidden_size, dtype=scaling.dtype, device=self._place_of(scaling))
         signs[1::2] = -1
         with torch.no_grad():
             scale = (norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] * signs / 2
-        return scale.float().cpu(), cast(Tensor, head.weight).detach().float().cpu()
+            if weight.is_meta:  # An offloaded matrix is there only while the head runs.
+                basis = torch.eye(self.info.hidden_size, dtype=weight.dtype, device=self._device)
+                weight = (head(basis) - head(torch.zeros_like(basis))).T
+        return scale.float().cpu(), weight.detach().float().cpu()
 
     def ambient(self) -> Plan:
         """Return the plan that every other caller sees."""
@@ -235,21 +248,33 @@ class HuggingFaceEngine:
         """Take the hooks off; this engine is of no use afterwards."""
         self._hooks.detach()
 
+    def _place_of(self, weight: Tensor) -> torch.device:
+        return self._device if weight.is_meta else weight.device
+
     @property
     def _device(self) -> torch.device:
         return self.architecture.device
 
     def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
         lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
-        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=not self._padding.left_is_exact)
+        if self._behaviour.company == "alone":
+            return [[index] for index in range(len(lengths))]
+        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self._behaviour.company == "equal")
 
     def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
         """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""
         refuse_placements(self.architecture, (placement for row in rows for placement in row.plan))
         lengths = [len(tokens.tokens) for tokens in encoded]
         starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
-        layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long())
+        after_user = [self._after_user(row) for row in rows]
+        layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long(), torch.tensor(after_user))
         return Run(compile_plans([row.plan for row in rows]), layout)
+
+    def _after_user(self, row: Row) -> int:
+        """Return the position after the row's last user message, where its plan asks for it."""
+        if not any(placement.positions.needs_chat for placement in row.plan):
+            return NOWHERE
+        return self._tokens.after_user(row.prompt)
 
     def _generate_batch(
         self,
@@ -262,10 +287,18 @@ class HuggingFaceEngine:
     ) -> Tensor:
         """Return the new tokens (rows, steps) of one left-padded batch."""
         ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
-        with self._hooks.running(self._run_of(rows, encoded, real)):
+        with self._hooks.running(self._run_of(rows, encoded, real)), self._hooks.generating(GenerateCall()):
             return self._decoder.decode(
                 ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
             )
+
+    def _follow(self, prompts: Sequence[Sequence[int]], forced: Sequence[int]) -> Tensor:
+        """Return the logits (rows, tokens, vocabulary) before each forced token, under the running plan."""
+        ids, real = pad(prompts, self._tokens.pad_token, left=True)
+        forcer = ForcingProcessor(torch.tensor([list(forced)] * len(prompts)))
+        sampling = Sampling(len(forced))
+        self._decoder.decode(ids.to(self._device), real.long().to(self._device), sampling, forcer, stops=False)
+        return torch.stack(forcer.logits, dim=1)
 
     def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:
         """Fill in the log-probabilities that beam search does not give."""

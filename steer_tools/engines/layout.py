@@ -4,147 +4,315 @@ The engine knows the layout of its own batches; for calls that others make it is
 not know hooks or plans.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.positions import BatchGeometry
 
+# What models call what they keep between steps; most say past_key_values.
+_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
+
+
+@dataclass(frozen=True)
+class TokenMarks:
+    """Ids by which places in a prompt are told.
+
+    Attributes:
+        bos: What starts a text, if anything does.
+        answer_start: What the chat template puts between the last user message and the answer; empty without one.
+    """
+
+    bos: int | None = None
+    answer_start: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True)
 class Layout:
-    """What a run knows of its own batch before the model is called; tensors on the CPU.
+    """What is known of a batch before the model is called; tensors on the CPU.
 
     Attributes:
         real: (rows, columns) bool, false at padding; columns beyond are generated, hence real.
         prompt_lengths: (rows,) real prompt tokens.
-        first: (rows,) position of the first prompt token that is neither padding nor BOS.
+        first: (rows,) position of the first prompt token that is neither padding nor BOS; None where it is not known.
+        after_user: (rows,) position of the first token after the last user message; None where it is not known.
     """
 
     real: Tensor
     prompt_lengths: Tensor
-    first: Tensor | None
+    first: Tensor | None = None
+    after_user: Tensor | None = None
 
 
 @dataclass
 class GenerateCall:
-    """A `model.generate` under way: its prompt's columns and ids, and their mask once it is known."""
+    """A `model.generate` under way.
 
-    prompt_columns: int | None
-    mask: Tensor | None
+    Attributes:
+        columns: The columns of its prompt, if they are known yet.
+        mask: (rows, columns) bool, once it is known.
+        ids: (rows, columns) the prompt's token ids, where it has some.
+        seen: The columns that its passes have shown so far.
+        layout: Of its prompt, once a pass has been placed.
+    """
+
+    columns: int | None = None
+    mask: Tensor | None = None
+    ids: Tensor | None = None
+    seen: int = 0
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through the text decoder: its rows and tokens, the columns before them, and its ids if it has some."""
+
+    rows: int
+    tokens: int
+    start: int
     ids: Tensor | None
-    first: Tensor | None = None
+
+    @property
+    def columns(self) -> int:
+        """The columns up to the end of this pass."""
+        return self.start + self.tokens
+
+
+@dataclass
+class Callers:
+    """The calls that lead to a pass, the whole model's first and the text decoder's last, with their arguments."""
+
+    modules: list[nn.Module] = field(default_factory=list)
+    arguments: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
+        """Note a call of `module`."""
+        self.modules.append(module)
+        self.arguments.append(arguments)
+
+    def leave(self, module: nn.Module) -> None:
+        """Forget the innermost call of `module`, and all inside it."""
+        if module in self.modules:
+            depth = len(self.modules) - 1 - self.modules[::-1].index(module)
+            del self.modules[depth:], self.arguments[depth:]
+
+    def find(self, *names: str) -> Any:
+        """Return the innermost of the given arguments that is not None."""
+        found = (call.get(name) for call in reversed(self.arguments) for name in names)
+        return next((value for value in found if value is not None), None)
+
+
+def place_pass(callers: Callers, call: GenerateCall | None) -> Pass | None:
+    """Tell where a pass of the text decoder stands; `call` is the `model.generate` that it belongs to, if any.
+
+    None where the calls have neither token ids nor embeddings.
+
+    Raises:
+        UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are.
+    """
+    tokens = next((v for v in map(callers.arguments[-1].get, ("input_ids", "inputs_embeds")) if v is not None), None)
+    tokens = callers.find("input_ids", "inputs_embeds") if tokens is None else tokens
+    if not isinstance(tokens, Tensor):
+        return None
+    rows, width = tokens.shape[:2]
+    start = _start_of(callers, rows, width, call)
+    if call is not None:
+        call.seen = start + width
+    ids = callers.find("input_ids")
+    return Pass(rows, width, start, ids if isinstance(ids, Tensor) and ids.shape[:2] == (rows, width) else None)
 
 
 def geometry_of(
-    arguments: Mapping[str, Any], known: Layout | GenerateCall | None, bos_token: int | None
+    place: Pass, known: Layout | None, call: GenerateCall | None, marks: TokenMarks, callers: Callers
 ) -> BatchGeometry:
-    """Tell where the tokens of one pass of the decoder stand.
+    """Tell where the tokens of a pass stand in their rows.
 
-    `known` is the layout of the engine's own batch, or the `model.generate` that somebody else's pass belongs to; in a
-    plain call it is None, and all real tokens are prompt.
+    `known` is the layout of the engine's own batch; in a plain call, without it and `call`, all real tokens are prompt.
 
     Raises:
-        UnsupportedCallError: The arguments do not say which tokens are padding, or hold several sequences in a row.
+        UnsupportedCallError: The arguments do not say which tokens are padding, the rows do not fit the batch, or a row
+            holds several sequences.
     """
-    ids: Tensor | None = arguments.get("input_ids")
-    tokens = ids if ids is not None else cast(Tensor, arguments["inputs_embeds"])
-    rows, width = tokens.shape[:2]
-    past = _cached_length(arguments.get("past_key_values"))
-    if arguments.get("cu_seq_lens_q") is not None:
+    if callers.find("cu_seq_lens_q") is not None:
         raise UnsupportedCallError(
             "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
         )
-    layout = known if isinstance(known, Layout) else _foreign_layout(arguments, known, past, bos_token)
-    real = _extended(layout.real, past + width)[:, : past + width]
-    copies, rest = divmod(rows, len(real))
+    layout = known or (
+        _plain_layout(place, marks, callers) if call is None else _generate_layout(place, call, marks, callers)
+    )
+    real = _extended(layout.real, place.columns)[:, : place.columns]
+    copies, rest = divmod(place.rows, len(real))
     if rest:
         raise UnsupportedCallError(
-            f"The steered model was called with {rows} rows inside a call for {len(real)}",
+            f"The steered model was called with {place.rows} rows inside a call for {len(real)}",
             valid="a multiple of the prompts, as beams and several return sequences make",
         )
-    lengths, first = layout.prompt_lengths, layout.first
+    by_row = (layout.prompt_lengths, layout.first, layout.after_user)
     if copies > 1:
-        real, lengths = real.repeat_interleave(copies, 0), lengths.repeat_interleave(copies)
-        first = None if first is None else first.repeat_interleave(copies)
-    return BatchGeometry.from_columns(real, past, lengths, first)
+        real = real.repeat_interleave(copies, 0)
+        by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
+    return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
 
 
 def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:
     """Note what the arguments of a `model.generate(*args, **kwargs)` say of its prompt."""
     given = (*args[:1], *(kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")))
-    inputs = next((value for value in given if isinstance(value, Tensor)), None)
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    ids = next((value for value in tensors if value.dim() == 2 and not value.is_floating_point()), None)
     mask = kwargs.get("attention_mask")
-    is_ids = inputs is not None and inputs.dim() == 2 and not inputs.is_floating_point()
     return GenerateCall(
-        prompt_columns=None if inputs is None else inputs.shape[1],
+        columns=tensors[0].shape[1] if tensors else None,
         mask=mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
-        ids=inputs if is_ids else None,
+        ids=ids,
     )
 
 
 def refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], models_own: Any) -> None:
-    """Refuse what runs the model on other tokens than the rows' own inside one `generate`.
+    """Refuse what runs the model on other tokens than the rows' own inside one `generate`, and sampled beams.
 
     It may be named by an argument, by the generation config that is passed, or by the model's own.
+
+    Raises:
+        UnsupportedCallError: The call asks for it.
     """
     configs = [kwargs.get("generation_config"), *args[1:2], models_own]
+
+    def asked(name: str) -> list[Any]:
+        return [kwargs[name]] if name in kwargs else [getattr(config, name, None) for config in configs]
+
     for name in ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale"):
-        values = [kwargs[name]] if name in kwargs else [getattr(config, name, None) for config in configs]
-        if any(value is not None and not (name == "guidance_scale" and value == 1) for value in values):
+        if any(value is not None and not (name == "guidance_scale" and value == 1) for value in asked(name)):
             raise UnsupportedCallError(
                 f"model.generate was called with {name}, which is not supported for a steered model",
                 valid="generate without it",
                 fix="Leave it out, or remove the vectors.",
             )
+    given = configs[0] if configs[0] is not None else models_own
+    beams, samples = (kwargs.get(name, getattr(given, name, None)) for name in ("num_beams", "do_sample"))
+    if samples and (beams or 1) > 1:
+        raise UnsupportedCallError(
+            f"model.generate was called with num_beams={beams} and do_sample=True: sampled beams mix the random "
+            "numbers of several continuations, so that a steered text cannot be held against an unsteered one",
+            valid="beams with do_sample=False, or sampling with num_beams=1",
+        )
 
 
-def _foreign_layout(
-    arguments: Mapping[str, Any], call: GenerateCall | None, past: int, bos_token: int | None
-) -> Layout:
-    """Read the layout of a call that somebody else makes: `model.generate(...)` or a plain `model(...)`."""
-    ids: Tensor | None = arguments.get("input_ids")
-    rows, width = (ids if ids is not None else cast(Tensor, arguments["inputs_embeds"])).shape[:2]
-    columns = past + width
-    if call is None:
-        mask = _mask_of(arguments.get("attention_mask"), rows, past, columns)
-        return Layout(mask, mask.sum(dim=1), _first(ids, mask, past, bos_token))
-    if call.mask is None:
-        # Padding is on the left, so columns that this pass does not show yet are real.
-        seen = _mask_of(arguments.get("attention_mask"), rows, past, columns)
-        call.mask = _extended(seen, call.prompt_columns or columns)[:, : call.prompt_columns]
-    if call.first is None:
-        # The ids of the whole prompt say it, also where this pass holds a chunk of them or embeddings.
-        whole = call.ids is not None and call.ids.shape[1] == call.mask.shape[1]
-        call.first = _first(call.ids if whole else ids, call.mask, 0 if whole else past, bos_token)
-    return Layout(call.mask, call.mask.sum(dim=1), call.first)
-
-
-def _first(ids: Tensor | None, real: Tensor, past: int, bos_token: int | None) -> Tensor | None:
-    """Return the position of the first prompt token after BOS; 0 for rows that do not start with BOS."""
-    if bos_token is None or past > 1:
-        return torch.zeros(len(real), dtype=torch.long)  # With two tokens cached, the first is not in this pass.
-    if ids is None or past > 0:
-        return None
-    start = real.long().argmax(dim=1)
-    # Beams and return sequences repeat each row, in the ids or in the mask, as this pass happens to show them.
-    row = torch.arange(len(real)) * len(ids) // len(real)
-    return (ids.cpu()[row, start] == bos_token).long()
-
-
-def _mask_of(attention_mask: Any, rows: int, past: int, columns: int) -> Tensor:
-    if attention_mask is None:
-        return torch.ones(rows, columns, dtype=torch.bool)
-    if isinstance(attention_mask, Tensor) and attention_mask.shape == (rows, columns):
-        return attention_mask.bool().cpu()
-    shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+def _start_of(callers: Callers, rows: int, width: int, call: GenerateCall | None) -> int:
+    """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
+    cache = callers.find(*_CACHES)
+    counted = _counted(cache)
+    if counted is not None:
+        return counted
+    mask = _flat_mask(callers, rows)
+    if mask is not None and mask.shape[1] > width:
+        return mask.shape[1] - width
+    if call is not None:
+        # A pass over more columns than were seen is one over the whole text, without a cache.
+        return call.seen if width <= call.seen else 0
+    if cache is None:
+        return 0
     raise UnsupportedCallError(
-        f"The steered model was called with an attention mask of {shape} for {rows} rows and {columns} columns "
-        f"({past} of them cached), which does not say which tokens are padding",
+        f"The cache {type(cache).__name__} does not say how many tokens it holds",
+        valid="a cache that counts its tokens, or an attention_mask over all columns, the cached ones included",
+        fix="Pass attention_mask, or use model.generate.",
+    )
+
+
+def _counted(cache: Any) -> int | None:
+    """Return how many tokens a cache says that it holds; None where it is none that counts."""
+    if not hasattr(cache, "get_seq_length"):
+        return None
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # A cache of recurrent layers only, as transformers puts it.
+        return None
+
+
+def _flat_mask(callers: Callers, rows: int) -> Tensor | None:
+    """Return the innermost (rows, columns) mask; a decoder may get a prepared one whose rows and columns are mixed."""
+    for arguments in reversed(callers.arguments):
+        mask = arguments.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == rows:
+            return mask
+    return None
+
+
+def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:
+    """Read the padding of a left-padded prompt from a prepared mask: what its last token, which is real, attends to."""
+    prepared = callers.find("attention_mask")
+    if isinstance(prepared, Mapping):
+        prepared = cast(Mapping[str, Any], prepared).get("full_attention")
+    if not isinstance(prepared, Tensor) or prepared.dim() != 4 or len(prepared) != place.rows or place.start > 0:
+        return None
+    last = prepared[:, 0, -1, : place.columns]
+    return last if last.dtype == torch.bool else last == 0
+
+
+def _plain_layout(place: Pass, marks: TokenMarks, callers: Callers) -> Layout:
+    """Return the layout of a pass that belongs to no `generate`: all its real tokens are prompt."""
+    mask = _required_mask(place, callers, is_left_padded=False)
+    return _layout_of(mask, place.ids, place.start, marks)
+
+
+def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers: Callers) -> Layout:
+    """Return the layout of the prompt of a `generate`, noted at its first pass."""
+    if call.layout is None:
+        # Padding is on the left, so columns that this pass does not show yet are real.
+        mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
+        columns = max(call.columns or place.columns, mask.shape[1])
+        mask = _extended(mask, columns)[:, :columns]
+        # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
+        whole = call.ids is not None and call.ids.shape[1] == columns
+        call.layout = _layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
+    return call.layout
+
+
+def _layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
+    lengths = mask.sum(dim=1)
+    if ids is not None:
+        # Beams and return sequences repeat each row, in the ids or in the mask, as the pass happens to show them.
+        ids = ids.cpu()[torch.arange(len(mask)) * len(ids) // len(mask)]
+    return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks.answer_start))
+
+
+def _first(ids: Tensor | None, real: Tensor, start: int, bos: int | None) -> Tensor | None:
+    """Return the position of the first prompt token after BOS; 0 for rows that do not start with BOS."""
+    if bos is None or start > 1:
+        return torch.zeros(len(real), dtype=torch.long)  # With two tokens cached, the first is not in this pass.
+    if ids is None or start > 0:
+        return None
+    return (ids.gather(1, real.long().argmax(dim=1, keepdim=True)).squeeze(1) == bos).long()
+
+
+def _after_user(ids: Tensor | None, real: Tensor, start: int, answer_start: Sequence[int]) -> Tensor | None:
+    """Return the position of the last place in each row where the chat template begins an answer; None if one lacks."""
+    if ids is None or start > 0 or not answer_start or ids.shape[1] < len(answer_start):
+        return None
+    found = (ids.unfold(1, len(answer_start), 1) == torch.tensor(answer_start)).all(dim=2)
+    if not bool(found.any(dim=1).all()):
+        return None
+    column = found.shape[1] - 1 - found.flip(1).long().argmax(dim=1)
+    return column - (~real).sum(dim=1)
+
+
+def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:
+    """Return the (rows, columns) bool mask of a pass, false at padding, on the CPU."""
+    if callers.arguments[0].get("attention_mask") is None:
+        return torch.ones(place.rows, place.columns, dtype=torch.bool)
+    mask = _flat_mask(callers, place.rows)
+    if mask is None and is_left_padded:
+        mask = _mask_seen_by_the_last(place, callers)
+    if mask is not None and mask.shape[1] == place.columns:
+        return mask.bool().cpu()
+    given = callers.find("attention_mask")
+    shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    raise UnsupportedCallError(
+        f"The steered model was called with an attention mask of {shape} for {place.rows} rows and {place.columns} "
+        f"columns ({place.start} of them cached), which does not say which tokens are padding",
         valid="no mask, or one of shape (rows, all columns)",
         fix="Pass the 2-D attention_mask to model.generate, or use the generate tool.",
     )
@@ -154,11 +322,3 @@ def _extended(real: Tensor, columns: int) -> Tensor:
     """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
     missing = max(0, columns - real.shape[1])
     return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
-
-
-def _cached_length(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
-    raise UnsupportedCallError(f"The cache {type(cache).__name__} does not say how many tokens it holds")

@@ -3,93 +3,178 @@
 It must not know prompts or tokenizers: any token ids will do.
 """
 
-import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from steer_tools.architecture import Architecture
 from steer_tools.engines.batching import pad
-from steer_tools.engines.hooks import Run, SteeringHooks
-from steer_tools.errors import UnsupportedModelError
+from steer_tools.engines.hooks import Run, SteeringHooks, compile_plans
+from steer_tools.engines.layout import GenerateCall, Layout
+from steer_tools.errors import UnsupportedCallError, UnsupportedModelError
+from steer_tools.interventions import Add
+from steer_tools.plan import Placement, Plan
+from steer_tools.sites import Site
 
-_SHORT, _LONG = (3, 5, 7), (4, 6, 8, 9, 5)
+_PROMPT, _FORCED = (3, 5, 7), (9, 4, 6)
+_WHOLE = (*_PROMPT, *_FORCED[:-1])
+_OTHER_END = (*_PROMPT, 6, 8)
 # Rounding moves a padded row a little against the row alone; a mask that is ignored moves it by its own size.
 _TOLERANCE = 0.05
+# Rows of one batch and one length differ by less than this where their tokens are the same.
+_ROUNDING = 1e-3
+# An edit as large as the stream itself moves the logits by more than this share of their spread.
+_LEAST_EFFECT = 1e-3
+
+Company: TypeAlias = Literal["padded", "equal", "alone"]
+COMPANIES: tuple[Company, ...] = ("padded", "equal", "alone")
+Follow: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
-class PaddingSupport:
-    """Whether a padded row is computed like the row alone; where it is not, batches hold rows of one length."""
+class Behaviour:
+    """What holds for a model.
 
-    left_is_exact: bool
+    Attributes:
+        company: Which rows generate together what each would alone: rows that are padded on the left to one length,
+            rows of equal length, or none.
+        right_is_exact: A row that is padded on the right is read as it would be alone.
+        idle_layers: Blocks that do not run on text alone, as those that look at an image.
+    """
+
+    company: Company
     right_is_exact: bool
+    idle_layers: tuple[int, ...]
 
 
-def probe(architecture: Architecture, hooks: SteeringHooks) -> PaddingSupport:
-    """Check that each block fires once a pass with an output of the expected shape, and how padding behaves.
+def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> Behaviour:
+    """Check that each block runs once a pass, that its output is what the logits come from, and what padding does.
+
+    `follow(prompts, forced)` makes a left-padded batch of prompts generate the tokens `forced`, with a cache, and
+    returns the logits (rows, tokens, vocabulary) before each.
 
     Raises:
-        UnsupportedModelError: A block does not; the text says what it did.
+        UnsupportedModelError: Something does not hold; the text says what was found.
     """
-    if "input_ids" not in inspect.signature(architecture.decoder.forward).parameters:
+    (alone, _) = _pass(architecture, hooks, [_PROMPT])
+    idle = _idle_layers(architecture, alone)
+    together, _ = _pass(architecture, hooks, [_PROMPT, _WHOLE, _OTHER_END])
+    last = next(layer for layer in reversed(range(len(alone))) if layer not in idle)
+    padded, whole, other = together[last][0][:, : len(_PROMPT)]
+    eps = torch.finfo(architecture.dtype).eps
+    if not _is_close(whole, other, tolerance=max(_ROUNDING, 8 * eps)):
         raise UnsupportedModelError(
-            f"The blocks are run by {type(architecture.decoder).__name__}, which is not called with input_ids",
-            valid="models whose decoder is",
+            f"In {type(architecture.model).__name__} a token changes the activations of those before it",
+            valid="causal models, whose tokens see only what is before them",
+            fix="Where the config has is_decoder, load the model with is_decoder=True.",
+        )
+    plans = [_edit(layer, alone[layer][0]) for layer in range(len(alone)) if layer not in idle]
+    uncached = _steered_logits(architecture, hooks, plans)
+    middle = len(plans) // 2
+    expected = uncached[[0, middle + 1], len(_PROMPT) - 1 :]
+
+    def cached(company: Company) -> Tensor:
+        """Return the logits of the unsteered and the steered prompt, generated in that company."""
+        rows: list[tuple[Sequence[int], Plan]] = [(_PROMPT, ()), (_PROMPT, plans[middle])]
+        if company == "alone":
+            return torch.cat([_generated(hooks, follow, [row]) for row in rows])
+        return _generated(hooks, follow, [*rows, (_WHOLE, ())] if company == "padded" else rows)[:2]
+
+    for company in COMPANIES:
+        try:
+            steps = cached(company)
+        except UnsupportedCallError:
+            if company == COMPANIES[-1]:
+                raise
+            continue  # Some models mix up their rows so much that they have another shape.
+        if _is_close(steps[0], expected[0]):
+            break
+    else:
+        raise UnsupportedModelError(
+            f"{type(architecture.model).__name__} generates with other logits than a plain call gives on the "
+            "same tokens, though nothing is steered",
+            valid="models whose generate, with a cache, equals one pass over the whole text",
+            fix="Where the config has is_decoder, load the model with is_decoder=True; else the model is at fault.",
+        )
+    if not _is_close(steps[1], expected[1]):
+        raise UnsupportedModelError(
+            f"In {type(architecture.model).__name__} an edit does not reach the tokens that are generated with a cache "
+            "as it reaches those without one",
             fix="This kind of model cannot be steered yet.",
         )
-    alone = _outputs(architecture, hooks, [_SHORT], left=False)
-    for layer, outputs in enumerate(alone):
-        expected = (1, len(_SHORT), architecture.hidden_size)
-        shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
-        if shapes != [expected]:
+    return Behaviour(company, _is_close(padded, alone[last][0][0]), idle)
+
+
+def _generated(hooks: SteeringHooks, follow: Follow, rows: Sequence[tuple[Sequence[int], Plan]]) -> Tensor:
+    """Return the logits (rows, tokens, vocabulary) before each forced token of a left-padded batch."""
+    prompts = [prompt for prompt, _ in rows]
+    real = pad(prompts, 0, left=True)[1]
+    run = Run(compile_plans([plan for _, plan in rows]), Layout(real, real.sum(dim=1)))
+    with hooks.running(run), hooks.generating(GenerateCall()):
+        return follow(prompts, _FORCED)
+
+
+def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[Tensor]]) -> tuple[int, ...]:
+    """Return the blocks that did not run, after refusing those that ran otherwise than once with the usual shape."""
+    expected = (1, len(_PROMPT), architecture.hidden_size)
+    shapes = [[_shape_of(output) for output in of_block] for of_block in outputs]
+    for layer, found in enumerate(shapes):
+        if found not in ([expected], []) or not any(shapes):
             raise UnsupportedModelError(
-                f"Decoder block {layer} ({type(architecture.blocks[layer]).__name__}) put out {shapes or 'nothing'} in "
-                f"one pass over {len(_SHORT)} tokens",
+                f"Decoder block {layer} ({type(architecture.blocks[layer]).__name__}) put out {found or 'nothing'} in "
+                f"one pass over {len(_PROMPT)} tokens",
                 valid=f"once, with the shape {expected}",
                 fix="This kind of model cannot be steered yet.",
             )
-    _refuse_untold_cache(architecture)
-    reference = alone[-1][0][0]
-    left = _outputs(architecture, hooks, [_SHORT, _LONG], left=True)[-1][0][0, -len(_SHORT) :]
-    right = _outputs(architecture, hooks, [_SHORT, _LONG], left=False)[-1][0][0, : len(_SHORT)]
-    return PaddingSupport(_is_close(left, reference), _is_close(right, reference))
+    return tuple(layer for layer, found in enumerate(shapes) if not found)
 
 
-def _refuse_untold_cache(architecture: Architecture) -> None:
-    """Refuse a model whose cached steps cannot be placed, since its cache does not say how many tokens it holds."""
-    ids = torch.tensor([_SHORT], device=architecture.device)
-    with torch.no_grad():
-        cache: Any = getattr(cast(Any, architecture.model)(ids, use_cache=True), "past_key_values", None)
-    held = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else None
-    if held != len(_SHORT):
-        raise UnsupportedModelError(
-            f"After {len(_SHORT)} tokens the cache of {type(architecture.model).__name__} ({type(cache).__name__}) "
-            f"says that it holds {held}, so the tokens of later steps cannot be placed",
-            valid="models with a key-value cache that counts its tokens",
-            fix="This kind of model cannot be steered yet.",
-        )
+def _shape_of(output: Any) -> Any:
+    return tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
 
 
-def _outputs(
-    architecture: Architecture, hooks: SteeringHooks, sequences: list[tuple[int, ...]], *, left: bool
-) -> list[list[Tensor]]:
-    """Return, for each block, its outputs in one pass."""
+def _edit(layer: int, hidden: Tensor) -> Plan:
+    """Return an addition to the generated positions, as long as the stream and the same at every run."""
+    direction = torch.randn(hidden.shape[-1], generator=torch.Generator().manual_seed(layer))
+    length = hidden.float().norm(dim=-1).median().cpu()
+    return (Placement(Add(direction / direction.norm() * length), Site(layer), 1.0),)
+
+
+def _steered_logits(architecture: Architecture, hooks: SteeringHooks, plans: Sequence[Plan]) -> Tensor:
+    """Return the logits over the whole text, first unsteered and then under each plan, which must move them."""
+    rows: list[Plan] = [(), *plans]
+    layout = Layout(torch.ones(len(rows), len(_WHOLE), dtype=torch.bool), torch.full((len(rows),), len(_PROMPT)))
+    _, logits = _pass(architecture, hooks, [_WHOLE] * len(rows), Run(compile_plans(rows), layout))
+    unsteered, *steered = logits[:, -1]
+    for plan, moved in zip(plans, steered, strict=True):
+        if not float((moved - unsteered).abs().max()) > _LEAST_EFFECT * float(unsteered.std()):
+            layer = plan[0].site.layer
+            raise UnsupportedModelError(
+                f"What decoder block {layer} ({type(architecture.blocks[layer]).__name__}) puts out does not reach the "
+                f"logits of {type(architecture.model).__name__}",
+                valid="blocks whose output is the stream that the next block and the unembedding take",
+                fix="This kind of model cannot be steered yet.",
+            )
+    return logits
+
+
+def _pass(
+    architecture: Architecture, hooks: SteeringHooks, sequences: Sequence[Sequence[int]], run: Run | None = None
+) -> tuple[list[list[Tensor]], Tensor]:
+    """Return, for each block, its outputs in one uncached pass padded on the right, and the float32 logits."""
     outputs: list[list[Tensor]] = [[] for _ in architecture.blocks]
     captures = {layer: outputs[layer].append for layer in range(len(outputs))}
-    ids, real = pad(sequences, 1, left=left)
+    ids, real = pad(sequences, 1, left=False)
     device = architecture.device
-    arguments: dict[str, Any] = {"attention_mask": real.long().to(device), "use_cache": False}
-    if "position_ids" in inspect.signature(architecture.model.forward).parameters:
-        arguments["position_ids"] = (real.long().cumsum(dim=1) - 1).clamp(min=0).to(device)
-    with torch.no_grad(), hooks.running(Run(captures=captures)):
-        cast(Any, architecture.model)(ids.to(device), **arguments)
-    return outputs
+    with torch.no_grad(), hooks.running(run or Run(captures=captures)):
+        output = cast(Any, architecture.model)(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
+    return outputs, output.logits.float().cpu()
 
 
-def _is_close(padded: Tensor, alone: Tensor) -> bool:
+def _is_close(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool:
     # By the median over channels: in some models a few channels are hundreds of times the others.
-    difference = (padded.float() - alone.float()).abs().median(dim=-1).values
-    return bool((difference <= _TOLERANCE * alone.float().abs().median(dim=-1).values).all())
+    difference = (found.float() - expected.float()).abs().median(dim=-1).values
+    return bool((difference <= tolerance * expected.float().abs().median(dim=-1).values).all())

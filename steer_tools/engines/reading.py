@@ -16,7 +16,7 @@ from steer_tools.architecture import Architecture
 from steer_tools.engines.base import POOLINGS, Pooling
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.hooks import Run, SteeringHooks, StopForward
-from steer_tools.engines.probe import PaddingSupport
+from steer_tools.engines.probe import Behaviour
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.progress import report
@@ -33,15 +33,15 @@ class Reader:
     """Reads the residual stream of one model."""
 
     def __init__(
-        self, architecture: Architecture, hooks: SteeringHooks, tokens: Tokenization, padding: PaddingSupport
+        self, architecture: Architecture, hooks: SteeringHooks, tokens: Tokenization, behaviour: Behaviour
     ) -> None:
-        self._architecture, self._hooks, self._tokens, self._padding = architecture, hooks, tokens, padding
+        self._architecture, self._hooks, self._tokens, self._behaviour = architecture, hooks, tokens, behaviour
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Group sequences of these lengths for passes without a cache."""
         is_cpu = self._architecture.device.type == "cpu"
         budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
-        return batches_by_length(lengths, budget, equal_only=not self._padding.right_is_exact)
+        return batches_by_length(lengths, budget, equal_only=not self._behaviour.right_is_exact)
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
         """Return the mean over the pooled tokens of each prompt, (prompts, width) float32 on the CPU."""
@@ -83,7 +83,7 @@ class Reader:
         for done, batch in enumerate(batches):
             ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
             captures = {layer: partial(keep, site, batch) for layer, site in by_layer.items()}
-            run = Run(captures=captures, stop_after=max(by_layer))
+            run = Run(captures=captures, stop_after=max(by_layer) if self._architecture.may_stop_early else None)
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
                 model = cast(Any, self._architecture.model)
                 model(ids.to(device), attention_mask=real.long().to(device), use_cache=False)

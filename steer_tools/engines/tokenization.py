@@ -56,6 +56,29 @@ class Tokenization:
         return tuple(dict.fromkeys(int(token) for token in stops if token is not None))
 
     @cached_property
+    def answer_start(self) -> tuple[int, ...]:
+        """The ids that the chat template puts between the last user message and the answer; empty without one."""
+        try:
+            return self._after_content((("user", "Is it?"),)) if self._tokenizer.chat_template else ()
+        except PromptError:
+            return ()  # A template that wants more than one user message has no start of an answer to know.
+
+    def after_user(self, prompt: Prompt) -> int:
+        """Return the position of the first token after the last user message of a chat.
+
+        Raises:
+            PromptError: The prompt is no chat, or has no user message.
+        """
+        messages = prompt.messages if isinstance(prompt, ChatPrompt) else ()
+        if "user" not in {role for role, _ in messages}:
+            raise PromptError(
+                f"positions is 'after_user', and the prompt {prompt!s:.80} has no user message",
+                valid="chats: lists of {'role', 'content'} messages, one of them the user's",
+                fix="Use positions='generated' for other prompts.",
+            )
+        return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+
+    @cached_property
     def special_tokens(self) -> frozenset[int]:
         """All ids that are no text; an unknown word is text."""
         added = {token for token, kind in self._tokenizer.added_tokens_decoder.items() if kind.special}
@@ -132,6 +155,22 @@ class Tokenization:
         before = self._plain_ids(self._render(prompt.messages[:-1]))
         start = len(before) if whole[: len(before)] == before else None
         return PromptTokens(whole, start)
+
+    def _after_content(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        """Return the ids after the content of the last user message: those that stay whatever that message says."""
+        continues = messages[-1][0] == "assistant"
+        last = max(i for i, (role, _) in enumerate(messages) if role == "user")
+
+        def ids(content: str) -> tuple[int, ...]:
+            changed = (*messages[:last], ("user", content), *messages[last + 1 :])
+            return self._plain_ids(self._render(changed, continue_last=continues))
+
+        # Whatever the message ends with, one of these does not; no word at all tells also where all words are unknown.
+        variants = [ids(messages[last][1]), ids("Go on."), ids("Yes"), ids("")]
+        common = 0
+        while common < min(map(len, variants)) and len({v[len(v) - 1 - common] for v in variants}) == 1:
+            common += 1
+        return variants[0][len(variants[0]) - common :]
 
     def _render(self, messages: tuple[tuple[str, str], ...], *, continue_last: bool = False) -> str:
         if not self._tokenizer.chat_template:

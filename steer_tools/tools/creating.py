@@ -63,7 +63,7 @@ def create_steering_vector(
 
 def _resolve_layers(session: Session, layer: object) -> list[int]:
     if layer == "all":
-        return list(range(session.engine.info.layers))
+        return session.engine.info.steerable_layers
     items = cast(list[object], layer) if isinstance(layer, list | tuple | range) else [layer]
     if not items:
         raise LayerError("layer is an empty list", valid="a layer, a list of layers, or 'all'")
