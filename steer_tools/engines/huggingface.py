@@ -70,9 +70,9 @@ class HuggingFaceEngine:
         try:
             self._decoder = Decoder(model, self._tokens)
             with reporting_to(None):
-                self._behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
-            self.architecture = replace(self.architecture, idle_layers=self._behaviour.idle_layers)
-            self._reader = Reader(self.architecture, self._hooks, self._tokens, self._behaviour)
+                self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
+            self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
+            self._reader = Reader(self.architecture, self._hooks, self._tokens, self.behaviour)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
@@ -172,6 +172,7 @@ class HuggingFaceEngine:
         refuse_unsteerable_state(self._model)
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
+        after_user = self._after_user(Row(prompt, self._ambient))
         ids = torch.tensor([encoded.tokens], device=self._device)
         edited = {placement.site.layer for placement in self._ambient}
         edits: list[ObservedEdit] = []
@@ -196,9 +197,7 @@ class HuggingFaceEngine:
         )
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
         first_position = int(encoded.tokens[0] == self._tokens.bos_token)
-        return Observation(
-            generation, tuple(edits), first_position, self._after_user(Row(prompt, self._ambient)), firings
-        )
+        return Observation(generation, tuple(edits), first_position, after_user, firings)
 
     def restoration(self) -> tuple[float, float]:
         """Hold the logits without what is applied against those from before the first hook."""
@@ -257,9 +256,9 @@ class HuggingFaceEngine:
 
     def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
         lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
-        if self._behaviour.company == "alone":
+        if self.behaviour.company == "alone":
             return [[index] for index in range(len(lengths))]
-        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self._behaviour.company == "equal")
+        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self.behaviour.company == "equal")
 
     def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
         """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""

@@ -3,8 +3,8 @@
 from steer_tools.checks import run_checks
 from steer_tools.errors import ArgumentError
 from steer_tools.parameters import CheckFigure, CheckPrompts, CheckResult, MaxNewTokens
-from steer_tools.prompts import parse_prompts
-from steer_tools.session import current_session
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
+from steer_tools.session import Session, current_session
 from steer_tools.tools.results import rounded
 
 
@@ -21,7 +21,7 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
             raise ArgumentError(
                 "Nothing is applied, so there is nothing to check", fix="Call apply_steering_vector first."
             )
-        chosen = engine.neutral_prompts[:3] if prompts is None else parse_prompts(prompts)
+        chosen = _neutral_prompts(session) if prompts is None else parse_prompts(prompts)
         proof = run_checks(engine, chosen, max_new_tokens)
         return CheckResult(
             passed=all(check.passed for check in proof.checks),
@@ -31,3 +31,11 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
             ],
             warnings=[f"Nothing was edited: {proof.idle}."] if proof.idle else [],
         )
+
+
+def _neutral_prompts(session: Session) -> tuple[Prompt, ...]:
+    """Return a few texts, or chats where what is applied counts its positions from a user message."""
+    prompts = session.engine.neutral_prompts[:3]
+    if not any(placement.positions.needs_chat for placement in session.registry.plan()):
+        return prompts
+    return tuple(ChatPrompt((("user", prompt.text),)) for prompt in prompts if isinstance(prompt, TextPrompt))
