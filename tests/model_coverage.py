@@ -71,9 +71,10 @@ def try_model(model_type: str, session: Session) -> Outcome:
     engine: Any = session.engine
     _require_right_reading(model, engine, recorded)
     _require_an_effect_at_every_layer(model, engine)
+    peculiarities = _peculiarities(engine)
     session.detach()
     assert _hooks_on(model) == hooks
-    return Outcome(model_type, WORKS, _one_line(_peculiarities(engine)))
+    return Outcome(model_type, WORKS, _one_line(peculiarities))
 
 
 def _require_right_reading(model: Any, engine: HuggingFaceEngine, recorded: list[tuple[Tensor, ...]]) -> None:
@@ -184,6 +185,10 @@ def _peculiarities(engine: HuggingFaceEngine) -> str:
         notes.append("reads rows of equal length together")
     if behaviour.idle_layers:
         notes.append(f"layer {', '.join(map(str, behaviour.idle_layers))} of {engine.info.layers} does not run on text")
+    untold = [i for i in engine.info.steerable_layers if not (engine.parts[i].mixers or engine.parts[i].mlps)]
+    if untold:
+        where = "" if untold == engine.info.steerable_layers else f" in layer {', '.join(map(str, untold))}"
+        notes.append(f"its attention and MLP are not found{where}")
     return "; ".join(notes)
 
 
@@ -225,7 +230,8 @@ states that the model records itself; steered at every layer, and held against e
 by the model's own `generate`; proved by `check_steering`; given back with bit-equal logits. CI runs them all again and
 holds this table to what it finds; `python tests/model_coverage.py` writes it anew.
 
-A refusal comes when the model is attached. Models with code of their own go through the same probe as these.
+A refusal comes when the model is attached. Where attention and MLP are not found, because a block does more than add
+what they put out, the residual stream is steered all the same. Models with code of their own go through the same probe as these.
 
 | model type | class | outcome | what is special, or why not |
 |---|---|---|---|

@@ -5,6 +5,7 @@ It must not know tools. It composes the rooms beside it: `tokenization`, `readin
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from transformers import LogitsProcessor
 
 from steer_tools.architecture import Architecture, find_architecture, refuse_unsteerable_state, weights_fingerprint
 from steer_tools.engines.admission import refuse_placements, refuse_sites
+from steer_tools.engines.anatomy import BlockParts, find_parts
 from steer_tools.engines.base import (
     Completion,
     Generation,
@@ -238,6 +240,12 @@ class HuggingFaceEngine:
             refuse_placements(self.architecture, plan)
         self._hooks.set_ambient(plan)
         self._ambient = plan
+
+    @cached_property
+    def parts(self) -> tuple[BlockParts, ...]:
+        """What writes to the residual stream in each block, found by one unsteered pass."""
+        with self._hooks.running(Run()):
+            return find_parts(self.architecture)
 
     def hooks_are_live(self) -> bool:
         """Return whether all hooks are on the model."""
