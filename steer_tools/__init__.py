@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load_model,
         remove_all_steering_vectors,
         remove_steering_vector,
+        show_tokens,
         steering_status,
         update_steering_vector,
     )
@@ -44,6 +45,7 @@ _ROOMS = {
     "remove_steering_vector": "tools",
     "reporting_to": "progress",
     "save_vector": "formats",
+    "show_tokens": "tools",
     "steering": "placing",
     "steering_status": "tools",
     "update_steering_vector": "tools",
@@ -65,6 +67,7 @@ __all__ = [
     "remove_steering_vector",
     "reporting_to",
     "save_vector",
+    "show_tokens",
     "steering",
     "steering_status",
     "update_steering_vector",

@@ -58,7 +58,8 @@ Positions = Annotated[
     str,
     Field(
         description="Tokens to steer: generated (last prompt token and all new ones), prompt, all, last_prompt, first, "
-        "a slice of the prompt such as 0:4, or several joined by commas."
+        "after_user (all after a chat's last user message), a slice of the prompt such as 0:4, or several joined by "
+        "commas."
     ),
 ]
 AllowOtherModel = Annotated[bool, Field(description="Accept a vector of another model of the same width.")]
@@ -163,6 +164,21 @@ class CompareResult(TypedDict):
     baseline: BaselineTexts
     variants: list[VariantTexts]
     warnings: list[str]
+
+
+class PromptTokensStatus(TypedDict):
+    """One prompt: its ids, the vocabulary's writing of each, and the positions that would be steered."""
+
+    ids: list[int]
+    tokens: list[str]
+    steered: list[int]
+
+
+class TokensResult(TypedDict):
+    """The prompts in their order; `new_tokens_steered` says whether each new token would be steered, too."""
+
+    prompts: list[PromptTokensStatus]
+    new_tokens_steered: bool
 
 
 class GenerateResult(TypedDict):

@@ -66,6 +66,11 @@ class Scope:
         return ",".join(map(str, self.terms))
 
     @property
+    def takes_new_tokens(self) -> bool:
+        """Whether it takes every token that is generated."""
+        return not {"generated", "all", "after_user"}.isdisjoint(self.terms)
+
+    @property
     def needs_chat(self) -> bool:
         """Whether it counts from a user message, which only chats have."""
         return "after_user" in self.terms

@@ -77,6 +77,11 @@ NEUTRAL_PROMPTS: tuple[Prompt, ...] = tuple(
 )
 
 
+def has_user_message(prompt: Prompt) -> bool:
+    """Whether a prompt is a chat in which the user says something."""
+    return isinstance(prompt, ChatPrompt) and any(role == "user" for role, _ in prompt.messages)
+
+
 @dataclass(frozen=True)
 class ContrastPrompts:
     """Two sets of prompts that differ in one behaviour; both hold at least one."""

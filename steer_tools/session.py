@@ -144,7 +144,8 @@ class Session:
                 sites = [Site(layer) for layer in engine.info.steerable_layers]
                 prompts = engine.neutral_prompts
                 traces = engine.trace(prompts, sites)
-                content = [engine.content_mask(prompt) for prompt in prompts]
+                special = [engine.tokenize(prompt).special for prompt in prompts]
+                content = [torch.tensor([i > 0 and not is_special for i, is_special in enumerate(s)]) for s in special]
                 for site in sites:
                     norms = [trace[site][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
                     self._residual_norms[site.layer] = float(torch.cat(norms).median())

@@ -38,6 +38,7 @@ from steer_tools import (
     remove_all_steering_vectors,
     remove_steering_vector,
     save_vector,
+    show_tokens,
     steering,
     steering_status,
     update_steering_vector,
@@ -527,7 +528,7 @@ def test_every_known_kind_of_positions_is_taken_and_can_be_generated_with(steere
 def test_positions_after_the_user_are_refused_for_prompts_without_one(steered: Steered, prompt: Any) -> None:
     apply_steering_vector("v", positions="generated,after_user")
 
-    for use in (partial(generate, max_new_tokens=2), check_steering):
+    for use in (partial(generate, max_new_tokens=2), check_steering, partial(show_tokens, positions="after_user")):
         with pytest.raises(PromptError, match=r"after_user.*one of them the user's"):
             use([CHAT, prompt])
     assert generate([CHAT], max_new_tokens=2)["active"] == 2
@@ -1031,10 +1032,11 @@ NEEDS_MODEL = [
     pytest.param(lambda: compare_generations(PROMPTS, max_new_tokens=2), id="compare_what_is_applied"),
     pytest.param(lambda: generate(PROMPTS, max_new_tokens=2), id="generate"),
     pytest.param(lambda: check_steering(max_new_tokens=2), id="check"),
+    pytest.param(lambda: show_tokens(PROMPTS), id="show_tokens"),
     pytest.param(lambda: update_steering_vector("steer-1", 1.0), id="update"),
     pytest.param(lambda: remove_steering_vector("steer-1"), id="remove"),
 ]
-RUNS_MODEL = [case for case in NEEDS_MODEL if case.id not in ("status", "remove")]
+RUNS_MODEL = [case for case in NEEDS_MODEL if case.id not in ("status", "show_tokens", "remove")]
 
 
 @pytest.mark.parametrize("tool", NEEDS_MODEL)

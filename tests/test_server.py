@@ -192,6 +192,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "compare_generations": {"prompts": PROMPTS, "vector_path": "v.safetensors", "strengths": [-2, 2]},
     "generate": {"prompts": [PROMPTS[0], [{"role": "user", "content": "keke"}], [1, 7, 9]], "temperature": 0.7},
     "check_steering": {"prompts": PROMPTS[:2], "max_new_tokens": 3},
+    "show_tokens": {"prompts": [PROMPTS[0], [1, 7, 9]], "positions": "first"},
     "update_steering_vector": {"steering_id": "steer-1", "strength": 3},
     "remove_steering_vector": {"steering_id": "steer-1"},
     "remove_all_steering_vectors": {},

@@ -24,6 +24,7 @@ from steer_tools import (
     remove_all_steering_vectors,
     remove_steering_vector,
     save_vector,
+    show_tokens,
     steering,
     steering_status,
     update_steering_vector,
@@ -505,3 +506,24 @@ def test_saved_vectors_can_be_made_in_python_too(llama_session: Session) -> None
     path = save_vector(vector, llama_session.workspace.root / "mine")
 
     assert apply_steering_vector(str(path))["layer"] == 1
+
+
+# show_tokens
+
+
+@pytest.mark.parametrize(
+    ("positions", "steered", "takes_new"),
+    [("generated", [8], True), ("after_user", [5, 6, 7, 8], True), ("first,0:1", [0, 1], False)],
+)
+def test_show_tokens_says_what_the_model_is_given_and_what_would_be_steered(
+    llama_session: Session, positions: str, steered: list[int], takes_new: bool
+) -> None:
+    chat = [{"role": "user", "content": "baba keke"}, {"role": "assistant", "content": "lili"}]
+
+    shown = show_tokens([chat], positions)
+
+    tokens = ["<s>", "user", ":", "baba", "keke", "<end>", "assistant", ":", "lili"]
+    assert shown["prompts"][0]["tokens"] == tokens
+    assert shown["prompts"][0]["ids"] == make_tokenizer().convert_tokens_to_ids(tokens)
+    assert shown["prompts"][0]["steered"] == steered
+    assert shown["new_tokens_steered"] is takes_new

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.plan import Plan
+from steer_tools.positions import BatchGeometry, Scope
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
 
@@ -61,6 +63,35 @@ class Row:
     prompt: Prompt
     plan: Plan = ()
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """What the model is given for a prompt; all but the two positions has one item a token.
+
+    Attributes:
+        tokens: The ids.
+        pieces: As the vocabulary writes them, such as "Ġhouse".
+        special: Whether it is a special token and no text.
+        first: Position of the first token after BOS.
+        after_user: Position of the first token after the last user message; NOWHERE in prompts without one.
+    """
+
+    tokens: tuple[int, ...]
+    pieces: tuple[str, ...]
+    special: tuple[bool, ...]
+    first: int
+    after_user: int
+
+    def mask(self, scope: Scope) -> Tensor:
+        """Return (tokens,) bool, true at the tokens of the prompt that `scope` takes."""
+        geometry = BatchGeometry(
+            positions=torch.arange(len(self.tokens))[None],
+            prompt_lengths=torch.tensor([len(self.tokens)]),
+            first=torch.tensor([self.first]),
+            after_user=torch.tensor([self.after_user]),
+        )
+        return geometry.mask(scope)[0]
 
 
 def row_seed(seed: int, prompt: Prompt) -> int:
@@ -183,8 +214,8 @@ class Engine(Protocol):
         """Return each prompt's activations at each site, (tokens, width) float32 on the CPU."""
         ...
 
-    def content_mask(self, prompt: Prompt) -> Tensor:
-        """Return (tokens,) bool, true at the tokens of a prompt that are text: neither special nor first."""
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens that the model is given for `prompt`."""
         ...
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:

@@ -24,6 +24,7 @@ from steer_tools.engines.base import (
     Pooling,
     Row,
     Sampling,
+    TokenizedPrompt,
 )
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor
@@ -40,7 +41,7 @@ from steer_tools.errors import (
 from steer_tools.plan import Plan
 from steer_tools.positions import NOWHERE
 from steer_tools.progress import report, reporting_to
-from steer_tools.prompts import Prompt
+from steer_tools.prompts import Prompt, has_user_message
 from steer_tools.sites import Site
 
 # Prompt and new tokens of all rows that share one cache.
@@ -110,10 +111,16 @@ class HuggingFaceEngine:
         refuse_sites(self.architecture, sites)
         return self._reader.trace(prompts, sites)
 
-    def content_mask(self, prompt: Prompt) -> Tensor:
-        """Return which tokens of `prompt` are text: neither special nor first."""
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens that the model is given for `prompt`."""
         tokens = self._tokens.encode(prompt).tokens
-        return torch.tensor([i > 0 and t not in self._tokens.special_tokens for i, t in enumerate(tokens)])
+        return TokenizedPrompt(
+            tokens=tokens,
+            pieces=self._tokens.pieces(tokens),
+            special=tuple(token in self._tokens.special_tokens for token in tokens),
+            first=int(tokens[0] == self._tokens.bos_token),
+            after_user=self._tokens.after_user(prompt) if has_user_message(prompt) else NOWHERE,
+        )
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""

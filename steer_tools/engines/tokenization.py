@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from steer_tools.engines.base import Completion
 from steer_tools.errors import PromptError
-from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, has_user_message
 
 # What templates raise by themselves, and what transformers raises where a template rewrites the last message.
 _TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
@@ -69,14 +69,13 @@ class Tokenization:
         Raises:
             PromptError: The prompt is no chat, or has no user message.
         """
-        messages = prompt.messages if isinstance(prompt, ChatPrompt) else ()
-        if "user" not in {role for role, _ in messages}:
+        if not isinstance(prompt, ChatPrompt) or not has_user_message(prompt):
             raise PromptError(
                 f"positions is 'after_user', and the prompt {prompt!s:.80} has no user message",
                 valid="chats: lists of {'role', 'content'} messages, one of them the user's",
                 fix="Use positions='generated' for other prompts.",
             )
-        return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+        return len(self.encode(prompt).tokens) - len(self._after_content(prompt.messages))
 
     @cached_property
     def special_tokens(self) -> frozenset[int]:
@@ -136,6 +135,10 @@ class Tokenization:
             raise PromptError("A completion has no token", valid="some text, or at least one token id")
         self._refuse_too_long(len(prompt_tokens.tokens), len(added))
         return added
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return the vocabulary's own writing of tokens."""
+        return tuple(map(str, self._tokenizer.convert_ids_to_tokens(list(tokens))))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new tokens, without special ones."""

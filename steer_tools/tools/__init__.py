@@ -13,7 +13,7 @@ from steer_tools.tools.applying import (
     remove_steering_vector,
     update_steering_vector,
 )
-from steer_tools.tools.checking import check_steering
+from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import create_steering_vector
 from steer_tools.tools.generating import compare_generations, generate
 from steer_tools.tools.modeling import load_model, steering_status
@@ -56,6 +56,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(compare_generations, "Compare unsteered and steered texts", is_read_only=True, is_idempotent=True),
     Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
     Tool(check_steering, "Prove that the steering is exact", is_read_only=True, is_idempotent=True),
+    Tool(show_tokens, "Show tokens and which would be steered", is_read_only=True, is_idempotent=True),
     Tool(update_steering_vector, "Change a strength", is_read_only=False, is_idempotent=True),
     Tool(remove_steering_vector, "Remove one applied vector", is_read_only=False, is_destructive=True),
     Tool(
@@ -87,6 +88,7 @@ __all__ = [
     "load_model",
     "remove_all_steering_vectors",
     "remove_steering_vector",
+    "show_tokens",
     "steering_status",
     "update_steering_vector",
 ]

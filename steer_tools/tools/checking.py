@@ -1,11 +1,46 @@
-"""The tool that proves the steering."""
+"""The tools that show what would be steered, and prove what is."""
 
 from steer_tools.checks import run_checks
-from steer_tools.errors import ArgumentError
-from steer_tools.parameters import CheckFigure, CheckPrompts, CheckResult, MaxNewTokens
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
+from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.parameters import (
+    CheckFigure,
+    CheckPrompts,
+    CheckResult,
+    MaxNewTokens,
+    Positions,
+    Prompts,
+    PromptTokensStatus,
+    TokensResult,
+)
+from steer_tools.positions import Scope
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, has_user_message, parse_prompts
 from steer_tools.session import Session, current_session
 from steer_tools.tools.results import rounded
+
+
+def show_tokens(prompts: Prompts, positions: Positions = "generated") -> TokensResult:
+    """Show how prompts are tokenised, chat template included, and at which tokens `positions` would steer."""
+    session = current_session()
+    with session.lock:
+        scope, parsed = Scope.parse(positions), parse_prompts(prompts)
+        if scope.needs_chat and not all(map(has_user_message, parsed)):
+            raise PromptError(
+                "positions is 'after_user', and a prompt has no user message",
+                valid="chats: lists of {'role', 'content'} messages, one of them the user's",
+                fix="Use positions='generated' for other prompts.",
+            )
+        tokenized = [session.engine.tokenize(prompt) for prompt in parsed]
+        return TokensResult(
+            prompts=[
+                PromptTokensStatus(
+                    ids=list(one.tokens),
+                    tokens=list(one.pieces),
+                    steered=one.mask(scope).nonzero().squeeze(1).tolist(),
+                )
+                for one in tokenized
+            ],
+            new_tokens_steered=scope.takes_new_tokens,
+        )
 
 
 def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 8) -> CheckResult:
