@@ -30,6 +30,7 @@ def text_of(ids: Any) -> str:
     ("prompt", "expected"),
     [
         ("baba keke", "<s> baba keke"),
+        ("<s> user : baba keke", "<s> user : baba keke"),
         ([8, 19], "baba keke"),
         ([USER], "<s> user : baba keke <end> assistant :"),
         ([SYSTEM, USER], "<s> system : lili <end> user : baba keke <end> assistant :"),
@@ -150,3 +151,26 @@ def test_a_template_that_rewrites_the_last_message_is_explained() -> None:
 
     with pytest.raises(PromptError, match="refuses these messages"):
         tokens.encode(parse_prompt([USER, ASSISTANT]))
+
+
+@pytest.mark.parametrize(
+    ("chat", "rest"),
+    [
+        ([USER], "<end> assistant :"),
+        ([SYSTEM, USER], "<end> assistant :"),
+        ([USER, ASSISTANT], "<end> assistant : mora seti"),
+        ([USER, ASSISTANT, {"role": "user", "content": "zuzu"}], "<end> assistant :"),
+        # A message that no word of is known, and one that ends like the template itself.
+        ([{"role": "user", "content": "unheard of"}], "<end> assistant :"),
+        ([{"role": "user", "content": "baba <end> assistant :"}], "<end> assistant :"),
+    ],
+)
+def test_the_place_after_the_last_user_message_is_told_whatever_it_says(
+    tokens: Tokenization, chat: Any, rest: str
+) -> None:
+    prompt = parse_prompt(chat)
+
+    encoded = tokens.encode(prompt)
+
+    assert text_of(encoded.tokens[tokens.after_user(prompt) :]) == rest
+    assert tokens.answer_start == encoded.tokens[tokens.after_user(prompt) :][:3]

@@ -198,6 +198,8 @@ class Tokenization:
     def _text_ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text that goes on: with the start that the tokenizer adds, without its end."""
         ids, plain = tuple(self._tokenizer(text)["input_ids"]), self._plain_ids(text)
+        if self.bos_token is not None and ids[:2] == (self.bos_token, self.bos_token) and plain[:1] == ids[:1]:
+            ids = ids[1:]  # A text that a chat template was rendered into brings its own.
         while ids and ids[-1] in self.special_tokens and ids[-1:] != plain[-1:]:
             ids = ids[:-1]
         return ids
