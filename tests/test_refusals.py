@@ -23,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
 from steer_tools import (
     SteeringVector,
@@ -1087,6 +1087,27 @@ def with_a_shared_block() -> Any:
     return model
 
 
+def that_wants_an_image() -> Any:
+    model = make_model("llama")
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("No image")
+
+    model.model.norm.register_forward_hook(refuse)
+    return model
+
+
+def with_blocks_beside_the_stream() -> Any:
+    model = make_model("llama")
+    model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+    return model
+
+
+def that_sees_what_comes() -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertLMHeadModel(BertConfig(vocab_size=128, initializer_range=0.25, **sizes)).eval()
+
+
 def with_another_depth_in_the_config() -> Any:
     model = make_model("llama")
     model.config.num_hidden_layers = LAYERS + 1
@@ -1103,6 +1124,9 @@ BAD_MODELS = [
     pytest.param(compiled_in_place, "Attach the uncompiled model", id="compiled_in_place"),
     pytest.param(with_a_compiled_block, "Attach the uncompiled model", id="compiled_block"),
     pytest.param(lambda: make_model("gpt2").train(), "model.eval()", id="train_mode"),
+    pytest.param(that_wants_an_image, "does not run on token ids alone (No image)", id="wants_an_image"),
+    pytest.param(with_blocks_beside_the_stream, "does not reach the logits", id="blocks_beside_the_stream"),
+    pytest.param(that_sees_what_comes, "changes the activations of those before it", id="not_causal"),
     pytest.param(with_a_shared_block, "once, with the shape", id="block_that_runs_twice"),
     pytest.param(with_another_depth_in_the_config, "exactly one list of 5 blocks", id="depth_unlike_config"),
 ]

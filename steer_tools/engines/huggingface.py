@@ -37,6 +37,7 @@ from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import (
     ArgumentError,
     UnsupportedFeatureError,
+    UnsupportedModelError,
 )
 from steer_tools.plan import Plan
 from steer_tools.positions import NOWHERE
@@ -46,6 +47,8 @@ from steer_tools.sites import Site
 
 # Prompt and new tokens of all rows that share one cache.
 _GENERATION_TOKENS = 65_536
+# What a model raises that lacks an input.
+_MODEL_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 # Any ids will do for a look at the logits before the first hook and after the last.
 _REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 
@@ -63,7 +66,12 @@ class HuggingFaceEngine:
                 f"tokenizer is a {type(tokenizer).__name__}",
                 valid="the model's own tokenizer, loaded with transformers' AutoTokenizer",
             )
-        self._pristine = self._reference_logits()
+        try:
+            self._pristine = self._reference_logits()
+        except _MODEL_ERRORS as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not run on token ids alone ({error})", valid="models of text"
+            ) from error
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self.tokenizer = tokenizer
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
