@@ -141,7 +141,7 @@ def refuse_unsteerable_state(model: nn.Module) -> None:
             valid="the model as it was loaded",
             fix="Attach the uncompiled model; for `torch.compile(model)` that is the `model` you passed in.",
         )
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise UnsupportedModelError(
             "The model is in train mode, so dropout would be taken for an effect", fix="Call model.eval() first."
         )

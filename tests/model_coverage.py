@@ -231,7 +231,7 @@ by the model's own `generate`; proved by `check_steering`; given back with bit-e
 holds this table to what it finds; `python tests/model_coverage.py` writes it anew.
 
 A refusal comes when the model is attached. Where attention and MLP are not found, because a block does more than add
-what they put out, the residual stream is steered all the same. Models with code of their own go through the same probe as these.
+what they put out, the residual stream is steered all the same. Models with code of their own go through the same probe.
 
 | model type | class | outcome | what is special, or why not |
 |---|---|---|---|

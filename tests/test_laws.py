@@ -585,7 +585,7 @@ def test_a_prompt_that_is_prefilled_in_chunks_is_steered_as_a_whole(
     assert chunked == whole
 
 
-def test_a_users_hook_on_a_block_stays_and_sees_the_model(model: Any, tokenizer: Any) -> None:
+def test_a_users_hook_on_a_block_stays_and_sees_the_edited_stream(model: Any, tokenizer: Any) -> None:
     seen: list[Tensor] = []
     block = blocks_of(model)[1]
     block.register_forward_hook(lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o))
@@ -600,8 +600,9 @@ def test_a_users_hook_on_a_block_stays_and_sees_the_model(model: Any, tokenizer:
     plain_logits(model, tokenizer)
 
     assert len(seen) == 3
-    # It was there first, so it sees the output before our edit, which is not made in place.
-    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[1], unharmed)
+    # Every hook sees the edited stream, whichever came first; the edit is not made in place.
+    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], unharmed)
+    torch.testing.assert_close(seen[1], seen[0] + 3.0 * direction(), atol=1e-5, rtol=0)
 
 
 def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -1160,13 +1161,18 @@ def test_a_model_without_a_tokenizer_is_refused(steered: Steered) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [("train", "Call model.eval() first"), ("compile", "Attach the uncompiled model")]
+    ("change", "text"),
+    [
+        ("train", "Call model.eval() first"),
+        ("model.train", "Call model.eval() first"),
+        ("compile", "Attach the uncompiled model"),
+    ],
 )
 @pytest.mark.parametrize("tool", RUNS_MODEL)
 def test_a_model_that_is_compiled_or_put_in_train_mode_after_attaching_is_refused(
     steered: Steered, change: str, text: str, tool: Callable[[], Any]
 ) -> None:
-    getattr(steered.session.engine.architecture.model, change)()
+    attrgetter(change)(steered.session.engine.architecture.model)()
 
     with refused(steered.session, UnsupportedModelError, text):
         tool()

@@ -25,6 +25,7 @@ from steer_tools.engines.layout import (
     noted_call,
     place_pass,
     refuse_other_passes,
+    refuse_right_padding,
 )
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.plan import Placement, Plan
@@ -87,7 +88,9 @@ class SteeringHooks:
         self._thread = _ThreadState()
         self._ambient: Run | None = None
         self._handles = [
-            b.register_forward_hook(self._leave_block(layer)) for layer, b in enumerate(architecture.blocks)
+            # Before others, such as those by which transformers records hidden states: all see the edited stream.
+            b.register_forward_hook(self._leave_block(layer), prepend=True)
+            for layer, b in enumerate(architecture.blocks)
         ]
         for module in architecture.callables:
             entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.decoder)
@@ -164,7 +167,8 @@ class SteeringHooks:
 
     def _edit(self, run: Run, layer: int, hidden: Tensor) -> Tensor | None:
         geometry = self._geometry(run)
-        if geometry is not None and hidden.shape[1] == self._thread.callers.find("logits_to_keep"):
+        kept = self._thread.callers.find("logits_to_keep")
+        if geometry is not None and isinstance(kept, int) and hidden.shape[1] == kept:
             # Where the last blocks share the keys of earlier ones, only the tokens whose logits are wanted go on.
             geometry = geometry.last(hidden.shape[1])
         if geometry is None:
@@ -195,13 +199,14 @@ class SteeringHooks:
     def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._thread
-            if not thread.callers.arguments:
+            if not thread.callers.arguments or module in thread.callers.modules:
                 thread.entered_run = thread.run or self._ambient
             arguments = signature.bind_partial(*args, **kwargs).arguments
             thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
             is_steered = thread.entered_run is not None and thread.entered_run.edits
             if is_decoder and (is_steered or thread.generation is not None):
-                thread.place, thread.geometry = place_pass(thread.callers, thread.generation), None
+                call = thread.generation
+                thread.place, thread.geometry = place_pass(thread.callers, call, is_steered=bool(is_steered)), None
 
         return enter
 
@@ -273,9 +278,11 @@ class _NotingGenerate:
                 vars(self._model)["generate"] = self._own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._hooks.generating(noted_call(args, kwargs)):
+        call = noted_call(args, kwargs)
+        with self._hooks.generating(call):
             if self._hooks.steers_here():
                 refuse_unsteerable_state(self._model)
+                refuse_right_padding(call)
                 refuse_other_passes(args, kwargs, getattr(self._model, "generation_config", None))
                 # A forward that `generate` compiled before our hooks came ignores them.
                 kwargs["disable_compile"] = True

@@ -3,6 +3,7 @@
 It must not know tools. It composes the rooms beside it: `tokenization`, `reading`, `decoding`, `choosing`, `hooks`.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -61,6 +62,8 @@ class HuggingFaceEngine:
     def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
         self.architecture: Architecture = find_architecture(model)
         self._model = cast(Any, model)
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # A wrapper that was compiled before would go round the hooks.
         if not callable(tokenizer):
             raise ArgumentError(
                 f"tokenizer is a {type(tokenizer).__name__}",
@@ -76,7 +79,8 @@ class HuggingFaceEngine:
         self.tokenizer = tokenizer
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
         self.neutral_prompts = self._tokens.neutral_prompts
-        self._hooks = SteeringHooks(self.architecture, TokenMarks(self._tokens.bos_token, self._tokens.answer_start))
+        marks = TokenMarks(self._tokens.bos_token, self._tokens.answer_start, self._tokens.user_start)
+        self._hooks = SteeringHooks(self.architecture, marks)
         self._ambient: Plan = ()
         try:
             self._decoder = Decoder(model, self._tokens)

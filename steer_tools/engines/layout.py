@@ -16,6 +16,16 @@ from steer_tools.positions import BatchGeometry
 
 # What models call what they keep between steps; most say past_key_values.
 _CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
+# What makes `generate` run the model on other tokens than the rows' own, or by code that is not its own.
+_OTHER_WAYS = (
+    "assistant_model",
+    "assistant_early_exit",
+    "prompt_lookup_num_tokens",
+    "use_mtp",
+    "guidance_scale",
+    "custom_generate",
+)
+_HARMLESS = {"guidance_scale": 1}
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,12 @@ class TokenMarks:
     Attributes:
         bos: What starts a text, if anything does.
         answer_start: What the chat template puts between the last user message and the answer; empty without one.
+        user_start: What it puts between an answer and the next user message.
     """
 
     bos: int | None = None
     answer_start: tuple[int, ...] = ()
+    user_start: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class GenerateCall:
         mask: (rows, columns) bool, once it is known.
         ids: (rows, columns) the prompt's token ids, where it has some.
         seen: The columns that its passes have shown so far.
+        first: The columns that its first pass showed, once there was one.
+        cache: What its first pass was given to keep keys and values in.
         layout: Of its prompt, once a pass has been placed.
     """
 
@@ -64,7 +78,20 @@ class GenerateCall:
     mask: Tensor | None = None
     ids: Tensor | None = None
     seen: int = 0
+    first: int | None = None
+    cache: Any = None
     layout: Layout | None = None
+
+    def owns(self, cache: Any, tokens: Tensor) -> bool:
+        """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
+        if self.first is None:
+            return True
+        if cache is not None or self.cache is not None:
+            return cache is self.cache or not hasattr(self.cache, "get_seq_length")
+        if self.ids is None or tokens.is_floating_point() or tokens.shape[1] <= self.seen:
+            return tokens.shape[1] > self.seen
+        prompt = tokens[:, : self.ids.shape[1]]
+        return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,10 @@ class Callers:
     arguments: list[Mapping[str, Any]] = field(default_factory=list)
 
     def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
-        """Note a call of `module`."""
+        """Note a call of `module`; one that is entered again was left by an interrupt, of which torch tells no hook."""
+        if module in self.modules:
+            self.modules.clear()
+            self.arguments.clear()
         self.modules.append(module)
         self.arguments.append(arguments)
 
@@ -106,21 +136,31 @@ class Callers:
         return next((value for value in found if value is not None), None)
 
 
-def place_pass(callers: Callers, call: GenerateCall | None) -> Pass | None:
+def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool = True) -> Pass | None:
     """Tell where a pass of the text decoder stands; `call` is the `model.generate` that it belongs to, if any.
 
     None where the calls have neither token ids nor embeddings.
 
     Raises:
-        UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are.
+        UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are; or a
+            steered pass inside a `generate` is over other tokens.
     """
     tokens = next((v for v in map(callers.arguments[-1].get, ("input_ids", "inputs_embeds")) if v is not None), None)
     tokens = callers.find("input_ids", "inputs_embeds") if tokens is None else tokens
     if not isinstance(tokens, Tensor):
         return None
     rows, width = tokens.shape[:2]
+    cache = callers.find(*_CACHES)
+    if call is not None and is_steered and not call.owns(cache, tokens):
+        raise UnsupportedCallError(
+            "The steered model was called on other tokens inside its own generate",
+            valid="one text at a time",
+            fix="Leave out what calls the model at each step, such as a logits processor.",
+        )
     start = _start_of(callers, rows, width, call)
     if call is not None:
+        if call.first is None:
+            call.first, call.cache = start + width, cache
         call.seen = start + width
     ids = callers.find("input_ids")
     return Pass(rows, width, start, ids if isinstance(ids, Tensor) and ids.shape[:2] == (rows, width) else None)
@@ -137,7 +177,7 @@ def geometry_of(
         UnsupportedCallError: The arguments do not say which tokens are padding, the rows do not fit the batch, or a row
             holds several sequences.
     """
-    if callers.find("cu_seq_lens_q") is not None:
+    if callers.find("cu_seq_lens_q") is not None or _is_packed(place, callers):
         raise UnsupportedCallError(
             "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
         )
@@ -156,6 +196,21 @@ def geometry_of(
         real = real.repeat_interleave(copies, 0)
         by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
     return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
+
+
+def refuse_right_padding(call: GenerateCall) -> None:
+    """Refuse a `generate` whose prompts end in padding: a pad would make the first new token, and it is never steered.
+
+    Raises:
+        UnsupportedCallError: A row ends in padding.
+    """
+    if call.mask is not None and not bool(call.mask[:, -1].all()):
+        raise UnsupportedCallError(
+            "model.generate was called with prompts that are padded on the right, so that a pad produces the first "
+            "token",
+            valid="prompts that are padded on the left",
+            fix="Tokenise with padding_side='left'.",
+        )
 
 
 def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:
@@ -184,15 +239,15 @@ def refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], models
     def asked(name: str) -> list[Any]:
         return [kwargs[name]] if name in kwargs else [getattr(config, name, None) for config in configs]
 
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale"):
-        if any(value is not None and not (name == "guidance_scale" and value == 1) for value in asked(name)):
+    for name in _OTHER_WAYS:
+        if any(value not in (None, False, _HARMLESS.get(name)) for value in asked(name)):
             raise UnsupportedCallError(
                 f"model.generate was called with {name}, which is not supported for a steered model",
                 valid="generate without it",
                 fix="Leave it out, or remove the vectors.",
             )
-    given = configs[0] if configs[0] is not None else models_own
-    beams, samples = (kwargs.get(name, getattr(given, name, None)) for name in ("num_beams", "do_sample"))
+    # Each takes the first place that says it, as generate does.
+    beams, samples = (next((v for v in asked(name) if v is not None), None) for name in ("num_beams", "do_sample"))
     if samples and (beams or 1) > 1:
         raise UnsupportedCallError(
             f"model.generate was called with num_beams={beams} and do_sample=True: sampled beams mix the random "
@@ -222,6 +277,14 @@ def _start_of(callers: Callers, rows: int, width: int, call: GenerateCall | None
     )
 
 
+def _is_packed(place: Pass, callers: Callers) -> bool:
+    """Whether position ids start anew inside a row, by the rule of transformers: without a mask or a cache."""
+    positions = callers.find("position_ids")
+    if place.start > 0 or not isinstance(positions, Tensor) or positions.dim() != 2:
+        return False
+    return callers.find("attention_mask") is None and bool((positions.diff(dim=1) != 1).any())
+
+
 def _counted(cache: Any) -> int | None:
     """Return how many tokens a cache says that it holds; None where it is none that counts."""
     if not hasattr(cache, "get_seq_length"):
@@ -245,7 +308,9 @@ def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:
     """Read the padding of a left-padded prompt from a prepared mask: what its last token, which is real, attends to."""
     prepared = callers.find("attention_mask")
     if isinstance(prepared, Mapping):
-        prepared = cast(Mapping[str, Any], prepared).get("full_attention")
+        prepared = cast(Mapping[str, Any], prepared).get("full_attention", False)
+        if prepared is None:  # Nothing is hidden beyond the causal order.
+            return torch.ones(place.rows, place.columns, dtype=torch.bool)
     if not isinstance(prepared, Tensor) or prepared.dim() != 4 or len(prepared) != place.rows or place.start > 0:
         return None
     last = prepared[:, 0, -1, : place.columns]
@@ -263,7 +328,7 @@ def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers
     if call.layout is None:
         # Padding is on the left, so columns that this pass does not show yet are real.
         mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
-        columns = max(call.columns or place.columns, mask.shape[1])
+        columns = max(call.columns or 0, call.first or place.columns)
         mask = _extended(mask, columns)[:, :columns]
         # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
         whole = call.ids is not None and call.ids.shape[1] == columns
@@ -276,7 +341,7 @@ def _layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) 
     if ids is not None:
         # Beams and return sequences repeat each row, in the ids or in the mask, as the pass happens to show them.
         ids = ids.cpu()[torch.arange(len(mask)) * len(ids) // len(mask)]
-    return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks.answer_start))
+    return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
 
 
 def _first(ids: Tensor | None, real: Tensor, start: int, bos: int | None) -> Tensor | None:
@@ -288,15 +353,23 @@ def _first(ids: Tensor | None, real: Tensor, start: int, bos: int | None) -> Ten
     return (ids.gather(1, real.long().argmax(dim=1, keepdim=True)).squeeze(1) == bos).long()
 
 
-def _after_user(ids: Tensor | None, real: Tensor, start: int, answer_start: Sequence[int]) -> Tensor | None:
+def _after_user(ids: Tensor | None, real: Tensor, start: int, marks: TokenMarks) -> Tensor | None:
     """Return the position of the last place in each row where the chat template begins an answer; None if one lacks."""
-    if ids is None or start > 0 or not answer_start or ids.shape[1] < len(answer_start):
+    if ids is None or start > 0 or not marks.answer_start:
         return None
-    found = (ids.unfold(1, len(answer_start), 1) == torch.tensor(answer_start)).all(dim=2)
-    if not bool(found.any(dim=1).all()):
+    column = _last(ids, marks.answer_start)
+    if bool((column < 0).any()) or (marks.user_start and bool((column < _last(ids, marks.user_start)).any())):
         return None
-    column = found.shape[1] - 1 - found.flip(1).long().argmax(dim=1)
     return column - (~real).sum(dim=1)
+
+
+def _last(ids: Tensor, sought: Sequence[int]) -> Tensor:
+    """Return the column where `sought` begins for the last time in each row; -1 where it does not."""
+    if ids.shape[1] < len(sought):
+        return torch.full((len(ids),), -1)
+    found = (ids.unfold(1, len(sought), 1) == torch.tensor(sought)).all(dim=2)
+    column = found.shape[1] - 1 - found.flip(1).long().argmax(dim=1)
+    return torch.where(found.any(dim=1), column, -1)
 
 
 def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:
@@ -306,6 +379,8 @@ def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Te
     mask = _flat_mask(callers, place.rows)
     if mask is None and is_left_padded:
         mask = _mask_seen_by_the_last(place, callers)
+    if mask is not None and mask.shape[1] > place.columns and is_left_padded:
+        mask = mask[:, : place.columns]  # A static cache has columns for tokens to come.
     if mask is not None and mask.shape[1] == place.columns:
         return mask.bool().cpu()
     given = callers.find("attention_mask")

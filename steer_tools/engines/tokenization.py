@@ -63,6 +63,19 @@ class Tokenization:
         except PromptError:
             return ()  # A template that wants more than one user message has no start of an answer to know.
 
+    @cached_property
+    def user_start(self) -> tuple[int, ...]:
+        """The ids that the chat template puts between an answer and the next user message; empty if they vary."""
+        if not self.answer_start:
+            return ()
+        try:
+            chats = [(("user", "Is it?"), ("assistant", a), ("user", u)) for a in ("Yes", "") for u in ("Why", "")]
+            ids = [self._plain_ids(self._render(chat)) for chat in chats]
+        except PromptError:
+            return ()
+        heads = [_common_start(ids[0], ids[1]), _common_start(ids[2], ids[3])]
+        return _common_start(heads[0][::-1], heads[1][::-1])[::-1]
+
     def after_user(self, prompt: Prompt) -> int:
         """Return the position of the first token after the last user message of a chat.
 
@@ -252,3 +265,8 @@ class Tokenization:
                 valid=f"at most {self._context_length} tokens together",
                 fix="Shorten the prompt" + (" or ask for fewer new tokens." if added else "; nothing is truncated."),
             )
+
+
+def _common_start(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    different = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:different]
