@@ -315,7 +315,10 @@ REFUSED: dict[str, tuple[str, Call]] = {
     "sampled beams, by position": ("num_beams", lambda m: m.generate(ONE, SAMPLED_BEAMS)),
     "4-D mask": ("attention mask", lambda m: m(ONE, attention_mask=torch.ones(1, 1, 6, 6, dtype=torch.bool).tril())),
     "packed rows": ("one row", lambda m: m(ONE, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]), use_cache=False)),
-    "padding on the right": ("padded on the right", lambda m: m.generate(IDS.flip(1), attention_mask=MASK.flip(1))),
+    "padding on the right": (
+        "padded on the right",
+        lambda m: m.generate(IDS.flip(1), attention_mask=MASK.flip(1), **OPTIONS),
+    ),
     "the decoder's bare forward": ("by itself", lambda m: m.model.forward(ONE)),
 }
 
