@@ -14,19 +14,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from steer_tools.architecture import Architecture, refuse_unsteerable_state
+from steer_tools.engines.calls import Callers, GenerateCall, noted_call, refuse_other_passes, refuse_right_padding
 from steer_tools.engines.edits import SiteEdits
-from steer_tools.engines.layout import (
-    Callers,
-    GenerateCall,
-    Layout,
-    Pass,
-    TokenMarks,
-    geometry_of,
-    noted_call,
-    place_pass,
-    refuse_other_passes,
-    refuse_right_padding,
-)
+from steer_tools.engines.layout import Layout, TokenMarks
+from steer_tools.engines.passes import Pass, geometry_of, place_pass
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import BatchGeometry

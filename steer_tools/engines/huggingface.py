@@ -1,10 +1,10 @@
 """The engine for models of Hugging Face transformers: prompts and plans in, activations, texts and scores out.
 
-It must not know tools. It composes the rooms beside it: `tokenization`, `reading`, `decoding`, `choosing`, `hooks`.
+It must not know tools. It composes the modules beside it: each does one of its jobs.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -28,12 +28,15 @@ from steer_tools.engines.base import (
     TokenizedPrompt,
 )
 from steer_tools.engines.batching import batches_by_length, pad
+from steer_tools.engines.calls import GenerateCall
 from steer_tools.engines.choosing import ChoosingProcessor, ForcingProcessor
 from steer_tools.engines.decoding import Decoder
-from steer_tools.engines.hooks import Run, SteeringHooks, compile_plans
-from steer_tools.engines.layout import GenerateCall, Layout, TokenMarks
+from steer_tools.engines.hooks import Run, SteeringHooks
+from steer_tools.engines.layout import TokenMarks
 from steer_tools.engines.probe import Behaviour, probe
 from steer_tools.engines.reading import Reader
+from steer_tools.engines.row_plans import RowPlans
+from steer_tools.engines.scoring import Scorer
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import (
     ArgumentError,
@@ -42,7 +45,7 @@ from steer_tools.errors import (
 )
 from steer_tools.plan import Plan
 from steer_tools.positions import NOWHERE
-from steer_tools.progress import report, reporting_to
+from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, has_user_message
 from steer_tools.sites import Site
 
@@ -88,6 +91,8 @@ class HuggingFaceEngine:
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
             self._reader = Reader(self.architecture, self._hooks, self._tokens, self.behaviour)
+            self._plans = RowPlans(self.architecture, self._tokens)
+            self._scorer = Scorer(self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
@@ -155,24 +160,11 @@ class HuggingFaceEngine:
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token, from one pass a row, padded on the right."""
-        prompts = [self._tokens.encode(row.prompt) for row in rows]
-        added = [
-            self._tokens.encode_completion(row.prompt, prompt, completion)
-            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
-        ]
-        scores: dict[int, Tensor] = {}
-        for index, logits in self._forced_logits(rows, prompts, added):
-            chosen = torch.tensor(added[index], device=logits.device)
-            scores[index] = logits.log_softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1).cpu()
-        return [scores[i] for i in range(len(rows))]
+        return self._scorer.score(rows, completions)
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""
-        prompts = [self._tokens.encode(row.prompt) for row in rows]
-        # Any one token will do: only the logits before it are read.
-        any_token = [(self._tokens.pad_token,) for _ in rows]
-        logits = dict(self._forced_logits(rows, prompts, any_token))
-        return [logits[i][0].log_softmax(dim=-1).cpu() for i in range(len(rows))]
+        return self._scorer.distributions(rows)
 
     def replay(
         self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
@@ -193,7 +185,7 @@ class HuggingFaceEngine:
         refuse_unsteerable_state(self._model)
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
-        after_user = self._after_user(Row(prompt, self._ambient))
+        after_user = self._plans.after_user(Row(prompt, self._ambient))
         ids = torch.tensor([encoded.tokens], device=self._device)
         edited = {placement.site.layer for placement in self._ambient}
         edits: list[ObservedEdit] = []
@@ -287,21 +279,6 @@ class HuggingFaceEngine:
             return [[index] for index in range(len(lengths))]
         return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self.behaviour.company == "equal")
 
-    def _run_of(self, rows: Sequence[Row], encoded: Sequence[PromptTokens], real: Tensor) -> Run:
-        """Compile the rows' plans with the layout of their batch; `real` (rows, columns) is false at padding."""
-        refuse_placements(self.architecture, (placement for row in rows for placement in row.plan))
-        lengths = [len(tokens.tokens) for tokens in encoded]
-        starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
-        after_user = [self._after_user(row) for row in rows]
-        layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long(), torch.tensor(after_user))
-        return Run(compile_plans([row.plan for row in rows]), layout)
-
-    def _after_user(self, row: Row) -> int:
-        """Return the position after the row's last user message, where its plan asks for it."""
-        if not any(placement.positions.needs_chat for placement in row.plan):
-            return NOWHERE
-        return self._tokens.after_user(row.prompt)
-
     def _generate_batch(
         self,
         rows: Sequence[Row],
@@ -313,7 +290,7 @@ class HuggingFaceEngine:
     ) -> Tensor:
         """Return the new tokens (rows, steps) of one left-padded batch."""
         ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
-        with self._hooks.running(self._run_of(rows, encoded, real)), self._hooks.generating(GenerateCall()):
+        with self._hooks.running(self._plans.run(rows, encoded, real)), self._hooks.generating(GenerateCall()):
             return self._decoder.decode(
                 ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
             )
@@ -335,34 +312,6 @@ class HuggingFaceEngine:
             Generation(g.prompt_tokens, g.tokens, g.text, scored.get(i, g.log_probs), g.ended)
             for i, g in enumerate(generations)
         ]
-
-    def _forced_logits(
-        self, rows: Sequence[Row], prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
-    ) -> Iterable[tuple[int, Tensor]]:
-        """Yield (row, (tokens, vocabulary) float32 logits before each completion token), batched by length."""
-        sequences = [(*p.tokens, *c[:-1]) for p, c in zip(prompts, completions, strict=True)]
-        batches = self._reader.batches([len(sequence) for sequence in sequences])
-        for done, batch in enumerate(batches):
-            ids, real = pad([sequences[i] for i in batch], self._tokens.pad_token, left=False)
-            run = self._run_of([rows[i] for i in batch], [prompts[i] for i in batch], real)
-            starts = [len(prompts[i].tokens) - 1 for i in batch]
-            ends = [len(sequences[i]) for i in batch]
-            first_column = min(starts)
-            with torch.no_grad(), self._hooks.running(run):
-                logits = self._logits_from(first_column, ids, real)
-            for row, index in enumerate(batch):
-                yield index, logits[row, starts[row] - first_column : ends[row] - first_column].float()
-            report(done + 1, len(batches), "scoring completions")
-
-    def _logits_from(self, first_column: int, ids: Tensor, real: Tensor) -> Tensor:
-        """Return the logits of columns `first_column` onward, computing no others where the model can."""
-        keep = {"logits_to_keep": ids.shape[1] - first_column} if self._keeps_logits else {}
-        output = self._model(ids.to(self._device), attention_mask=real.long().to(self._device), use_cache=False, **keep)
-        return output.logits if keep else output.logits[:, first_column:]
-
-    @property
-    def _keeps_logits(self) -> bool:
-        return bool(getattr(self._model, "_supports_logits_to_keep", lambda: False)())
 
     def _reference_logits(self) -> Tensor:
         ids = torch.tensor([_REFERENCE_TOKENS], device=self._device)

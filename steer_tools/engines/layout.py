@@ -1,31 +1,13 @@
-"""Where the tokens of one call of a model stand: a call's arguments → a batch geometry.
+"""Which columns of a batch are real, and where in each row the places are that scopes count from.
 
-The engine knows the layout of its own batches; for calls that others make it is read from their arguments. It must
-not know hooks or plans.
+Masks and token ids come in, a layout leaves. It must not know calls, hooks or plans.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from steer_tools.errors import UnsupportedCallError
-from steer_tools.positions import BatchGeometry
-
-# What models call what they keep between steps; most say past_key_values.
-_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
-# What makes `generate` run the model on other tokens than the rows' own, or by code that is not its own.
-_OTHER_WAYS = (
-    "assistant_model",
-    "assistant_early_exit",
-    "prompt_lookup_num_tokens",
-    "use_mtp",
-    "guidance_scale",
-    "custom_generate",
-)
-_HARMLESS = {"guidance_scale": 1}
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -60,288 +42,19 @@ class Layout:
     after_user: Tensor | None = None
 
 
-@dataclass
-class GenerateCall:
-    """A `model.generate` under way.
-
-    Attributes:
-        columns: The columns of its prompt, if they are known yet.
-        mask: (rows, columns) bool, once it is known.
-        ids: (rows, columns) the prompt's token ids, where it has some.
-        seen: The columns that its passes have shown so far.
-        first: The columns that its first pass showed, once there was one.
-        cache: What its first pass was given to keep keys and values in.
-        layout: Of its prompt, once a pass has been placed.
-    """
-
-    columns: int | None = None
-    mask: Tensor | None = None
-    ids: Tensor | None = None
-    seen: int = 0
-    first: int | None = None
-    cache: Any = None
-    layout: Layout | None = None
-
-    def owns(self, cache: Any, tokens: Tensor) -> bool:
-        """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
-        if self.first is None:
-            return True
-        if cache is not None or self.cache is not None:
-            return cache is self.cache or not hasattr(self.cache, "get_seq_length")
-        if self.ids is None or tokens.is_floating_point() or tokens.shape[1] <= self.seen:
-            return tokens.shape[1] > self.seen
-        prompt = tokens[:, : self.ids.shape[1]]
-        return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass through the text decoder: its rows and tokens, the columns before them, and its ids if it has some."""
-
-    rows: int
-    tokens: int
-    start: int
-    ids: Tensor | None
-
-    @property
-    def columns(self) -> int:
-        """The columns up to the end of this pass."""
-        return self.start + self.tokens
-
-
-@dataclass
-class Callers:
-    """The calls that lead to a pass, the whole model's first and the text decoder's last, with their arguments."""
-
-    modules: list[nn.Module] = field(default_factory=list)
-    arguments: list[Mapping[str, Any]] = field(default_factory=list)
-
-    def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
-        """Note a call of `module`; one that is entered again was left by an interrupt, of which torch tells no hook."""
-        if module in self.modules:
-            self.modules.clear()
-            self.arguments.clear()
-        self.modules.append(module)
-        self.arguments.append(arguments)
-
-    def leave(self, module: nn.Module) -> None:
-        """Forget the innermost call of `module`, and all inside it."""
-        if module in self.modules:
-            depth = len(self.modules) - 1 - self.modules[::-1].index(module)
-            del self.modules[depth:], self.arguments[depth:]
-
-    def find(self, *names: str) -> Any:
-        """Return the innermost of the given arguments that is not None."""
-        found = (call.get(name) for call in reversed(self.arguments) for name in names)
-        return next((value for value in found if value is not None), None)
-
-
-def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool = True) -> Pass | None:
-    """Tell where a pass of the text decoder stands; `call` is the `model.generate` that it belongs to, if any.
-
-    None where the calls have neither token ids nor embeddings.
-
-    Raises:
-        UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are; or a
-            steered pass inside a `generate` is over other tokens.
-    """
-    tokens = next((v for v in map(callers.arguments[-1].get, ("input_ids", "inputs_embeds")) if v is not None), None)
-    tokens = callers.find("input_ids", "inputs_embeds") if tokens is None else tokens
-    if not isinstance(tokens, Tensor):
-        return None
-    rows, width = tokens.shape[:2]
-    cache = callers.find(*_CACHES)
-    if call is not None and is_steered and not call.owns(cache, tokens):
-        raise UnsupportedCallError(
-            "The steered model was called on other tokens inside its own generate",
-            valid="one text at a time",
-            fix="Leave out what calls the model at each step, such as a logits processor.",
-        )
-    start = _start_of(callers, rows, width, call)
-    if call is not None:
-        if call.first is None:
-            call.first, call.cache = start + width, cache
-        call.seen = start + width
-    ids = callers.find("input_ids")
-    return Pass(rows, width, start, ids if isinstance(ids, Tensor) and ids.shape[:2] == (rows, width) else None)
-
-
-def geometry_of(
-    place: Pass, known: Layout | None, call: GenerateCall | None, marks: TokenMarks, callers: Callers
-) -> BatchGeometry:
-    """Tell where the tokens of a pass stand in their rows.
-
-    `known` is the layout of the engine's own batch; in a plain call, without it and `call`, all real tokens are prompt.
-
-    Raises:
-        UnsupportedCallError: The arguments do not say which tokens are padding, the rows do not fit the batch, or a row
-            holds several sequences.
-    """
-    if callers.find("cu_seq_lens_q") is not None or _is_packed(place, callers):
-        raise UnsupportedCallError(
-            "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
-        )
-    layout = known or (
-        _plain_layout(place, marks, callers) if call is None else _generate_layout(place, call, marks, callers)
-    )
-    real = _extended(layout.real, place.columns)[:, : place.columns]
-    copies, rest = divmod(place.rows, len(real))
-    if rest:
-        raise UnsupportedCallError(
-            f"The steered model was called with {place.rows} rows inside a call for {len(real)}",
-            valid="a multiple of the prompts, as beams and several return sequences make",
-        )
-    by_row = (layout.prompt_lengths, layout.first, layout.after_user)
-    if copies > 1:
-        real = real.repeat_interleave(copies, 0)
-        by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
-    return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
-
-
-def refuse_right_padding(call: GenerateCall) -> None:
-    """Refuse a `generate` whose prompts end in padding: a pad would make the first new token, and it is never steered.
-
-    Raises:
-        UnsupportedCallError: A row ends in padding.
-    """
-    if call.mask is not None and not bool(call.mask[:, -1].all()):
-        raise UnsupportedCallError(
-            "model.generate was called with prompts that are padded on the right, so that a pad produces the first "
-            "token",
-            valid="prompts that are padded on the left",
-            fix="Tokenise with padding_side='left'.",
-        )
-
-
-def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:
-    """Note what the arguments of a `model.generate(*args, **kwargs)` say of its prompt."""
-    given = (*args[:1], *(kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")))
-    tensors = [value for value in given if isinstance(value, Tensor)]
-    ids = next((value for value in tensors if value.dim() == 2 and not value.is_floating_point()), None)
-    mask = kwargs.get("attention_mask")
-    return GenerateCall(
-        columns=tensors[0].shape[1] if tensors else None,
-        mask=mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
-        ids=ids,
-    )
-
-
-def refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], models_own: Any) -> None:
-    """Refuse what runs the model on other tokens than the rows' own inside one `generate`, and sampled beams.
-
-    It may be named by an argument, by the generation config that is passed, or by the model's own.
-
-    Raises:
-        UnsupportedCallError: The call asks for it.
-    """
-    configs = [kwargs.get("generation_config"), *args[1:2], models_own]
-
-    def asked(name: str) -> list[Any]:
-        return [kwargs[name]] if name in kwargs else [getattr(config, name, None) for config in configs]
-
-    for name in _OTHER_WAYS:
-        if any(value not in (None, False, _HARMLESS.get(name)) for value in asked(name)):
-            raise UnsupportedCallError(
-                f"model.generate was called with {name}, which is not supported for a steered model",
-                valid="generate without it",
-                fix="Leave it out, or remove the vectors.",
-            )
-    # Each takes the first place that says it, as generate does.
-    beams, samples = (next((v for v in asked(name) if v is not None), None) for name in ("num_beams", "do_sample"))
-    if samples and (beams or 1) > 1:
-        raise UnsupportedCallError(
-            f"model.generate was called with num_beams={beams} and do_sample=True: sampled beams mix the random "
-            "numbers of several continuations, so that a steered text cannot be held against an unsteered one",
-            valid="beams with do_sample=False, or sampling with num_beams=1",
-        )
-
-
-def _start_of(callers: Callers, rows: int, width: int, call: GenerateCall | None) -> int:
-    """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
-    cache = callers.find(*_CACHES)
-    counted = _counted(cache)
-    if counted is not None:
-        return counted
-    mask = _flat_mask(callers, rows)
-    if mask is not None and mask.shape[1] > width:
-        return mask.shape[1] - width
-    if call is not None:
-        # A pass over more columns than were seen is one over the whole text, without a cache.
-        return call.seen if width <= call.seen else 0
-    if cache is None:
-        return 0
-    raise UnsupportedCallError(
-        f"The cache {type(cache).__name__} does not say how many tokens it holds",
-        valid="a cache that counts its tokens, or an attention_mask over all columns, the cached ones included",
-        fix="Pass attention_mask, or use model.generate.",
-    )
-
-
-def _is_packed(place: Pass, callers: Callers) -> bool:
-    """Whether position ids start anew inside a row, by the rule of transformers: without a mask or a cache."""
-    positions = callers.find("position_ids")
-    if place.start > 0 or not isinstance(positions, Tensor) or positions.dim() != 2:
-        return False
-    return callers.find("attention_mask") is None and bool((positions.diff(dim=1) != 1).any())
-
-
-def _counted(cache: Any) -> int | None:
-    """Return how many tokens a cache says that it holds; None where it is none that counts."""
-    if not hasattr(cache, "get_seq_length"):
-        return None
-    try:
-        return int(cache.get_seq_length())
-    except ValueError:  # A cache of recurrent layers only, as transformers puts it.
-        return None
-
-
-def _flat_mask(callers: Callers, rows: int) -> Tensor | None:
-    """Return the innermost (rows, columns) mask; a decoder may get a prepared one whose rows and columns are mixed."""
-    for arguments in reversed(callers.arguments):
-        mask = arguments.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == rows:
-            return mask
-    return None
-
-
-def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:
-    """Read the padding of a left-padded prompt from a prepared mask: what its last token, which is real, attends to."""
-    prepared = callers.find("attention_mask")
-    if isinstance(prepared, Mapping):
-        prepared = cast(Mapping[str, Any], prepared).get("full_attention", False)
-        if prepared is None:  # Nothing is hidden beyond the causal order.
-            return torch.ones(place.rows, place.columns, dtype=torch.bool)
-    if not isinstance(prepared, Tensor) or prepared.dim() != 4 or len(prepared) != place.rows or place.start > 0:
-        return None
-    last = prepared[:, 0, -1, : place.columns]
-    return last if last.dtype == torch.bool else last == 0
-
-
-def _plain_layout(place: Pass, marks: TokenMarks, callers: Callers) -> Layout:
-    """Return the layout of a pass that belongs to no `generate`: all its real tokens are prompt."""
-    mask = _required_mask(place, callers, is_left_padded=False)
-    return _layout_of(mask, place.ids, place.start, marks)
-
-
-def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers: Callers) -> Layout:
-    """Return the layout of the prompt of a `generate`, noted at its first pass."""
-    if call.layout is None:
-        # Padding is on the left, so columns that this pass does not show yet are real.
-        mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
-        columns = max(call.columns or 0, call.first or place.columns)
-        mask = _extended(mask, columns)[:, :columns]
-        # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
-        whole = call.ids is not None and call.ids.shape[1] == columns
-        call.layout = _layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
-    return call.layout
-
-
-def _layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
+def layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
+    """Return the layout of a prompt of which `mask` (rows, columns) is known, and the ids from column `start` on."""
     lengths = mask.sum(dim=1)
     if ids is not None:
         # Beams and return sequences repeat each row, in the ids or in the mask, as the pass happens to show them.
         ids = ids.cpu()[torch.arange(len(mask)) * len(ids) // len(mask)]
     return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
+
+
+def extended(real: Tensor, columns: int) -> Tensor:
+    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
+    missing = max(0, columns - real.shape[1])
+    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
 
 
 def _first(ids: Tensor | None, real: Tensor, start: int, bos: int | None) -> Tensor | None:
@@ -370,30 +83,3 @@ def _last(ids: Tensor, sought: Sequence[int]) -> Tensor:
     found = (ids.unfold(1, len(sought), 1) == torch.tensor(sought)).all(dim=2)
     column = found.shape[1] - 1 - found.flip(1).long().argmax(dim=1)
     return torch.where(found.any(dim=1), column, -1)
-
-
-def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:
-    """Return the (rows, columns) bool mask of a pass, false at padding, on the CPU."""
-    if callers.arguments[0].get("attention_mask") is None:
-        return torch.ones(place.rows, place.columns, dtype=torch.bool)
-    mask = _flat_mask(callers, place.rows)
-    if mask is None and is_left_padded:
-        mask = _mask_seen_by_the_last(place, callers)
-    if mask is not None and mask.shape[1] > place.columns and is_left_padded:
-        mask = mask[:, : place.columns]  # A static cache has columns for tokens to come.
-    if mask is not None and mask.shape[1] == place.columns:
-        return mask.bool().cpu()
-    given = callers.find("attention_mask")
-    shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-    raise UnsupportedCallError(
-        f"The steered model was called with an attention mask of {shape} for {place.rows} rows and {place.columns} "
-        f"columns ({place.start} of them cached), which does not say which tokens are padding",
-        valid="no mask, or one of shape (rows, all columns)",
-        fix="Pass the 2-D attention_mask to model.generate, or use the generate tool.",
-    )
-
-
-def _extended(real: Tensor, columns: int) -> Tensor:
-    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
-    missing = max(0, columns - real.shape[1])
-    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from steer_tools.architecture import Architecture
 from steer_tools.engines.batching import pad
+from steer_tools.engines.calls import GenerateCall
 from steer_tools.engines.hooks import Run, SteeringHooks, compile_plans
-from steer_tools.engines.layout import GenerateCall, Layout
+from steer_tools.engines.layout import Layout
 from steer_tools.errors import UnsupportedCallError, UnsupportedModelError
 from steer_tools.interventions import Add
 from steer_tools.plan import Placement, Plan
