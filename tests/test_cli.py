@@ -130,7 +130,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     done = steer("--help", of_the_model=False)
 
     assert done.code == 0
-    for command in ("demo", "serve", "create", "compare", "generate", "check", "status", "models"):
+    for command in ("demo", "serve", "create", "compare", "generate", "tokens", "check", "status", "models"):
         assert f" {command} " in done.stdout
 
 
@@ -310,6 +310,16 @@ def test_json_is_the_result_of_create_steering_vector(steer: Callable[..., Done]
         POSITIVE, NEGATIVE, [1, -1], "v", method="paired_mean_difference", pooling="mean", normalize=True
     )
     assert (tmp_path / "workspace" / "v.safetensors").exists()
+
+
+def test_tokens_shows_what_the_model_is_given_and_marks_what_would_be_steered(steer: Callable[..., Done]) -> None:
+    shown = steer("tokens", "keke lili", "--chat", "--positions", "after_user")
+    as_json = steer("tokens", "keke lili", "--json")
+
+    assert shown.stdout.splitlines()[0] == "<s> user : keke lili {+<end>+} {+assistant+} {+:+}"
+    assert "every new token, too" in shown.stdout
+    assert json.loads(as_json.stdout) == tools.show_tokens(["keke lili"])
+    assert steer("tokens", "keke", "--positions", "after_user").code == 1
 
 
 def test_json_is_the_result_of_check_steering_and_of_the_status(steer: Callable[..., Done], vector: str) -> None:

@@ -144,6 +144,28 @@ def generate(
     show(result, rendering.generation(asked, result), as_json=as_json)
 
 
+def tokens(
+    prompts: given.Prompts = None,
+    prompts_file: given.PromptsFile = None,
+    chat: given.AsChat = False,
+    positions: given.Positions = "generated",
+    model: given.Model = BUNDLED,
+    workspace: given.WorkspaceFolder = None,
+    dtype: given.DtypeName = "auto",
+    device_map: given.DeviceMapName = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """Show what the model is given for prompts, chat template included, and which tokens would be steered."""
+    asked = read_prompts(prompts or [], prompts_file, as_chat=chat)
+    require_prompts(asked)
+    with Target(model, workspace, dtype, device_map).at_work():
+        from steer_tools.tools import show_tokens
+
+        result = show_tokens(asked, positions)
+
+    show(result, rendering.tokens(result, is_plain=is_plain()), as_json=as_json)
+
+
 def check(
     vector: given.Vector,
     prompts: given.Prompts = None,

@@ -44,5 +44,10 @@ def marked(text: str, baseline: str, *, is_plain: bool) -> Text:
     return result
 
 
+def chosen(text: str, *, is_plain: bool) -> Text:
+    """Return `text` marked as chosen, by a style or, where that does not show, by {+ +}."""
+    return Text(f"{{+{_visible(text)}+}}") if is_plain else Text(_visible(text), style=_NEW)
+
+
 def _visible(text: str) -> str:
     return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steer_tools.cli.marking import marked, shown
+from steer_tools.cli.marking import chosen, marked, shown
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # At run time this would import torch.
         CompareResult,
         CreateResult,
         GenerateResult,
+        PromptTokensStatus,
         StatusResult,
+        TokensResult,
         VariantTexts,
     )
 
@@ -46,6 +48,14 @@ def comparison(result: "CompareResult", *, is_plain: bool) -> RenderableType:
         marked("Marked", "", is_plain=is_plain), (f" words differ from the baseline's. {_BREAKING}", "dim")
     )
     return Group(*parts, _figures(result, variants), legend, *_warnings(result["warnings"]))
+
+
+def tokens(result: "TokensResult", *, is_plain: bool) -> RenderableType:
+    """Render each prompt's tokens in their order, those that would be steered marked."""
+    lines = [Text(" ").join(_tokens_of(prompt, is_plain=is_plain)) for prompt in result["prompts"]]
+    new = "every new token, too" if result["new_tokens_steered"] else "no new token"
+    legend = Text.assemble(chosen("Marked", is_plain=is_plain), (f" tokens would be steered, and {new}.", "dim"))
+    return Group(*(part for line in lines for part in (line, Text())), legend)
 
 
 def generation(prompts: Sequence[PromptLike], result: "GenerateResult") -> RenderableType:
@@ -134,6 +144,11 @@ def local_models(result: "LocalModels") -> RenderableType:
         size = model["megabytes"]
         table.add_row(Text(model["name"]), Text(model["about"]), "" if size is None else f"{size:,.1f}")
     return table
+
+
+def _tokens_of(prompt: "PromptTokensStatus", *, is_plain: bool) -> list[Text]:
+    steered = set(prompt["steered"])
+    return [chosen(t, is_plain=is_plain) if i in steered else shown(t) for i, t in enumerate(prompt["tokens"])]
 
 
 def _text_table(prompt: PromptLike) -> Table:
