@@ -82,6 +82,21 @@ def has_user_message(prompt: Prompt) -> bool:
     return isinstance(prompt, ChatPrompt) and any(role == "user" for role, _ in prompt.messages)
 
 
+def require_user_message(prompt: Prompt) -> ChatPrompt:
+    """Return a prompt in which positions can be counted from a user message.
+
+    Raises:
+        PromptError: It is no chat, or the user says nothing in it.
+    """
+    if not isinstance(prompt, ChatPrompt) or not has_user_message(prompt):
+        raise PromptError(
+            f"positions is 'after_user', and the prompt {prompt!s:.80} has no user message",
+            valid="chats: lists of {'role', 'content'} messages, one of them the user's",
+            fix="Use positions='generated' for other prompts.",
+        )
+    return prompt
+
+
 @dataclass(frozen=True)
 class ContrastPrompts:
     """Two sets of prompts that differ in one behaviour; both hold at least one."""

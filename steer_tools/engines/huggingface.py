@@ -38,9 +38,9 @@ from steer_tools.engines.reading import Reader
 from steer_tools.engines.row_plans import RowPlans
 from steer_tools.engines.scoring import Scorer
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.unembedding import measure_unembedding
 from steer_tools.errors import (
     ArgumentError,
-    UnsupportedFeatureError,
     UnsupportedModelError,
 )
 from steer_tools.plan import Plan
@@ -74,6 +74,8 @@ class HuggingFaceEngine:
             )
         try:
             self._pristine = self._reference_logits()
+        except torch.OutOfMemoryError:
+            raise
         except _MODEL_ERRORS as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} does not run on token ids alone ({error})", valid="models of text"
@@ -130,12 +132,12 @@ class HuggingFaceEngine:
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
-        tokens = self._tokens.encode(prompt).tokens
+        encoded = self._tokens.encode(prompt)
         return TokenizedPrompt(
-            tokens=tokens,
-            pieces=self._tokens.pieces(tokens),
-            special=tuple(token in self._tokens.special_tokens for token in tokens),
-            first=int(tokens[0] == self._tokens.bos_token),
+            tokens=encoded.tokens,
+            pieces=self._tokens.pieces(encoded.tokens),
+            special=tuple(token in self._tokens.special_tokens for token in encoded.tokens),
+            first=self._tokens.first_position(encoded),
             after_user=self._tokens.after_user(prompt) if has_user_message(prompt) else NOWHERE,
         )
 
@@ -209,8 +211,7 @@ class HuggingFaceEngine:
             encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False
         )
         firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
-        first_position = int(encoded.tokens[0] == self._tokens.bos_token)
-        return Observation(generation, tuple(edits), first_position, after_user, firings)
+        return Observation(generation, tuple(edits), self._tokens.first_position(encoded), after_user, firings)
 
     def restoration(self) -> tuple[float, float]:
         """Hold the logits without what is applied against those from before the first hook."""
@@ -219,24 +220,8 @@ class HuggingFaceEngine:
         return float((first - self._pristine).abs().max()), float((first - second).abs().max())
 
     def unembedding(self) -> tuple[Tensor, Tensor]:
-        """Return the final norm's scale and the output matrix.
-
-        The scale is measured, not read: for x of ±1 with mean 0, RMS and layer norms give x · scale + bias, so that
-        (norm(x) - norm(-x)) · x / 2 is the scale, also where the weight is stored as scale - 1.
-        """
-        norm, head = self.architecture.final_norm, self.architecture.unembedding
-        if norm is None or head is None:
-            missing = "final norm" if norm is None else "unembedding"
-            raise UnsupportedFeatureError(f"No {missing} was found in this model")
-        scaling, weight = cast(Tensor, norm.weight), cast(Tensor, head.weight)
-        signs = torch.ones(self.info.hidden_size, dtype=scaling.dtype, device=self._place_of(scaling))
-        signs[1::2] = -1
-        with torch.no_grad():
-            scale = (norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] * signs / 2
-            if weight.is_meta:  # An offloaded matrix is there only while the head runs.
-                basis = torch.eye(self.info.hidden_size, dtype=weight.dtype, device=self._device)
-                weight = (head(basis) - head(torch.zeros_like(basis))).T
-        return scale.float().cpu(), weight.detach().float().cpu()
+        """Return the final norm's scale and the output matrix."""
+        return measure_unembedding(self.architecture)
 
     def ambient(self) -> Plan:
         """Return the plan that every other caller sees."""
@@ -265,9 +250,6 @@ class HuggingFaceEngine:
     def detach(self) -> None:
         """Take the hooks off; this engine is of no use afterwards."""
         self._hooks.detach()
-
-    def _place_of(self, weight: Tensor) -> torch.device:
-        return self._device if weight.is_meta else weight.device
 
     @property
     def _device(self) -> torch.device:

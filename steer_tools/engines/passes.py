@@ -44,8 +44,7 @@ def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool 
         UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are; or a
             steered pass inside a `generate` is over other tokens.
     """
-    tokens = next((v for v in map(callers.arguments[-1].get, ("input_ids", "inputs_embeds")) if v is not None), None)
-    tokens = callers.find("input_ids", "inputs_embeds") if tokens is None else tokens
+    tokens = callers.find("input_ids", "inputs_embeds")
     if not isinstance(tokens, Tensor):
         return None
     rows, width = tokens.shape[:2]
@@ -56,7 +55,7 @@ def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool 
             valid="one text at a time",
             fix="Leave out what calls the model at each step, such as a logits processor.",
         )
-    start = _start_of(callers, rows, width, call)
+    start = _start_of(cache, _flat_mask(callers, rows), width, call)
     if call is not None:
         if call.first is None:
             call.first, call.cache = start + width, cache
@@ -97,13 +96,11 @@ def geometry_of(
     return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
 
 
-def _start_of(callers: Callers, rows: int, width: int, call: GenerateCall | None) -> int:
+def _start_of(cache: Any, mask: Tensor | None, width: int, call: GenerateCall | None) -> int:
     """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
-    cache = callers.find(*_CACHES)
     counted = _counted(cache)
     if counted is not None:
         return counted
-    mask = _flat_mask(callers, rows)
     if mask is not None and mask.shape[1] > width:
         return mask.shape[1] - width
     if call is not None:

@@ -36,6 +36,7 @@ class Reader:
         self, architecture: Architecture, hooks: SteeringHooks, tokens: Tokenization, behaviour: Behaviour
     ) -> None:
         self._architecture, self._hooks, self._tokens, self._behaviour = architecture, hooks, tokens, behaviour
+        self._may_stop_early = architecture.may_stop_early
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Group sequences of these lengths for passes without a cache."""
@@ -83,7 +84,7 @@ class Reader:
         for done, batch in enumerate(batches):
             ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
             captures = {layer: partial(keep, site, batch) for layer, site in by_layer.items()}
-            run = Run(captures=captures, stop_after=max(by_layer) if self._architecture.may_stop_early else None)
+            run = Run(captures=captures, stop_after=max(by_layer) if self._may_stop_early else None)
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
                 model = cast(Any, self._architecture.model)
                 model(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
@@ -97,7 +98,7 @@ class Reader:
             case "last":
                 chosen = position == last
             case "first":
-                chosen = position == min(int(encoded.tokens[0] == self._tokens.bos_token), last)
+                chosen = position == min(self._tokens.first_position(encoded), last)
             case "mean":
                 chosen = torch.tensor([token not in self._tokens.special_tokens for token in encoded.tokens])
             case "response":

@@ -24,9 +24,9 @@ class RowPlans:
         """Compile the plans with the layout of the batch; `real` (rows, columns) is false at padding."""
         refuse_placements(self._architecture, (placement for row in rows for placement in row.plan))
         lengths = [len(tokens.tokens) for tokens in encoded]
-        starts_with_bos = [tokens.tokens[0] == self._tokens.bos_token for tokens in encoded]
+        first = [self._tokens.first_position(tokens) for tokens in encoded]
         after_user = [self.after_user(row) for row in rows]
-        layout = Layout(real, torch.tensor(lengths), torch.tensor(starts_with_bos).long(), torch.tensor(after_user))
+        layout = Layout(real, torch.tensor(lengths), torch.tensor(first), torch.tensor(after_user))
         return Run(compile_plans([row.plan for row in rows]), layout)
 
     def after_user(self, row: Row) -> int:

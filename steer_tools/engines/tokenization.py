@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from steer_tools.engines.base import Completion
 from steer_tools.errors import PromptError
-from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, has_user_message
+from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, require_user_message
 
 # What templates raise by themselves, and what transformers raises where a template rewrites the last message.
 _TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
@@ -82,13 +82,12 @@ class Tokenization:
         Raises:
             PromptError: The prompt is no chat, or has no user message.
         """
-        if not isinstance(prompt, ChatPrompt) or not has_user_message(prompt):
-            raise PromptError(
-                f"positions is 'after_user', and the prompt {prompt!s:.80} has no user message",
-                valid="chats: lists of {'role', 'content'} messages, one of them the user's",
-                fix="Use positions='generated' for other prompts.",
-            )
-        return len(self.encode(prompt).tokens) - len(self._after_content(prompt.messages))
+        messages = require_user_message(prompt).messages
+        return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+
+    def first_position(self, encoded: PromptTokens) -> int:
+        """Return the position of the first token after BOS."""
+        return int(encoded.tokens[0] == self.bos_token)
 
     @cached_property
     def special_tokens(self) -> frozenset[int]:

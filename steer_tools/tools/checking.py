@@ -1,7 +1,7 @@
 """The tools that show what would be steered, and prove what is."""
 
 from steer_tools.checks import run_checks
-from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.errors import ArgumentError
 from steer_tools.parameters import (
     CheckFigure,
     CheckPrompts,
@@ -13,7 +13,7 @@ from steer_tools.parameters import (
     TokensResult,
 )
 from steer_tools.positions import Scope
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, has_user_message, parse_prompts
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts, require_user_message
 from steer_tools.session import Session, current_session
 from steer_tools.tools.results import rounded
 
@@ -23,12 +23,8 @@ def show_tokens(prompts: Prompts, positions: Positions = "generated") -> TokensR
     session = current_session()
     with session.lock:
         scope, parsed = Scope.parse(positions), parse_prompts(prompts)
-        if scope.needs_chat and not all(map(has_user_message, parsed)):
-            raise PromptError(
-                "positions is 'after_user', and a prompt has no user message",
-                valid="chats: lists of {'role', 'content'} messages, one of them the user's",
-                fix="Use positions='generated' for other prompts.",
-            )
+        for prompt in parsed if scope.needs_chat else ():
+            require_user_message(prompt)
         tokenized = [session.engine.tokenize(prompt) for prompt in parsed]
         return TokensResult(
             prompts=[
