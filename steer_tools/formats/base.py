@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steer_tools.errors import VectorFileError
 from steer_tools.sites import Component
@@ -41,13 +41,14 @@ class Header(BaseModel):
 
     format: Literal["steer-tools/1"] = "steer-tools/1"
     component: Component = "residual"
+    head: int | None = Field(default=None, ge=0)
     layers: tuple[int, ...]
     info: VectorInfo
 
     @classmethod
     def of(cls, vector: SteeringVector) -> "Header":
         """Describe `vector`."""
-        return cls(component=vector.component, layers=vector.layers, info=vector.info)
+        return cls(component=vector.component, head=vector.head, layers=vector.layers, info=vector.info)
 
     @classmethod
     def parse(cls, text: bytes | str, name: str) -> "Header":

@@ -46,7 +46,7 @@ class NpyFormat:
         if len(header.layers) != 1:
             raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer", fix="")
         return SteeringVector.from_directions(
-            {header.layers[0]: direction}, component=header.component, info=header.info
+            {header.layers[0]: direction}, component=header.component, head=header.head, info=header.info
         )
 
 

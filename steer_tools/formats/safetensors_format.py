@@ -1,6 +1,7 @@
 """Our own format: safetensors with one float32 tensor a layer, `layer.<n>`, and a JSON header as metadata.
 
-Index: n is the decoder block whose output is steered, from 0. Unit: strength 1 adds the tensor as it is.
+Index: n is the decoder block whose output is steered, from 0. Unit: strength 1 adds the tensor as it is. Where they are
+known, `mean.<n>` and `eraser.<n>` stand beside it.
 """
 
 import json
@@ -26,7 +27,10 @@ class SafetensorsFormat:
 
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise all layers."""
-        tensors = {f"layer.{layer}": direction.contiguous() for layer, direction in vector.directions.items()}
+        kinds = {"layer": vector.directions, "mean": vector.means, "eraser": vector.erasers}
+        tensors = {
+            f"{kind}.{n}": tensor.contiguous() for kind, by_layer in kinds.items() for n, tensor in by_layer.items()
+        }
         return Encoded(save(tensors, metadata={_METADATA_KEY: Header.of(vector).model_dump_json()}))
 
     def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
@@ -44,12 +48,23 @@ class SafetensorsFormat:
             )
         header = Header.parse(description, name)
         expected = {f"layer.{layer}" for layer in header.layers}
-        if set(tensors) != expected:
+        optional = {f"{kind}.{layer}" for kind in ("mean", "eraser") for layer in header.layers}
+        if not expected <= set(tensors) <= expected | optional:
             raise VectorFileError(
                 f"{name} says that it holds {sorted(expected)}, but it holds {sorted(tensors)}", fix="Create it again."
             )
-        directions: dict[int, torch.Tensor] = {layer: tensors[f"layer.{layer}"] for layer in header.layers}
-        return SteeringVector.from_directions(directions, component=header.component, info=header.info)
+
+        def by_layer(kind: str) -> dict[int, torch.Tensor]:
+            return {n: tensors[f"{kind}.{n}"] for n in header.layers if f"{kind}.{n}" in tensors}
+
+        return SteeringVector.from_directions(
+            by_layer("layer"),
+            component=header.component,
+            head=header.head,
+            info=header.info,
+            means=by_layer("mean"),
+            erasers=by_layer("eraser"),
+        )
 
 
 def _metadata(data: bytes) -> dict[str, str]:
