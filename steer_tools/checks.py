@@ -45,8 +45,8 @@ def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -
     observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
     idle = _idle_reason(plan, observations)
     checks = (
-        *_edit_checks(plan, observations),
-        *_restoration_checks(engine, plan, prompts, must_move=_edits_last_token(plan, observations)),
+        *_edit_checks(observations),
+        *_restoration_checks(engine, plan, prompts, must_move=_edits_last_token(observations)),
         *_equality_checks(engine, plan, prompts, observations, Sampling(max_new_tokens)),
     )
     return Proof(checks, idle)
@@ -62,7 +62,7 @@ def _idle_reason(plan: Plan, observations: Sequence[Observation]) -> str:
     return ""
 
 
-def _edits_last_token(plan: Plan, observations: Sequence[Observation]) -> bool:
+def _edits_last_token(observations: Sequence[Observation]) -> bool:
     """Return whether some last prompt token is edited, so that the token after it must be predicted otherwise.
 
     Edits of other tokens need not reach it: those of the last block never do, and opposite vectors cancel.
@@ -71,20 +71,20 @@ def _edits_last_token(plan: Plan, observations: Sequence[Observation]) -> bool:
         last = len(observation.generation.prompt_tokens) - 1
         for edit in observation.edits:
             if edit.start <= last < edit.start + len(edit.before):
-                placements = [placement for placement in plan if placement.site == edit.site]
+                placements = [placement for placement in observation.plan if placement.site == edit.site]
                 expected = _expected_output(edit.before, placements, _geometry_of(observation, edit))
                 if not torch.equal(expected[last - edit.start], edit.before[last - edit.start]):
                     return True
     return False
 
 
-def _edit_checks(plan: Plan, observations: Sequence[Observation]) -> list[Check]:
+def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
     """Hold each block's output around our hook against the formula, the scope and the number of passes."""
     elements = wrong_elements = tokens = wrong_tokens = firings = wrong_firings = 0
     for observation in observations:
         expected_firings = dict.fromkeys(observation.firings, 0)
         for edit in observation.edits:
-            placements = [placement for placement in plan if placement.site == edit.site]
+            placements = [placement for placement in observation.plan if placement.site == edit.site]
             geometry = _geometry_of(observation, edit)
             scope = torch.stack([geometry.mask(placement.positions)[0] for placement in placements]).any(dim=0)
             expected = _expected_output(edit.before, placements, geometry)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from steer_tools.engines.base import Pooling
 from steer_tools.methods import MIN_PER_CLASS_FOR_SEPARATION, FittedDirection, Method, fit
+from steer_tools.positions import Pooling
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session import Session
 from steer_tools.sites import Site

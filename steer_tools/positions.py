@@ -6,13 +6,16 @@ nothing. Pure and shared by every engine; it must not know hooks, or how a model
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError
 
+# Which tokens of a prompt are read where one activation stands for it.
+Pooling: TypeAlias = Literal["last", "first", "mean", "response"]
+POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean", "response")
 NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first", "after_user")
 # A place that no row reaches, for rows of a batch that have no user message.
 NOWHERE = 2**62

@@ -21,6 +21,7 @@ ORDER = (
     "vectors",
     "formats",
     "interventions",
+    "conditions",
     "plan",
     "registry",
     "architecture",

@@ -5,35 +5,38 @@ from collections.abc import Iterable
 import torch
 
 from steer_tools.architecture import Architecture, refuse_unsteerable_state
-from steer_tools.errors import StrengthError, UnsupportedFeatureError
+from steer_tools.engines.taps import Taps
+from steer_tools.errors import StrengthError
 from steer_tools.interventions import Add
 from steer_tools.plan import Placement
 from steer_tools.sites import Site
 
 
-def refuse_sites(architecture: Architecture, sites: Iterable[Site]) -> None:
-    """Refuse sites that are not in the model or that this engine does not reach, and a model in a wrong state.
+def refuse_sites(architecture: Architecture, taps: Taps, sites: Iterable[Site]) -> None:
+    """Refuse sites that are not in the model, and a model in a wrong state.
 
     Raises:
         LayerError: The model lacks the layer.
-        UnsupportedFeatureError: The site is no residual stream.
+        ArgumentError: The attention lacks the head.
+        UnsupportedFeatureError: The block has no such part, or none that could be told.
         UnsupportedModelError: The model is compiled or in train mode.
     """
     refuse_unsteerable_state(architecture.model)
     for site in sites:
         architecture.resolve_layer(site.layer)
-        if site.component != "residual" or site.head is not None:
-            raise UnsupportedFeatureError(f"This engine cannot reach {site}", valid="the residual stream of a layer")
+        taps.at(site)
 
 
-def refuse_placements(architecture: Architecture, placements: Iterable[Placement]) -> None:
-    """Refuse placements at such sites, and additions that the model's dtype cannot hold.
+def refuse_placements(architecture: Architecture, taps: Taps, placements: Iterable[Placement]) -> None:
+    """Refuse placements at such sites, or with conditions there, and additions that the model's dtype cannot hold.
 
     Raises:
         StrengthError: An addition would be infinite, and every later text empty or broken.
     """
     placements = tuple(placements)
-    refuse_sites(architecture, (placement.site for placement in placements))
+    conditions = [placement.condition for placement in placements if placement.condition is not None]
+    read = {reading.site for condition in conditions for reading in condition.readings}
+    refuse_sites(architecture, taps, {*(placement.site for placement in placements), *read})
     largest = torch.finfo(architecture.dtype).max
     for placement in placements:
         intervention = placement.intervention

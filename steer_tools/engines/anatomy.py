@@ -28,12 +28,14 @@ class Sublayer:
         writer: The module inside or behind it whose output, times `scale`, is added to the stream.
         projection: The module that makes the part's output; in attention its input holds the heads side by side.
         scale: 1 in most models.
+        input_width: The size of the last dimension of what the projection takes.
     """
 
     module: nn.Module
     writer: nn.Module
     projection: nn.Module
     scale: float
+    input_width: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Tensor
+
+    @property
+    def given(self) -> Tensor:
+        """The first tensor that it was given."""
+        return next(value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
 
 
 @dataclass
@@ -154,12 +161,13 @@ def _sublayer(block: nn.Module, seen: _Watched, writer: _Call, writers: Sequence
     projection = writer
     if _is_norm(writer.module):
         # Some models normalise what a part gives before it is added.
-        fed = next(value for value in (*writer.args, *writer.kwargs.values()) if isinstance(value, Tensor))
-        projection = next((call for call in seen.calls if torch.equal(call.output, fed.view_as(call.output))), writer)
+        fed = writer.given.view_as(writer.output)
+        projection = next((call for call in seen.calls if torch.equal(call.output, fed)), writer)
     others, name = [f"{other}." for other in writers if other != writer.name], projection.name
     while (parent := name.rpartition(".")[0]) and not any(other.startswith(f"{parent}.") for other in others):
         name = parent
-    return Sublayer(block.get_submodule(name), writer.module, projection.module, round(scale, 4))
+    module, width = block.get_submodule(name), projection.given.shape[-1]
+    return Sublayer(module, writer.module, projection.module, round(scale, 4), width)
 
 
 def _is_norm(module: nn.Module) -> bool:

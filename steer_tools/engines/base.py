@@ -3,19 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.plan import Plan
-from steer_tools.positions import BatchGeometry, Scope
+from steer_tools.positions import BatchGeometry, Pooling, Scope
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
-
-Pooling: TypeAlias = Literal["last", "first", "mean", "response"]
-POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean", "response")
 
 Completion: TypeAlias = str | Sequence[int]
 
@@ -178,13 +175,19 @@ class ObservedEdit:
 
 @dataclass(frozen=True)
 class Observation:
-    """A greedy generation of one prompt under what is applied, with what each edited block put out.
+    """A greedy generation of one prompt under what is applied, with what was at each edited site.
 
-    `first_position` is that of the first prompt token after BOS, `after_user` that after the last user message (NOWHERE
-    where the plan does not ask for it); `firings` counts the edits of each site.
+    Attributes:
+        generation: The text.
+        plan: What acted on this prompt, its conditions decided.
+        edits: In the order of the passes.
+        first_position: That of the first prompt token after BOS.
+        after_user: That after the last user message; NOWHERE where the plan does not ask for it.
+        firings: How often each site was edited.
     """
 
     generation: Generation
+    plan: Plan
     edits: tuple[ObservedEdit, ...]
     first_position: int
     after_user: int
@@ -212,6 +215,10 @@ class Engine(Protocol):
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return each prompt's activations at each site, (tokens, width) float32 on the CPU."""
+        ...
+
+    def width(self, site: Site) -> int:
+        """Return the size of the last dimension of what is at a site, or raise what its reading would."""
         ...
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:

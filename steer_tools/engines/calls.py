@@ -22,6 +22,8 @@ _OTHER_WAYS = (
     "guidance_scale",
     "custom_generate",
 )
+# What a prompt of text consists of.
+_PROMPT_INPUTS = {"inputs", "input_ids", "attention_mask"}
 _HARMLESS = {"guidance_scale": 1}
 
 
@@ -37,6 +39,7 @@ class GenerateCall:
         first: The columns that its first pass showed, once there was one.
         cache: What its first pass was given to keep keys and values in.
         layout: Of its prompt, once a pass has been placed.
+        has_other_inputs: Whether it is given tensors beside ids and mask, such as an image.
     """
 
     columns: int | None = None
@@ -46,6 +49,7 @@ class GenerateCall:
     first: int | None = None
     cache: Any = None
     layout: Layout | None = None
+    has_other_inputs: bool = False
 
     def owns(self, cache: Any, tokens: Tensor) -> bool:
         """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
@@ -57,6 +61,21 @@ class GenerateCall:
             return tokens.shape[1] > self.seen
         prompt = tokens[:, : self.ids.shape[1]]
         return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
+
+    def prompts(self) -> list[list[int]]:
+        """Return the ids of each row's prompt, without padding.
+
+        Raises:
+            UnsupportedCallError: The call gives no token ids, or other things beside them that the model looks at.
+        """
+        if self.ids is None or self.has_other_inputs:
+            raise UnsupportedCallError(
+                "What is applied waits for a condition, which is decided on the tokens of the prompt, and this call "
+                "gives the model other things to look at",
+                valid="model.generate(...) with input_ids and attention_mask alone",
+            )
+        mask = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask
+        return [row[real].tolist() for row, real in zip(self.ids.cpu(), mask.cpu(), strict=True)]
 
 
 @dataclass
@@ -96,6 +115,7 @@ def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall
         columns=tensors[0].shape[1] if tensors else None,
         mask=mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
         ids=ids,
+        has_other_inputs=any(isinstance(kwargs[name], Tensor) for name in kwargs if name not in _PROMPT_INPUTS),
     )
 
 

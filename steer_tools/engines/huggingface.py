@@ -22,7 +22,6 @@ from steer_tools.engines.base import (
     ModelInfo,
     Observation,
     ObservedEdit,
-    Pooling,
     Row,
     Sampling,
     TokenizedPrompt,
@@ -37,6 +36,7 @@ from steer_tools.engines.probe import Behaviour, probe
 from steer_tools.engines.reading import Reader
 from steer_tools.engines.row_plans import RowPlans
 from steer_tools.engines.scoring import Scorer
+from steer_tools.engines.taps import Taps
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.engines.unembedding import measure_unembedding
 from steer_tools.errors import (
@@ -44,7 +44,7 @@ from steer_tools.errors import (
     UnsupportedModelError,
 )
 from steer_tools.plan import Plan
-from steer_tools.positions import NOWHERE
+from steer_tools.positions import NOWHERE, Pooling
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, has_user_message
 from steer_tools.sites import Site
@@ -85,15 +85,16 @@ class HuggingFaceEngine:
         self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
         self.neutral_prompts = self._tokens.neutral_prompts
         marks = TokenMarks(self._tokens.bos_token, self._tokens.answer_start, self._tokens.user_start)
-        self._hooks = SteeringHooks(self.architecture, marks)
+        self._taps = Taps(self.architecture, lambda: self.parts)
+        self._hooks = SteeringHooks(self.architecture, self._taps, marks)
         self._ambient: Plan = ()
         try:
             self._decoder = Decoder(model, self._tokens)
             with reporting_to(None):
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
-            self._reader = Reader(self.architecture, self._hooks, self._tokens, self.behaviour)
-            self._plans = RowPlans(self.architecture, self._tokens)
+            self._reader = Reader(self.architecture, self._taps, self._hooks, self._tokens, self.behaviour)
+            self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
             self._scorer = Scorer(self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
@@ -122,13 +123,18 @@ class HuggingFaceEngine:
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
         """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
-        refuse_sites(self.architecture, sites)
+        refuse_sites(self.architecture, self._taps, sites)
         return self._reader.read(prompts, sites, pooling)
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return the activations of every token."""
-        refuse_sites(self.architecture, sites)
+        refuse_sites(self.architecture, self._taps, sites)
         return self._reader.trace(prompts, sites)
+
+    def width(self, site: Site) -> int:
+        """Return the size of the last dimension of what is at a site."""
+        refuse_sites(self.architecture, self._taps, [site])
+        return self._taps.at(site).width
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
@@ -143,6 +149,7 @@ class HuggingFaceEngine:
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
+        rows = self._plans.decided(rows)
         encoded = [self._tokens.encode(row.prompt, sampling.max_new_tokens) for row in rows]
         generations: dict[int, Generation] = {}
         for batch in self._generation_batches(encoded, sampling.max_new_tokens):
@@ -162,16 +169,17 @@ class HuggingFaceEngine:
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token, from one pass a row, padded on the right."""
-        return self._scorer.score(rows, completions)
+        return self._scorer.score(self._plans.decided(rows), completions)
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""
-        return self._scorer.distributions(rows)
+        return self._scorer.distributions(self._plans.decided(rows))
 
     def replay(
         self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
     ) -> list[Tensor]:
         """Return the logits before each given token, decoded step by step, with or without cache and company."""
+        rows = self._plans.decided(rows)
         if not batched and len(rows) > 1:
             pairs = zip(rows, completions, strict=True)
             return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
@@ -187,31 +195,35 @@ class HuggingFaceEngine:
         refuse_unsteerable_state(self._model)
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
-        after_user = self._plans.after_user(Row(prompt, self._ambient))
+        (row,) = self._plans.decided([Row(prompt, self._ambient)])
         ids = torch.tensor([encoded.tokens], device=self._device)
-        edited = {placement.site.layer for placement in self._ambient}
+        passes = dict.fromkeys((placement.site for placement in row.plan), 0)
         edits: list[ObservedEdit] = []
-        passes = dict.fromkeys(edited, 0)
 
-        def record(layer: int, before: Tensor, after: Tensor) -> None:
-            if layer in edited:
-                # Pass i ends with the token that produces new token i, however many before it are run again.
-                start = len(encoded.tokens) + passes[layer] - before.shape[1]
-                edits.append(ObservedEdit(Site(layer), start, before[0].cpu(), after[0].cpu()))
-                passes[layer] += 1
+        def record(site: Site, before: Tensor, after: Tensor) -> None:
+            before, after = (hidden.flatten(0, -2).cpu() for hidden in (before, after))
+            # Pass i ends with the token that produces new token i, however many before it are run again.
+            start = len(encoded.tokens) + passes[site] - len(before)
+            edits.append(ObservedEdit(site, start, before, after))
+            passes[site] += 1
 
         chooser = ChoosingProcessor(sampling, [0])
         with (
-            self._hooks.counting_ambient() as run,
-            self._hooks.witnessing(record),
+            # As what is applied to every caller, without the layout that the engine's own batches have.
+            self._hooks.running(self._plans.ambient(row.plan) or Run()) as run,
+            self._hooks.witnessing(passes, record),
             self._hooks.generating(GenerateCall(ids.shape[1], ids=ids)),
         ):
             new = self._decoder.decode(ids, torch.ones_like(ids), sampling, chooser, stops=False)
-        generation = self._decoder.finish(
-            encoded, new[0].tolist(), torch.stack(chooser.log_probs, dim=1)[0].cpu(), stops=False
+        log_probs = torch.stack(chooser.log_probs, dim=1)[0].cpu()
+        return Observation(
+            generation=self._decoder.finish(encoded, new[0].tolist(), log_probs, stops=False),
+            plan=row.plan,
+            edits=tuple(edits),
+            first_position=self._tokens.first_position(encoded),
+            after_user=self._plans.after_user(row),
+            firings={site: run.firings.get(site, 0) for site in passes},
         )
-        firings = {Site(layer): run.firings.get(layer, 0) for layer in sorted(edited)}
-        return Observation(generation, tuple(edits), self._tokens.first_position(encoded), after_user, firings)
 
     def restoration(self) -> tuple[float, float]:
         """Hold the logits without what is applied against those from before the first hook."""
@@ -233,8 +245,8 @@ class HuggingFaceEngine:
         Taking placements off is never refused, whatever state the model is in.
         """
         if any(placement not in self._ambient for placement in plan):
-            refuse_placements(self.architecture, plan)
-        self._hooks.set_ambient(plan)
+            refuse_placements(self.architecture, self._taps, plan)
+        self._hooks.set_ambient(self._plans.ambient(plan))
         self._ambient = plan
 
     @cached_property

@@ -170,7 +170,7 @@ def _pass(
 ) -> tuple[list[list[Tensor]], Tensor]:
     """Return, for each block, its outputs in one uncached pass padded on the right, and the float32 logits."""
     outputs: list[list[Tensor]] = [[] for _ in architecture.blocks]
-    captures = {layer: outputs[layer].append for layer in range(len(outputs))}
+    captures = {Site(layer): outputs[layer].append for layer in range(len(outputs))}
     ids, real = pad(sequences, 1, left=False)
     device = architecture.device
     with torch.no_grad(), hooks.running(run or Run(captures=captures)):

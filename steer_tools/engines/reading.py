@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from steer_tools.architecture import Architecture
-from steer_tools.engines.base import POOLINGS, Pooling
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.probe import Behaviour
+from steer_tools.engines.taps import Taps
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.positions import POOLINGS, Pooling
 from steer_tools.progress import report
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
@@ -30,12 +31,13 @@ _Keep: TypeAlias = Callable[[Site, list[int], Tensor], None]
 
 
 class Reader:
-    """Reads the residual stream of one model."""
+    """Reads one model."""
 
     def __init__(
-        self, architecture: Architecture, hooks: SteeringHooks, tokens: Tokenization, behaviour: Behaviour
+        self, architecture: Architecture, taps: Taps, hooks: SteeringHooks, tokens: Tokenization, behaviour: Behaviour
     ) -> None:
-        self._architecture, self._hooks, self._tokens, self._behaviour = architecture, hooks, tokens, behaviour
+        self._architecture, self._taps, self._hooks = architecture, taps, hooks
+        self._tokens, self._behaviour = tokens, behaviour
         self._may_stop_early = architecture.may_stop_early
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -50,7 +52,7 @@ class Reader:
             raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
         encoded = [self._tokens.encode(prompt) for prompt in prompts]
         chosen = [self._pooled(tokens, pooling, prompt) for tokens, prompt in zip(encoded, prompts, strict=True)]
-        pooled = {site: torch.zeros(len(prompts), self._architecture.hidden_size) for site in sites}
+        pooled = {site: torch.zeros(len(prompts), self._taps.at(site).width) for site in sites}
 
         def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
             mask = torch.zeros(hidden.shape[:2], dtype=torch.bool)
@@ -78,13 +80,14 @@ class Reader:
 
     def _read_blocks(self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: _Keep) -> None:
         """Call keep(site, batch, hidden) for each batch of prompts."""
-        by_layer = {site.layer: site for site in sites}
+        self._hooks.reach(sites)
+        deepest = max(site.layer for site in sites)
         batches = self.batches([len(tokens.tokens) for tokens in encoded])
         device = self._architecture.device
         for done, batch in enumerate(batches):
             ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
-            captures = {layer: partial(keep, site, batch) for layer, site in by_layer.items()}
-            run = Run(captures=captures, stop_after=max(by_layer) if self._may_stop_early else None)
+            captures = {site: partial(keep, site, batch) for site in sites}
+            run = Run(captures=captures, stop_after=deepest if self._may_stop_early else None)
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
                 model = cast(Any, self._architecture.model)
                 model(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
