@@ -73,7 +73,8 @@ class Reader:
 
         def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
             for row, index in enumerate(batch):
-                traces[index][site] = hidden[row, : len(encoded[index].tokens)].float().cpu()
+                # A copy: Falcon adds the attention's output to that of the MLP in place.
+                traces[index][site] = hidden[row, : len(encoded[index].tokens)].to("cpu", torch.float32, copy=True)
 
         self._read_blocks(encoded, sites, keep)
         return traces

@@ -1,0 +1,247 @@
+"""Embedding, attention, MLP and single heads are read and steered as hooks by hand on named modules read and steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from conftest import PROMPTS, WIDTH, make_tokenizer
+from oracle import SCOPES, Chooses
+from torch import Tensor, nn
+
+from steer_tools.engines.base import Row, Sampling
+from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
+from steer_tools.interventions import Add
+from steer_tools.plan import Placement
+from steer_tools.positions import Scope
+from steer_tools.prompts import Prompt, parse_prompts
+from steer_tools.sites import Component, Site
+
+LAYER, HEAD, STEPS = 2, 1, 8
+# Model type: module paths of the blocks, and inside a block of what writes as attention, of its output projection, and of
+# what writes as MLP, all written down by hand.
+NAMES = {
+    "llama": ("model.layers", "self_attn.o_proj", "self_attn.o_proj", "mlp"),
+    "gpt2": ("transformer.h", "attn.c_proj", "attn.c_proj", "mlp"),
+    "bloom": ("transformer.h", "self_attention.dense", "self_attention.dense", "mlp.dense_4h_to_h"),
+    "gpt_neox": ("gpt_neox.layers", "attention.dense", "attention.dense", "mlp"),
+    "falcon": ("transformer.h", "self_attention.dense", "self_attention.dense", "mlp.dense_4h_to_h"),
+    "gemma3_text": ("model.layers", "post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm"),
+    "qwen3_moe": ("model.layers", "self_attn.o_proj", "self_attn.o_proj", "mlp"),
+}
+SITES = {
+    "embedding": Site(0, "embedding"),
+    "attention": Site(LAYER, "attention"),
+    "head": Site(LAYER, "attention", HEAD),
+    "mlp": Site(LAYER, "mlp"),
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model_type(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(model_type: str) -> Iterator[HuggingFaceEngine]:
+    engine = HuggingFaceEngine(tiny_models.build(model_type), make_tokenizer())
+    yield engine
+    engine.detach()
+
+
+@pytest.fixture(scope="module")
+def by_hand(model_type: str) -> Any:
+    return tiny_models.build(model_type)
+
+
+@pytest.fixture(params=SITES)
+def site(request: pytest.FixtureRequest) -> Site:
+    return SITES[request.param]
+
+
+def prompts() -> tuple[Prompt, ...]:
+    return parse_prompts(PROMPTS)
+
+
+def head_width(model: Any) -> int:
+    config = model.config
+    return getattr(config, "head_dim", None) or WIDTH // config.num_attention_heads
+
+
+def delta_of(model: Any, site: Site, seed: int = 0) -> Tensor:
+    width = WIDTH if site.head is None else head_width(model)
+    return 3.0 * torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def seen_by_hand(model: Any, site: Site, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Show `change` what is at the site in each pass of one row, as (tokens, width), and put its answer there."""
+    blocks, writer, projection, mlp = NAMES[model.config.model_type]
+    block = model.get_submodule(blocks)[site.layer]
+
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        edited = change(output.view(-1, WIDTH).clone())  # Falcon changes it afterwards.
+        return None if edited is None else edited.view_as(output)
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        whole = args[0] if args else kwargs["hidden_states"]
+        width = head_width(model)
+        columns = slice(None) if site.head is None else slice(site.head * width, (site.head + 1) * width)
+        edited = change(whole[0, :, columns])
+        if edited is None:
+            return None
+        whole = whole.clone()
+        whole[0, :, columns] = edited
+        return ((whole, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": whole})
+
+    if site.component == "embedding":
+        handle = block.register_forward_pre_hook(on_input, with_kwargs=True)
+    elif site.head is not None:
+        handle = block.get_submodule(projection).register_forward_pre_hook(on_input, with_kwargs=True)
+    else:
+        handle = block.get_submodule(mlp if site.component == "mlp" else writer).register_forward_hook(on_output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def greedy(model: Any, text: str, site: Site, delta: Tensor, chooses: Chooses) -> list[int]:
+    ids = make_tokenizer()(text)["input_ids"]
+    prompt = len(ids)
+
+    def change(hidden: Tensor) -> Tensor:
+        steered = torch.tensor([chooses(p, prompt, int(ids[0] == 1)) for p in range(len(ids))])
+        return torch.where(steered[:, None], hidden + delta, hidden)
+
+    with torch.no_grad(), seen_by_hand(model, site, change):
+        for _ in range(STEPS):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    new = ids[prompt:]
+    return new[: next((i for i, token in enumerate(new) if token in (2, 3)), len(new))]
+
+
+def add(model: Any, site: Site, positions: str = "generated", seed: int = 0) -> Placement:
+    return Placement(Add(delta_of(model, site, seed)), site, 1.0, Scope.parse(positions))
+
+
+def tokens_of(engine: HuggingFaceEngine, rows: list[Row], **options: Any) -> list[list[int]]:
+    return [list(g.tokens) for g in engine.generate(rows, Sampling(STEPS, **options))]
+
+
+def test_a_site_is_read_as_by_hand_in_a_padded_batch(engine: Any, by_hand: Any, site: Site) -> None:
+    traces = engine.trace(prompts(), [site])
+    last = engine.read(prompts(), [site], "last")[site]
+
+    for text, trace, end in zip(PROMPTS, traces, last, strict=True):
+        kept: list[Tensor] = []
+        with torch.no_grad(), seen_by_hand(by_hand, site, kept.append):
+            by_hand(torch.tensor([make_tokenizer()(text)["input_ids"]]))
+        torch.testing.assert_close(trace[site], kept[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(end, kept[0][-1], atol=1e-5, rtol=1e-5)
+    assert engine.width(site) == last.shape[1]
+
+
+@pytest.mark.parametrize("positions", ["generated", "prompt", "all", "first"])
+def test_a_site_is_steered_as_by_hand_in_every_way_of_generating(
+    engine: Any, by_hand: Any, site: Site, positions: str
+) -> None:
+    rows = [Row(prompt, (add(by_hand, site, positions),)) for prompt in prompts()]
+    expected = [greedy(by_hand, t, site, delta_of(by_hand, site), SCOPES[positions]) for t in PROMPTS]
+    unsteered = [greedy(by_hand, t, site, 0 * delta_of(by_hand, site), SCOPES[positions]) for t in PROMPTS]
+
+    assert tokens_of(engine, rows) == expected
+    assert tokens_of(engine, rows, use_cache=False) == expected
+    assert [tokens_of(engine, [row])[0] for row in rows] == expected
+    assert tokens_of(engine, [Row(prompt) for prompt in prompts()]) == unsteered
+    assert expected != unsteered
+
+
+def test_what_is_applied_at_a_site_steers_the_users_own_generate_and_comes_off(
+    engine: Any, by_hand: Any, site: Site
+) -> None:
+    model, ids = engine.architecture.model, torch.tensor([make_tokenizer()(PROMPTS[3])["input_ids"]])
+    before = model(ids).logits
+    engine.set_ambient((add(by_hand, site),))
+
+    own = model.generate(ids, max_new_tokens=STEPS, do_sample=False, eos_token_id=[2, 3])[0, ids.shape[1] :].tolist()
+    observation = engine.observe(prompts()[3], 4)
+    live = engine.hooks_are_live()
+    engine.set_ambient(())
+
+    expected = greedy(by_hand, PROMPTS[3], site, delta_of(by_hand, site), SCOPES["generated"])
+    assert own[: len(expected)] == expected
+    assert live and observation.firings == {site: 4}
+    for edit in observation.edits:
+        assert edit.site == site
+        steered = torch.arange(edit.start, edit.start + len(edit.before)) >= ids.shape[1] - 1
+        assert torch.equal(edit.after[steered], edit.before[steered] + delta_of(by_hand, site))
+        assert torch.equal(edit.after[~steered], edit.before[~steered])
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_rows_with_different_sites_in_one_batch_equal_each_alone(engine: Any, by_hand: Any) -> None:
+    both_heads = (add(by_hand, SITES["head"]), add(by_hand, Site(LAYER, "attention", 3), seed=1))
+    plans = [(add(by_hand, site),) for site in SITES.values()]
+    every = (*both_heads, add(by_hand, SITES["mlp"]), add(by_hand, Site(LAYER)))
+    rows = [Row(prompts()[2], plan) for plan in (*plans, both_heads, every, ())]
+
+    together = tokens_of(engine, rows)
+
+    assert together == [tokens_of(engine, [row])[0] for row in rows]
+    assert len({tuple(tokens) for tokens in together}) >= 5
+
+
+def test_the_parts_add_up_to_the_stream_of_the_next_layer(engine: Any) -> None:
+    sites = [Site(LAYER - 1), Site(LAYER, "attention"), Site(LAYER, "mlp"), Site(LAYER)]
+
+    for trace in engine.trace(prompts(), sites):
+        before, attention, mlp, after = (trace[site] for site in sites)
+        torch.testing.assert_close(before + attention + mlp, after, atol=1e-4, rtol=1e-4)
+        assert float((before + mlp - after).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("model_type", "component", "layer", "head", "error", "words"),
+    [
+        ("llama", "attention", 1, 4, ArgumentError, "0 to 3 at layer 1"),
+        ("llama", "attention", 1, -1, ArgumentError, "0 to 3 at layer 1"),
+        ("llama", "embedding", 1, None, LayerError, "Valid: 0"),
+        ("llama", "mlp", 4, None, LayerError, "0 to 3"),
+        ("bert", "attention", 1, None, UnsupportedFeatureError, "could not be told apart"),
+        ("mamba", "attention", 1, 0, UnsupportedFeatureError, "heads side by side"),
+        ("mamba", "mlp", 1, None, UnsupportedFeatureError, "component 'residual'"),
+        ("lfm2", "attention", 0, 0, UnsupportedFeatureError, "heads side by side"),
+        ("falcon_h1", "attention", 1, None, UnsupportedFeatureError, "2 parts of"),
+    ],
+)
+def test_a_site_that_a_model_lacks_is_refused_by_name(
+    model_type: str, component: Component, layer: int, head: int | None, error: type[Exception], words: str
+) -> None:
+    engine, site = HuggingFaceEngine(tiny_models.build(model_type), make_tokenizer()), Site(layer, component, head)
+
+    for use in (
+        lambda: engine.read(prompts(), [site], "last"),
+        lambda: engine.set_ambient((Placement(Add(torch.ones(WIDTH)), site, 1.0),)),
+        lambda: engine.generate([Row(prompts()[0], (Placement(Add(torch.ones(WIDTH)), site, 1.0),))], Sampling(2)),
+    ):
+        with pytest.raises(error, match=words):
+            use()
+    assert engine.ambient() == ()
+
+
+def test_detaching_takes_the_hooks_of_every_site_off(model_type: str) -> None:
+    model = tiny_models.build(model_type)
+    engine = HuggingFaceEngine(model, make_tokenizer())
+    engine.read(prompts(), list(SITES.values()), "last")
+    hooked = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    engine.detach()
+
+    assert hooked > 8
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
