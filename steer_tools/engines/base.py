@@ -164,6 +164,19 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Gradients:
+    """What one completion's log-probability is, and how it changes with what is at each site.
+
+    Attributes:
+        log_prob: Of the whole completion, in nats.
+        by_site: (tokens, width) float32, its derivative at each token of the prompt and of the completion but the last.
+    """
+
+    log_prob: float
+    by_site: dict[Site, Tensor]
+
+
+@dataclass(frozen=True)
 class ObservedEdit:
     """One forward pass of one row at one site: `before` and `after` are (tokens, width) in the model's dtype."""
 
@@ -197,8 +210,8 @@ class Observation:
 class Engine(Protocol):
     """A model that can be read, steered row by row, and made to follow an ambient plan.
 
-    `read`, `trace`, `generate`, `score`, `distributions` and `replay` run the plans of their own rows (none, where
-    they take prompts), never what is applied; whatever they raise, what is applied stays applied.
+    `read`, `trace`, `generate`, `score`, `distributions`, `gradients` and `replay` run the plans of their own rows
+    (none, where they take prompts), never what is applied; whatever they raise, what is applied stays applied.
     """
 
     info: ModelInfo
@@ -235,6 +248,12 @@ class Engine(Protocol):
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token, (vocabulary,) float32 on the CPU."""
+        ...
+
+    def gradients(
+        self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
+    ) -> list[Gradients]:
+        """Return how the log-probability of row i's completion i changes with the edited activations at each site."""
         ...
 
     def replay(

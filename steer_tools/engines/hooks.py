@@ -25,7 +25,7 @@ from steer_tools.plan import Placement, Plan
 from steer_tools.positions import BatchGeometry
 from steer_tools.sites import Site
 
-Capture = Callable[[Tensor], None]
+Capture = Callable[[Tensor], Tensor | None]
 
 
 class StopForward(Exception):  # noqa: N818  # It ends a pass whose needed blocks have run; it is no error.
@@ -39,7 +39,8 @@ class Run:
     Attributes:
         edits: Compiled edits by site.
         layout: The batch, where the engine made it; None for calls that others make.
-        captures: Called with what is at the site, (rows, tokens, width), after its edits.
+        captures: Called with what is at the site, (rows, tokens, width), after its edits; what one returns takes its
+            place.
         stop_after: The layer after which the pass is ended.
         decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
         firings: How often each site was edited.
@@ -173,7 +174,8 @@ class SteeringHooks:
                 )
                 edited = self._edit(run, site, in_rows) if site in run.edits else None
                 if site in run.captures:
-                    run.captures[site](in_rows if edited is None else edited)
+                    replaced = run.captures[site](in_rows if edited is None else edited)
+                    edited = edited if replaced is None else replaced
             if ends_block and site.layer == run.stop_after:
                 raise StopForward
             return None if edited is None else edited.view_as(hidden)

@@ -19,6 +19,7 @@ from steer_tools.engines.anatomy import BlockParts, find_parts
 from steer_tools.engines.base import (
     Completion,
     Generation,
+    Gradients,
     ModelInfo,
     Observation,
     ObservedEdit,
@@ -60,7 +61,9 @@ _REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 class HuggingFaceEngine:
     """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
 
-    capabilities = frozenset({"read", "trace", "generate", "score", "distributions", "replay", "observe", "ambient"})
+    capabilities = frozenset(
+        {"read", "trace", "generate", "score", "distributions", "gradients", "replay", "observe", "ambient"}
+    )
 
     def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
         self.architecture: Architecture = find_architecture(model)
@@ -174,6 +177,13 @@ class HuggingFaceEngine:
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""
         return self._scorer.distributions(self._plans.decided(rows))
+
+    def gradients(
+        self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
+    ) -> list[Gradients]:
+        """Return how each completion's log-probability changes with the edited activations at each site."""
+        refuse_sites(self.architecture, self._taps, sites)
+        return self._scorer.gradients(self._plans.decided(rows), completions, sites)
 
     def replay(
         self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool

@@ -1,21 +1,43 @@
-"""Rows and completions → log-probabilities, from one uncached pass a row, padded on the right.
+"""Rows and completions → log-probabilities and their gradients, from one uncached pass a row, padded on the right.
 
 It must not know how plans act; the logits of prompts are not computed where the model can leave them out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from steer_tools.architecture import Architecture
-from steer_tools.engines.base import Completion, Row
+from steer_tools.engines.base import Completion, Gradients, Row
 from steer_tools.engines.batching import pad
-from steer_tools.engines.hooks import SteeringHooks
+from steer_tools.engines.hooks import Capture, SteeringHooks
 from steer_tools.engines.row_plans import RowPlans
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.progress import report
+from steer_tools.sites import Site
+
+
+@dataclass(frozen=True)
+class _ForcedBatch:
+    """Prompts with completions but for their last tokens, padded on the right.
+
+    Attributes:
+        rows: Their numbers among all rows.
+        ids: (rows, columns).
+        real: (rows, columns) bool, false at padding.
+        starts: The column of each row's last prompt token.
+        ends: The real columns of each row.
+    """
+
+    rows: tuple[int, ...]
+    ids: Tensor
+    real: Tensor
+    starts: list[int]
+    ends: list[int]
 
 
 class Scorer:
@@ -35,14 +57,12 @@ class Scorer:
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token, from one pass a row, padded on the right."""
         prompts = [self._tokens.encode(row.prompt) for row in rows]
-        added = [
-            self._tokens.encode_completion(row.prompt, prompt, completion)
-            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
-        ]
+        added = self._encode_completions(rows, prompts, completions)
         scores: dict[int, Tensor] = {}
-        for index, logits in self._forced_logits(rows, prompts, added):
-            chosen = torch.tensor(added[index], device=logits.device)
-            scores[index] = logits.log_softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1).cpu()
+        with torch.no_grad():
+            for batch in self._forced_batches(prompts, added):
+                for index, logits in self._logits(batch, rows, prompts):
+                    scores[index] = _chosen(logits, added[index]).cpu()
         return [scores[i] for i in range(len(rows))]
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -50,26 +70,73 @@ class Scorer:
         prompts = [self._tokens.encode(row.prompt) for row in rows]
         # Any one token will do: only the logits before it are read.
         any_token = [(self._tokens.pad_token,) for _ in rows]
-        logits = dict(self._forced_logits(rows, prompts, any_token))
-        return [logits[i][0].log_softmax(dim=-1).cpu() for i in range(len(rows))]
+        found: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for batch in self._forced_batches(prompts, any_token):
+                found |= {i: logits[0].log_softmax(dim=-1).cpu() for i, logits in self._logits(batch, rows, prompts)}
+        return [found[i] for i in range(len(rows))]
 
-    def _forced_logits(
-        self, rows: Sequence[Row], prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
-    ) -> Iterable[tuple[int, Tensor]]:
-        """Yield (row, (tokens, vocabulary) float32 logits before each completion token), batched by length."""
+    def gradients(
+        self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
+    ) -> list[Gradients]:
+        """Return each completion's log-probability with its gradients, from one pass a row there and back."""
+        prompts = [self._tokens.encode(row.prompt) for row in rows]
+        added = self._encode_completions(rows, prompts, completions)
+        self._hooks.reach(sites)
+        found: dict[int, Gradients] = {}
+        for batch in self._forced_batches(prompts, added):
+            # The gradient at a site is that of zeros which are added there, whatever came before.
+            zeros: dict[Site, Tensor] = {}
+
+            def add_zeros(site: Site, hidden: Tensor, zeros: dict[Site, Tensor] = zeros) -> Tensor:
+                zeros[site] = torch.zeros_like(hidden, requires_grad=True)
+                return hidden + zeros[site]
+
+            captures = {site: partial(add_zeros, site) for site in sites}
+            with torch.enable_grad():
+                logits = dict(self._logits(batch, rows, prompts, captures))
+                totals = [_chosen(logits[index], added[index]).sum() for index in batch.rows]
+                gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
+            for row, index in enumerate(batch.rows):
+                own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
+                found[index] = Gradients(float(totals[row].detach()), own)
+        return [found[i] for i in range(len(rows))]
+
+    def _encode_completions(
+        self, rows: Sequence[Row], prompts: Sequence[PromptTokens], completions: Sequence[Completion]
+    ) -> list[tuple[int, ...]]:
+        return [
+            self._tokens.encode_completion(row.prompt, prompt, completion)
+            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+        ]
+
+    def _forced_batches(
+        self, prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
+    ) -> Iterable[_ForcedBatch]:
+        """Yield rows of similar lengths with what the model is given for them, reporting each that is done."""
         sequences = [(*p.tokens, *c[:-1]) for p, c in zip(prompts, completions, strict=True)]
         batches = self._batches([len(sequence) for sequence in sequences])
         for done, batch in enumerate(batches):
             ids, real = pad([sequences[i] for i in batch], self._tokens.pad_token, left=False)
-            run = self._plans.run([rows[i] for i in batch], [prompts[i] for i in batch], real)
             starts = [len(prompts[i].tokens) - 1 for i in batch]
-            ends = [len(sequences[i]) for i in batch]
-            first_column = min(starts)
-            with torch.no_grad(), self._hooks.running(run):
-                logits = self._logits_from(first_column, ids, real)
-            for row, index in enumerate(batch):
-                yield index, logits[row, starts[row] - first_column : ends[row] - first_column].float()
+            yield _ForcedBatch(tuple(batch), ids, real, starts, [len(sequences[i]) for i in batch])
             report(done + 1, len(batches), "scoring completions")
+
+    def _logits(
+        self,
+        batch: _ForcedBatch,
+        rows: Sequence[Row],
+        prompts: Sequence[PromptTokens],
+        captures: Mapping[Site, Capture] | None = None,
+    ) -> Iterable[tuple[int, Tensor]]:
+        """Yield (row, (tokens, vocabulary) float32 logits before each completion token)."""
+        run = self._plans.run([rows[i] for i in batch.rows], [prompts[i] for i in batch.rows], batch.real)
+        first_column = min(batch.starts)
+        with self._hooks.running(replace(run, captures=captures or {})):
+            logits = self._logits_from(first_column, batch.ids, batch.real)
+        for row, index in enumerate(batch.rows):
+            start, end = batch.starts[row] - first_column, batch.ends[row] - first_column
+            yield index, logits[row, start:end].float()
 
     def _logits_from(self, first_column: int, ids: Tensor, real: Tensor) -> Tensor:
         """Return the logits of columns `first_column` onward, computing no others where the model can."""
@@ -86,3 +153,9 @@ class Scorer:
     @property
     def _keeps_logits(self) -> bool:
         return bool(getattr(self._architecture.model, "_supports_logits_to_keep", lambda: False)())
+
+
+def _chosen(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return (tokens,) the log-probabilities of `tokens`."""
+    chosen = torch.tensor(tokens, device=logits.device)
+    return logits.log_softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1)
