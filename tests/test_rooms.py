@@ -29,6 +29,8 @@ ORDER = (
     "bundled_model",
     "session",
     "metrics",
+    "training",
+    "dictionaries",
     "extraction",
     "placing",
     "comparison",
