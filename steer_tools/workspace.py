@@ -11,7 +11,7 @@ import stat
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
 
@@ -75,6 +75,22 @@ class Workspace:
             VectorFileError: There is no such file, it is not a regular file, or it is larger than MAX_FILE_BYTES.
             WorkspacePathError: It lies outside a confined root.
         """
+        with self.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise VectorFileError(
+                    f"{self.resolve(path)} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
+                )
+            return file.read()
+
+    @contextmanager
+    def opened(self, path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+        """Open the file at `path`, of any size, for reading.
+
+        Raises:
+            VectorFileError: There is no such file, it is not a regular file, or it cannot be read.
+            WorkspacePathError: It lies outside a confined root.
+        """
         target = self.resolve(path)
         try:
             with self._parent(target, create=False) as (folder, name):
@@ -84,12 +100,8 @@ class Workspace:
                     if not stat.S_ISREG(found.st_mode):
                         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
                         raise VectorFileError(f"{target} is {what}", valid="the path of a file", fix="")
-                    if found.st_size > MAX_FILE_BYTES:
-                        raise VectorFileError(
-                            f"{target} has {found.st_size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
-                        )
                     with os.fdopen(descriptor, "rb", closefd=False) as file:
-                        return file.read()
+                        yield file
                 finally:
                     os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
