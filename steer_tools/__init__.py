@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from steer_tools.formats import load_vector, save_vector
     from steer_tools.placing import steering
     from steer_tools.progress import reporting_to
+    from steer_tools.prompts import split_by_label
     from steer_tools.session import attach_model, detach_model
     from steer_tools.tools import (
         apply_steering_vector,
         check_steering,
+        combine_steering_vectors,
         compare_generations,
         create_steering_vector,
         generate,
@@ -35,6 +37,7 @@ _ROOMS = {
     "apply_steering_vector": "tools",
     "attach_model": "session",
     "check_steering": "tools",
+    "combine_steering_vectors": "tools",
     "compare_generations": "tools",
     "create_steering_vector": "tools",
     "detach_model": "session",
@@ -46,6 +49,7 @@ _ROOMS = {
     "reporting_to": "progress",
     "save_vector": "formats",
     "show_tokens": "tools",
+    "split_by_label": "prompts",
     "steering": "placing",
     "steering_status": "tools",
     "update_steering_vector": "tools",
@@ -57,6 +61,7 @@ __all__ = [
     "apply_steering_vector",
     "attach_model",
     "check_steering",
+    "combine_steering_vectors",
     "compare_generations",
     "create_steering_vector",
     "detach_model",
@@ -68,6 +73,7 @@ __all__ = [
     "reporting_to",
     "save_vector",
     "show_tokens",
+    "split_by_label",
     "steering",
     "steering_status",
     "update_steering_vector",

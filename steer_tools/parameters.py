@@ -4,9 +4,11 @@ The types are what a schema is made of, so they are as narrow as JSON allows; th
 the command line reads descriptions for its help.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike
@@ -34,13 +36,45 @@ VectorPath = Annotated[str, Field(description="The vector_path that create_steer
 OptionalVectorPath = Annotated[
     str | None, Field(description="A vector to try out by itself. Omit it to compare what is applied now.")
 ]
-MethodName = Literal["mean_difference", "paired_mean_difference"]
-InterventionName = Literal["add"]
-Method = Annotated[
-    MethodName, Field(description="paired_mean_difference needs equally long lists whose items belong together.")
+MethodName = Literal[
+    "mean_difference",
+    "paired_mean_difference",
+    "act_add",
+    "pca",
+    "lat",
+    "lda",
+    "logistic",
+    "sae_feature",
+    "trained",
+    "random",
+    "random_covariance",
+    "balanced_shuffle",
 ]
+InterventionName = Literal[
+    "add", "add_keeping_norm", "project_out", "affine", "clamp", "rotate", "replace", "zero", "mean", "erase"
+]
+Method = Annotated[
+    MethodName,
+    Field(
+        description="paired_mean_difference, pca and trained need equally long lists whose items belong together; the "
+        "last three are controls."
+    ),
+]
+MethodOptions = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="lda: shrinkage; sae_feature: sae (path), feature; trained: budget, steps, batch, seed; lat and "
+        "controls: seed."
+    ),
+]
+ComponentName = Annotated[
+    Literal["residual", "embedding", "attention", "mlp"],
+    Field(description="What is read: a layer's output, or what its attention or MLP adds to it; embedding is layer 0."),
+]
+Head = Annotated[int | None, Field(description="One head of component attention, from 0.")]
 PoolingName = Annotated[
-    Literal["last", "first", "mean", "response"],
+    # In Python also a function from a TokenizedPrompt to one bool a token.
+    Literal["last", "first", "mean", "response"] | SkipJsonSchema[Callable[[Any], Any]],
     Field(description="Which tokens are read: mean skips special ones, response is the last assistant message."),
 ]
 Normalize = Annotated[bool, Field(description="Save unit length instead of the length of one contrast.")]
@@ -53,7 +87,37 @@ UnitName = Annotated[
     Literal["vector", "contrast", "residual"],
     Field(description="What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."),
 ]
-Intervention = Annotated[InterventionName, Field(description="What is done to the hidden state.")]
+Intervention = Annotated[
+    InterventionName,
+    Field(
+        description="What is done to the hidden state. Beside the first two, strength 1 is the whole edit (rotate: the "
+        "whole angle)."
+    ),
+]
+Target = Annotated[
+    float | None,
+    Field(
+        description="affine: 0 is the negative prompts' projection, 1 the positive's (0); clamp: the projection to "
+        "hold (that of the positive prompts); rotate: degrees (90)."
+    ),
+]
+Condition = Annotated[
+    str | None,
+    Field(
+        description="Steer only prompts whose projection on this saved vector is above its threshold. Files may be "
+        "joined by and, or, not and parentheses; FILE@LAYER picks one of several layers."
+    ),
+]
+LayerWeights = Annotated[
+    list[float] | None, Field(description="Multiply the strength at each layer that is steered, in their order.")
+]
+VectorPaths = Annotated[list[str], Field(min_length=1, description="Saved vectors.")]
+Weights = Annotated[
+    list[float] | None, Field(description="By what each is multiplied; 1.0 if omitted. Negative turns it round.")
+]
+OrthogonalTo = Annotated[
+    list[str] | None, Field(description="Saved vectors whose directions are taken out of the result.")
+]
 Positions = Annotated[
     str,
     Field(
@@ -96,7 +160,9 @@ class CreateResult(TypedDict):
     """Lists run over the layers where several were asked for.
 
     `magnitude` is the norm of what was saved, `contrast_norm` that of the mean difference, `residual_norm` the model's
-    typical norm there; `separation` is the ROC area on held-out prompts, null with fewer than 8 on a side.
+    typical norm there. On held-out prompts, null with fewer than 8 on a side: `separation` (ROC area), `d_prime`, and
+    the error rates `misses` and `false_alarms` of `threshold` on the projection. `pair_agreement`: mean cosine of
+    pairs' differences, null for unpaired methods.
     """
 
     success: bool
@@ -107,12 +173,29 @@ class CreateResult(TypedDict):
     method: str
     contrast_norm: float | list[float]
     residual_norm: float | list[float]
+    prompt_counts: list[int]
     separation: float | list[float | None] | None
+    d_prime: float | list[float | None] | None
+    pair_agreement: float | list[float | None] | None
+    threshold: float | list[float | None] | None
+    misses: float | list[float | None] | None
+    false_alarms: float | list[float | None] | None
+    warnings: list[str]
+
+
+class CombineResult(TypedDict):
+    """`cosines`: of each pair of the given vectors, averaged over their layers; `magnitude` is that of the result."""
+
+    success: bool
+    vector_path: str
+    layer: int | list[int]
+    magnitude: float | list[float]
+    cosines: list[list[float]]
     warnings: list[str]
 
 
 class ApplyResult(TypedDict):
-    """`residual_strength` is what is added, in typical residual norms; `active` counts what is applied now."""
+    """`residual_strength` is what is added, in typical norms there, null for edits that do not add; `active` counts."""
 
     success: bool
     steering_id: str
@@ -121,7 +204,7 @@ class ApplyResult(TypedDict):
     unit: str
     positions: str
     vector_shape: list[int]
-    residual_strength: float | list[float]
+    residual_strength: float | list[float | None] | None
     active: int
     warnings: list[str]
 
@@ -152,7 +235,7 @@ class VariantTexts(TypedDict):
     """One strength; both strengths are null for several applied vectors."""
 
     strength: float | None
-    residual_strength: float | list[float] | None
+    residual_strength: float | list[float | None] | None
     texts: list[str]
     metrics: TextMetrics
 
@@ -199,6 +282,7 @@ class AppliedStatus(TypedDict):
     unit: str
     intervention: str
     positions: str
+    condition: str | None
 
 
 class SavedStatus(TypedDict):

@@ -1,4 +1,4 @@
-"""A steering vector and where it should act → placements, checked against the session's model; and `steering`.
+"""A steering vector and how it should act → placements, checked against the session's model; and `steering`.
 
 It must not know hooks or what tools return.
 """
@@ -8,11 +8,12 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
-from steer_tools.errors import ArgumentError, ForeignVectorError, LayerError, StrengthError
-from steer_tools.formats import load_vector, with_suffix
-from steer_tools.interventions import Add
+from steer_tools.conditioning import parse_condition
+from steer_tools.errors import ArgumentError, LayerError, StrengthError
+from steer_tools.interventions import Add, AddKeepingNorm, intervention_named
+from steer_tools.loading import load_for_model
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import Scope
 from steer_tools.registry import Applied
@@ -33,12 +34,14 @@ class Placed:
         source: Where the vector came from.
         unit: What strength 1 means.
         unit_placements: Its placements at strength 1, one a layer.
+        condition: Which rows it is for, as it was asked for.
         warnings: What the one who applies it should know.
     """
 
     source: str
     unit: Unit
     unit_placements: Plan
+    condition: str | None
     warnings: tuple[str, ...]
 
     @property
@@ -53,11 +56,24 @@ class Placed:
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """How a vector acts: what strength 1 means, at which tokens, and whether another model's vector may be used."""
+    """How a vector acts.
+
+    Attributes:
+        unit: What strength 1 means, where the strength multiplies the direction.
+        intervention: What is done to the hidden state.
+        target: The intervention's own parameter; None is its default.
+        positions: At which tokens.
+        condition: On which rows; None is all.
+        layer_weights: By what the strength is multiplied at each layer; None is 1.
+        allow_other_model: Whether another model's vector may be used.
+    """
 
     unit: str = "vector"
     intervention: str = "add"
+    target: float | None = None
     positions: str = "generated"
+    condition: str | None = None
+    layer_weights: Sequence[float] | None = None
     allow_other_model: bool = False
 
 
@@ -75,43 +91,45 @@ def place(
     Raises:
         LayerError: The model or the vector lacks a layer.
         ForeignVectorError: It was made on another kind of model.
-        ArgumentError: An option is unknown, or the unit cannot be worked out for this vector.
-        VectorFileError: The file cannot be read.
+        ArgumentError: An option is unknown, or cannot be had with this vector.
+        VectorFileError: A file cannot be read.
     """
     options = options or PlacementOptions()
-    scope, unit = Scope.parse(options.positions), _unit_named(options.unit)
-    if options.intervention != Add.name:
-        raise ArgumentError(f"intervention is {options.intervention!r}", valid=repr(Add.name))
-    if isinstance(vector, SteeringVector):
-        source = "a SteeringVector in memory"
-    else:
-        session.workspace.resolve(vector)
-        source = str(session.workspace.resolve(with_suffix(vector)))
-        known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
-        vector = load_vector(vector, layer_if_unknown=known, workspace=session.workspace)
-    warnings = _refuse_foreign(session, vector, allow=options.allow_other_model)
-    if layer is None and len(vector.layers) > 1:
+    scope, unit, kind = (
+        Scope.parse(options.positions),
+        _unit_named(options.unit),
+        intervention_named(options.intervention),
+    )
+    if unit != "vector" and not kind.scales_direction:
+        raise ArgumentError(
+            f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
+            valid="'vector', with 1.0 for the whole",
+        )
+    known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
+    loaded = load_for_model(session, vector, known, allow_other_model=options.allow_other_model)
+    vector, warnings = loaded.vector, list(loaded.warnings)
+    if layer is None and len(vector.layers) > 1 and kind.scales_direction:
         warnings.append(
             f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
             f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
         )
+    condition = None if options.condition is None else parse_condition(session, options.condition)
     placements: list[Placement] = []
-    for at, made_at in _chosen_layers(session, vector, layer):
+    chosen = _chosen_layers(session, vector, layer)
+    for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
+        site = Site(at, vector.component, vector.head)
         if at != made_at:
-            warnings.append(
-                f"The vector has no direction for layer {at}; its only one, made at layer {made_at}, is used there. "
-                "Residual norms differ between layers: unit='residual' makes strengths comparable."
-            )
-        factor = _factor(session, vector, made_at, at, unit)
-        intervention = Add(vector.directions[made_at])
-        placements.append(Placement(intervention, Site(at, vector.component), factor, scope))
-    return Placed(source, unit, tuple(placements), tuple(warnings))
+            warnings.append(_moved_warning(session, site, made_at))
+        intervention = kind.from_vector(vector, made_at, options.target)
+        factor = weight * _factor(session, vector, made_at, site, unit)
+        placements.append(Placement(intervention, site, factor, scope, condition))
+    return Placed(loaded.source, unit, tuple(placements), options.condition, tuple(warnings))
 
 
 def apply(session: Session, placed: Placed, strength: object) -> Applied:
     """Put a placed vector on the live model, on top of what is applied already."""
     number = require_finite(strength)
-    return session.change(lambda r: r.add(placed.source, placed.unit, number, placed.unit_placements))
+    return session.change(lambda r: r.add(placed.source, placed.unit, number, placed.unit_placements, placed.condition))
 
 
 @contextmanager
@@ -121,23 +139,30 @@ def steering(
     strength: float = 1.0,
     *,
     unit: Unit = "vector",
+    intervention: str = "add",
+    target: float | None = None,
     positions: str = "generated",
+    condition: str | None = None,
 ) -> Generator[Applied]:
     """Steer the attached model inside a `with` block; on leaving it, also by an error, this one vector is taken off.
 
     Args:
         vector: A `SteeringVector` or the path of a file.
         layer: Where it acts; None means every layer that the vector has.
-        strength: Multiplies the unit.
+        strength: Multiplies the unit, or is the share of a whole edit.
         unit: "vector" (what the file holds), "contrast" (one mean difference) or "residual" (one residual norm).
+        intervention: What is done to the hidden state; see `apply_steering_vector`.
+        target: The intervention's own parameter.
         positions: Which tokens are steered.
+        condition: Which rows are steered.
 
     Raises:
         SteeringError: As `apply_steering_vector` does.
     """
     session = current_session()
+    options = PlacementOptions(unit, intervention, target, positions, condition)
     with session.lock:
-        applied = apply(session, place(session, vector, layer, PlacementOptions(unit, positions=positions)), strength)
+        applied = apply(session, place(session, vector, layer, options), strength)
     try:
         yield applied
     finally:
@@ -147,12 +172,13 @@ def steering(
                 session.change(lambda registry: registry.remove(applied.steering_id))
 
 
-def residual_strengths(session: Session, plan: Plan) -> list[float]:
-    """Return the signed norm that each addition adds, in the model's typical residual norms at its layer."""
+def residual_strengths(session: Session, plan: Plan) -> list[float | None]:
+    """Return the signed norm that each addition adds, in the typical norms of what is at its site; None for others."""
     return [
-        p.strength * float(p.intervention.direction.norm()) / session.residual_norm(p.site.layer)
+        p.strength * float(p.intervention.direction.norm()) / session.typical_norm(p.site)
+        if isinstance(p.intervention, Add | AddKeepingNorm)
+        else None
         for p in plan
-        if isinstance(p.intervention, Add)
     ]
 
 
@@ -173,6 +199,31 @@ def _unit_named(unit: str) -> Unit:
     if unit not in UNITS:
         raise ArgumentError(f"unit is {unit!r}", valid=", ".join(map(repr, UNITS)))
     return unit
+
+
+def _weights(weights: object, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    items = (
+        list(cast(Sequence[object], weights)) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
+    )
+    if len(items) != count:
+        raise ArgumentError(
+            f"layer_weights is {weights!r:.80}", valid=f"{count} numbers, one for each layer that is steered"
+        )
+    return [require_finite(item, "a layer weight") for item in items]
+
+
+def _moved_warning(session: Session, site: Site, made_at: int) -> str:
+    """Say how much stronger the stream is than where the direction was made."""
+    text = (
+        f"The vector has no direction for layer {site.layer}; its only one, made at layer {made_at}, is used there. "
+        "Norms differ between layers"
+    )
+    if made_at in session.engine.info.steerable_layers:
+        ratio = session.typical_norm(site) / session.typical_norm(Site(made_at, site.component, site.head))
+        text += f", here by a factor of {ratio:.3g}"
+    return f"{text}: unit='residual' makes strengths comparable."
 
 
 def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> list[tuple[int, int]]:
@@ -201,7 +252,7 @@ def _own(vector: SteeringVector, layer: int) -> int:
     return layer
 
 
-def _factor(session: Session, vector: SteeringVector, made_at: int, at: int, unit: Unit) -> float:
+def _factor(session: Session, vector: SteeringVector, made_at: int, site: Site, unit: Unit) -> float:
     """Return by what the stored direction is multiplied at strength 1."""
     match unit:
         case "vector":
@@ -215,28 +266,4 @@ def _factor(session: Session, vector: SteeringVector, made_at: int, at: int, uni
                 )
             return contrast_norm / vector.magnitude(made_at)
         case "residual":
-            return session.residual_norm(at) / vector.magnitude(made_at)
-
-
-def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) -> list[str]:
-    """Refuse a vector of another shape or family; return warnings for the same family with other weights."""
-    model, info = session.engine.info, vector.info
-    if vector.width != model.hidden_size:
-        raise ForeignVectorError(
-            f"The vector has the width {vector.width}, and the model {model.name!r} has {model.hidden_size}",
-            valid="vectors that were made on this model",
-            fix="Create the vector again with this model.",
-        )
-    same_kind = info.model_family in (None, model.family) and info.model_layers in (None, model.layers)
-    if not same_kind and not allow:
-        raise ForeignVectorError(
-            f"The vector was made on {info.model_name!r} ({info.model_family}, {info.model_layers} layers), and the "
-            f"model is {model.name!r} ({model.family}, {model.layers} layers)",
-            valid="vectors that were made on this kind of model",
-            fix="Create the vector again with this model, or pass allow_other_model=True.",
-        )
-    if info.model_fingerprint is None:
-        return ["The vector's file does not say which model it was made on."]
-    if info.model_fingerprint != model.fingerprint:
-        return [f"The vector was made on other weights ({info.model_name}) than the model's ({model.name})."]
-    return []
+            return session.typical_norm(site) / vector.magnitude(made_at)

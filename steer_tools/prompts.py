@@ -135,6 +135,25 @@ class ContrastPrompts:
             )
 
 
+def split_by_label(
+    examples: Sequence[PromptLike], labels: Sequence[bool | int]
+) -> tuple[list[PromptLike], list[PromptLike]]:
+    """Return the examples labelled 1 (or true), then those labelled 0, as two lists for `create_steering_vector`.
+
+    Raises:
+        PromptError: There are not as many labels as examples, or a label is neither 1 nor 0.
+    """
+    if len(examples) != len(labels) or any(label not in (0, 1) for label in labels):
+        raise PromptError(
+            f"There are {len(examples)} examples and the labels {list(labels)!r:.80}",
+            valid="one label for each example, 1 where it shows the behaviour and 0 where it does not",
+        )
+    sides: dict[bool, list[PromptLike]] = {True: [], False: []}
+    for example, label in zip(examples, labels, strict=True):
+        sides[bool(label)].append(example)
+    return sides[True], sides[False]
+
+
 def parse_prompt(value: object, name: str = "prompt") -> Prompt:
     """Turn a plain value into a prompt.
 

@@ -12,13 +12,17 @@ from steer_tools.plan import Plan
 
 @dataclass(frozen=True)
 class Applied:
-    """One apply call: the placements of strength 1 in its unit, and the strength they share."""
+    """One apply call: the placements of strength 1 in its unit, and the strength they share.
+
+    `source` says where the vector came from, `condition` which rows it is for, as it was asked for.
+    """
 
     steering_id: str
     source: str
     unit: str
     strength: float
     unit_placements: Plan
+    condition: str | None = None
 
     @property
     def placements(self) -> Plan:
@@ -66,11 +70,13 @@ class Registry:
             fix="apply_steering_vector returns the id, steering_status lists all.",
         )
 
-    def add(self, source: str, unit: str, strength: float, unit_placements: Plan) -> Applied:
+    def add(
+        self, source: str, unit: str, strength: float, unit_placements: Plan, condition: str | None = None
+    ) -> Applied:
         """Append a new handle and return it."""
         with self._lock:
             self._count += 1
-            entry = Applied(f"steer-{self._count}", source, unit, strength, unit_placements)
+            entry = Applied(f"steer-{self._count}", source, unit, strength, unit_placements, condition)
             self._entries = (*self._entries, entry)
         return entry
 

@@ -47,7 +47,7 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _engine: Engine | None = None
     _from_main: bool = False
-    _residual_norms: dict[int, float] = field(default_factory=dict)
+    _typical_norms: dict[Site, float] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
@@ -132,24 +132,25 @@ class Session:
                 raise
             return result
 
-    def residual_norm(self, layer: int) -> float:
-        """Return the typical norm of the residual stream after `layer`: the unit of residual strengths.
+    def typical_norm(self, site: Site) -> float:
+        """Return the typical norm of what is at a site: at a layer's residual stream, the unit of residual strengths.
 
         It is the median over the tokens of neutral prompts without the first token (an attention sink with a norm of
         its own) and without special tokens, measured once a model, with nothing applied.
         """
         with self.lock:
             engine = self.engine
-            if not self._residual_norms:
-                sites = [Site(layer) for layer in engine.info.steerable_layers]
+            if site not in self._typical_norms:
+                every_layer = [Site(layer) for layer in engine.info.steerable_layers]
+                sites = every_layer if site in every_layer else [site]
                 prompts = engine.neutral_prompts
                 traces = engine.trace(prompts, sites)
                 special = [engine.tokenize(prompt).special for prompt in prompts]
                 content = [torch.tensor([i > 0 and not is_special for i, is_special in enumerate(s)]) for s in special]
-                for site in sites:
-                    norms = [trace[site][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
-                    self._residual_norms[site.layer] = float(torch.cat(norms).median())
-            return self._residual_norms[layer]
+                for measured in sites:
+                    norms = [trace[measured][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
+                    self._typical_norms[measured] = float(torch.cat(norms).median())
+            return self._typical_norms[site]
 
     def _attach_from_main(self) -> None:
         main = vars(sys.modules["__main__"])
@@ -170,7 +171,7 @@ class Session:
         if self._engine is not None:
             self._engine.detach()
         self._engine, self.registry = engine, Registry()
-        self._residual_norms.clear()
+        self._typical_norms.clear()
 
 
 _session = Session()

@@ -49,6 +49,7 @@ from steer_tools.cli.studies import ANSWER_TOKENS, Study, study_trait
 from steer_tools.formats import load_vector
 from steer_tools.prompts import TextPrompt
 from steer_tools.session import Session, current_session
+from steer_tools.sites import Site
 from steer_tools.workspace import Workspace
 
 PROMPTS = 64
@@ -210,7 +211,7 @@ def test_words_outside_the_language_are_refused_with_an_example_that_works(bundl
 
 def test_the_neutral_prompts_are_in_the_models_own_language(bundled: Session) -> None:
     assert bundled.engine.neutral_prompts == tuple(map(TextPrompt, example_texts()))
-    assert bundled.residual_norm(1) > 0
+    assert bundled.typical_norm(Site(1)) > 0
 
 
 def test_what_is_applied_to_the_bundled_model_passes_the_check(bundled: Session) -> None:

@@ -82,7 +82,7 @@ def test_a_feature_that_is_not_there_is_refused_with_those_that_are(workspace: W
 def test_files_without_a_decoder_and_decoders_that_are_no_float_matrix_are_refused(workspace: Workspace) -> None:
     for tensors in ({"other": decoder()}, {"W_dec": decoder()[0]}, {"W_dec": torch.ones(2, 3, dtype=torch.int32)}):
         save(workspace, tensors)
-        with pytest.raises(VectorFileError, match="no decoder|matrix of floats"):
+        with pytest.raises(VectorFileError, match=r"no decoder|matrix of floats"):
             feature_direction(workspace, "sae.safetensors", 0)
     with pytest.raises(VectorFileError, match="no file"):
         feature_direction(workspace, "missing", 0)

@@ -16,9 +16,9 @@ import torch
 from pydantic import ValidationError
 
 from steer_tools import SteeringVector, load_vector, save_vector
-from steer_tools.errors import DirectionError, LayerError, UnsupportedFeatureError, VectorFileError
+from steer_tools.errors import ArgumentError, DirectionError, LayerError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import FORMATS, SUFFIXES, format_for, with_suffix
-from steer_tools.formats.base import Encoded, Header
+from steer_tools.formats.base import Encoded, Header, Unsaid, VectorFormat
 from steer_tools.vectors import VectorInfo
 from steer_tools.workspace import Workspace
 
@@ -47,7 +47,7 @@ NAMES = [
     "./v",
     "a name/größe.npy",
     "v.npy.safetensors",
-    "v.json",
+    "v.txt",
 ]
 
 
@@ -136,7 +136,10 @@ def test_names_that_differ_after_a_dot_are_different_files(workspace: Workspace)
         ("v.safetensors", "v.safetensors"),
         ("V.NPY", "V.NPY"),
         ("v1.5", "v1.5.safetensors"),
-        ("v.json", "v.json.safetensors"),
+        ("v.txt", "v.txt.safetensors"),
+        ("v.gguf", "v.gguf"),
+        ("v.json", "v.json"),
+        ("V.PT", "V.PT"),
         (Path("a/v"), "a/v.safetensors"),
     ],
 )
@@ -342,16 +345,16 @@ def test_saving_and_loading_leave_the_directions_alone(workspace: Workspace, nam
     assert torch.equal(load_vector(path).directions[2], before)
 
 
-@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.suffix)
+@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)
 def test_decoding_does_not_write_into_the_bytes_it_was_given(vector_format: Any) -> None:
     encoded = vector_format.encode(vector_at(2))
     data = bytearray(encoded.data)
 
-    decoded = vector_format.decode(Encoded(bytes(data), encoded.sidecar), "v", None)
+    decoded = vector_format.decode(Encoded(bytes(data), encoded.sidecar), "v", Unsaid(2)).vector
     decoded.directions[2].zero_()
 
     assert bytes(data) == encoded.data
-    assert is_same(vector_format.decode(encoded, "v", None), vector_at(2))
+    assert torch.equal(vector_format.decode(encoded, "v", Unsaid(2)).vector.directions[2], direction(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -467,3 +470,83 @@ def test_the_norm_of_a_contrast_that_is_not_known_is_none() -> None:
 def test_what_is_no_direction_makes_no_vector(directions: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         SteeringVector.from_directions(directions)
+
+
+# --- any format
+
+
+@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)
+def test_every_format_keeps_the_directions_bit_for_bit_and_their_layers(
+    workspace: Workspace, vector_format: VectorFormat
+) -> None:
+    layers = (1, 5, 12) if vector_format.holds_several_layers else (5,)
+    smallest, largest = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
+    numbers = torch.tensor([-0.0, 1e-45, smallest, -largest, 1 / 3])
+    vector = SteeringVector.from_directions({layer: numbers.roll(layer) for layer in layers})
+
+    path = save_vector(vector, "v", format_name=vector_format.name, workspace=workspace)
+    loaded = load_vector(path, layer_if_unknown=layers[0], workspace=workspace)
+
+    assert path.suffix == vector_format.suffix
+    assert loaded.layers == layers
+    assert [t.numpy().tobytes() for t in loaded.directions.values()] == [
+        t.numpy().tobytes() for t in vector.directions.values()
+    ]
+
+
+@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)
+def test_every_format_writes_the_same_bytes_twice(workspace: Workspace, vector_format: VectorFormat) -> None:
+    contents = []
+    for name in ("first", "second"):
+        save_vector(vector_at(2), name, format_name=vector_format.name, workspace=workspace)
+        contents.append([path.read_bytes() for path in sorted(workspace.root.glob(f"{name}.*"))])
+
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)
+@pytest.mark.parametrize(("component", "head"), [("mlp", None), ("attention", 3)])
+def test_a_format_keeps_the_component_and_the_head_or_refuses_them(
+    workspace: Workspace, vector_format: VectorFormat, component: Any, head: int | None
+) -> None:
+    vector = SteeringVector.from_directions({2: direction()}, component=component, head=head)
+
+    if vector_format.name in ("safetensors", "npy"):
+        loaded = load_vector(save_vector(vector, "v", format_name=vector_format.name, workspace=workspace))
+        assert (loaded.component, loaded.head) == (component, head)
+    else:
+        with pytest.raises(UnsupportedFeatureError, match=rf"{component}.*ends in \.safetensors"):
+            save_vector(vector, "v", format_name=vector_format.name, workspace=workspace)
+        assert not workspace.root.exists()
+
+
+@pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)
+def test_a_format_holds_several_layers_or_refuses_them(workspace: Workspace, vector_format: VectorFormat) -> None:
+    if vector_format.holds_several_layers:
+        path = save_vector(vector_at(2, 5), "v", format_name=vector_format.name, workspace=workspace)
+        assert load_vector(path).layers == (2, 5)
+    else:
+        with pytest.raises(UnsupportedFeatureError, match=r"holds one direction, but there are 2 layers"):
+            save_vector(vector_at(2, 5), "v", format_name=vector_format.name, workspace=workspace)
+
+
+@pytest.mark.parametrize(("name", "format_name"), [("v.npy", "gguf"), ("v.json", "pt"), ("v.pt", "safetensors")])
+def test_a_path_that_ends_as_another_formats_do_is_refused(workspace: Workspace, name: str, format_name: str) -> None:
+    with pytest.raises(ArgumentError, match="ends as another format's do"):
+        save_vector(vector_at(2), name, format_name=format_name, workspace=workspace)
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_known(workspace: Workspace) -> None:
+    with pytest.raises(ArgumentError, match=r"'pickle'.*'safetensors', 'npy', 'gguf', 'vllm-lens', 'pt', 'rotalabs'"):
+        save_vector(vector_at(2), "v", format_name="pickle", workspace=workspace)
+
+
+def test_a_listing_holds_what_is_a_vector_by_its_ending_and_no_file_that_may_be_anything(workspace: Workspace) -> None:
+    for name in ("a", "b.npy", "c.gguf", "d.json", "e.pt"):
+        save_vector(vector_at(2), name, workspace=workspace)
+    workspace.write("report.json", b"{}")
+
+    listed = [path.name for path in workspace.files(SUFFIXES)]
+
+    assert listed == ["a.safetensors", "b.npy", "c.gguf"]
+    assert "b.npy.json" in names_below(workspace.root)

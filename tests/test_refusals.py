@@ -44,7 +44,7 @@ from steer_tools import (
     steering_status,
     update_steering_vector,
 )
-from steer_tools.engines.base import POOLINGS, Row, Sampling
+from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import (
     ArgumentError,
     DirectionError,
@@ -62,7 +62,7 @@ from steer_tools.errors import (
 )
 from steer_tools.methods import METHODS
 from steer_tools.placing import UNITS
-from steer_tools.positions import NAMED_POSITIONS
+from steer_tools.positions import NAMED_POSITIONS, POOLINGS
 from steer_tools.prompts import TextPrompt
 from steer_tools.session import Session
 from steer_tools.vectors import VectorInfo
@@ -272,11 +272,13 @@ def test_create_takes_sides_that_differ_in_one_prompt(steered: Steered) -> None:
 def test_create_refuses_texts_whose_activations_are_equal(
     steered: Steered, positive: list[str], negative: list[str], pooling: Any, method: Any
 ) -> None:
-    if method == "paired_mean_difference":
-        positive = positive[: len(negative)] or positive
-    if positive == negative:
-        positive = [*positive, *positive]
-        negative = [*negative, f"{negative[0]}  "]
+    if METHODS[method].most == 1:
+        positive, negative = positive[:1], [f"{negative[0]}  "]
+    elif METHODS[method].is_paired:
+        positive = [*positive[: len(negative)]] * 2
+        negative = [*negative, *(f"{prompt}  " for prompt in negative)]
+    else:
+        positive, negative = positive * 4, negative * 4
 
     with refused(steered.session, DirectionError, "equal", "read other tokens"):
         create_steering_vector(positive, negative, 2, "new", method=method, pooling=pooling)
@@ -856,10 +858,10 @@ BAD_SAFETENSORS = [
     ),
     pytest.param(our_safetensors({"layer.9": DIRECTION}, layers=[9]), LayerError, "0 to 3", id="layer_beyond_model"),
     pytest.param(
-        our_safetensors({"layer.2": DIRECTION}, component="attention"),
-        UnsupportedFeatureError,
-        "the residual stream",
-        id="component_that_the_engine_lacks",
+        our_safetensors({"layer.2": DIRECTION}, component="embedding"),
+        LayerError,
+        "The embedding has no layer 2",
+        id="component_that_the_layer_lacks",
     ),
 ]
 

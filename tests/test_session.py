@@ -27,6 +27,7 @@ from steer_tools import (
 )
 from steer_tools.errors import ArgumentError, NoModelError, UnsupportedModelError
 from steer_tools.session import Session
+from steer_tools.sites import Site
 
 
 def create(name: str = "v", layer: int = 2) -> str:
@@ -122,11 +123,11 @@ def test_taking_off_is_possible_whatever_state_the_model_is_in(llama_session: Se
 
 def test_residual_norms_are_measured_anew_for_another_model(empty_session: Session) -> None:
     attach_model(make_model("llama"), make_tokenizer())
-    first = empty_session.residual_norm(2)
+    first = empty_session.typical_norm(Site(2))
 
     attach_model(make_model("llama", seed=1), make_tokenizer())
 
-    assert empty_session.residual_norm(2) != first
+    assert empty_session.typical_norm(Site(2)) != first
 
 
 def test_a_notebooks_model_and_tokenizer_are_found_in_the_main_namespace(

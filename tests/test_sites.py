@@ -1,4 +1,4 @@
-"""Embedding, attention, MLP and single heads are read and steered as hooks by hand on named modules read and steer them."""
+"""Embedding, attention, MLP and single heads are read and steered as hooks by hand on named modules do it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from steer_tools.prompts import Prompt, parse_prompts
 from steer_tools.sites import Component, Site
 
 LAYER, HEAD, STEPS = 2, 1, 8
-# Model type: module paths of the blocks, and inside a block of what writes as attention, of its output projection, and of
-# what writes as MLP, all written down by hand.
+# Model type: module paths of the blocks, and inside a block of what writes as attention, of its output projection, and
+# of what writes as MLP, all written down by hand.
 NAMES = {
     "llama": ("model.layers", "self_attn.o_proj", "self_attn.o_proj", "mlp"),
     "gpt2": ("transformer.h", "attn.c_proj", "attn.c_proj", "mlp"),

@@ -31,6 +31,7 @@ from steer_tools import (
 )
 from steer_tools.prompts import NEUTRAL_PROMPTS, TextPrompt
 from steer_tools.session import Session
+from steer_tools.sites import Site
 
 CHAT = [{"role": "user", "content": "baba keke"}]
 
@@ -147,7 +148,7 @@ def test_strength_units_say_the_same_strength_in_three_ways(session: Session, ma
 
 def test_a_residual_strength_is_that_of_the_edited_layer(session: Session, make_vector: Callable[..., str]) -> None:
     path = make_vector(2)
-    norms = [session.residual_norm(layer) for layer in range(LAYERS)]
+    norms = [session.typical_norm(Site(layer)) for layer in range(LAYERS)]
 
     result = apply_steering_vector(path, 0, 0.5, unit="residual")
 
@@ -360,6 +361,7 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
             "unit": "vector",
             "intervention": "add",
             "positions": "all",
+            "condition": None,
         }
     ]
     broken, good = status["saved"]
@@ -437,7 +439,7 @@ def test_repeated_prompts_count_once(llama_session: Session) -> None:
     result = create_steering_vector(["baba"] * 9, ["zuzu"] * 9, 1, "v")
 
     assert result["separation"] is None
-    assert ["Only 1 different" in text for text in result["warnings"]] == [True]
+    assert ["Only 1 different" in text for text in result["warnings"]] == [True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,6 +12,7 @@ import typer
 
 from steer_tools import __version__
 from steer_tools.cli.commands import check, compare, create, demo, generate, models, serve, status, tokens
+from steer_tools.cli.converting import convert
 from steer_tools.cli.options import DescribedCommand
 from steer_tools.errors import SteeringError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, create, compare, generate, tokens, check, status, models):
+for command in (demo, create, compare, generate, tokens, check, status, models, convert):
     app.command(cls=DescribedCommand)(command)
 # The server reads its options itself, `--help` as well.
 app.command(

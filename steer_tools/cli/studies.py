@@ -152,7 +152,7 @@ def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[fl
     path = created["vector_path"]
     compared = compare_generations(prompts, path, strengths=list(strengths), unit="contrast", max_new_tokens=32)
     session = current_session()
-    placed = place(session, path, None, PlacementOptions("contrast", "add", "generated", False))
+    placed = place(session, path, None, PlacementOptions(unit="contrast"))
     doses: list[Dose] = []
     for strength, residual_strength, texts, metrics in _sides(compared):
         odds = log_odds(

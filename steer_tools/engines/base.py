@@ -1,7 +1,7 @@
 """The contract that every runtime keeps, and the values that cross it. It must not know any runtime."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -89,6 +89,10 @@ class TokenizedPrompt:
             after_user=torch.tensor([self.after_user]),
         )
         return geometry.mask(scope)[0]
+
+
+# Which tokens of a prompt are read, said by (tokens,) bool.
+PoolingFunction: TypeAlias = Callable[[TokenizedPrompt], Sequence[bool] | Tensor]
 
 
 def row_seed(seed: int, prompt: Prompt) -> int:
@@ -222,7 +226,9 @@ class Engine(Protocol):
         """Return a layer counted from 0, or raise `LayerError`."""
         ...
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
+    def read(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
+    ) -> dict[Site, Tensor]:
         """Return one activation a prompt, (prompts, width) float32 on the CPU, at each site."""
         ...
 

@@ -23,6 +23,7 @@ from steer_tools.engines.base import (
     ModelInfo,
     Observation,
     ObservedEdit,
+    PoolingFunction,
     Row,
     Sampling,
     TokenizedPrompt,
@@ -45,9 +46,9 @@ from steer_tools.errors import (
     UnsupportedModelError,
 )
 from steer_tools.plan import Plan
-from steer_tools.positions import NOWHERE, Pooling
+from steer_tools.positions import Pooling
 from steer_tools.progress import reporting_to
-from steer_tools.prompts import Prompt, has_user_message
+from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
 
 # Prompt and new tokens of all rows that share one cache.
@@ -124,7 +125,9 @@ class HuggingFaceEngine:
         """Return a layer counted from 0."""
         return self.architecture.resolve_layer(layer)
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
+    def read(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
+    ) -> dict[Site, Tensor]:
         """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
         refuse_sites(self.architecture, self._taps, sites)
         return self._reader.read(prompts, sites, pooling)
@@ -141,14 +144,7 @@ class HuggingFaceEngine:
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
-        encoded = self._tokens.encode(prompt)
-        return TokenizedPrompt(
-            tokens=encoded.tokens,
-            pieces=self._tokens.pieces(encoded.tokens),
-            special=tuple(token in self._tokens.special_tokens for token in encoded.tokens),
-            first=self._tokens.first_position(encoded),
-            after_user=self._tokens.after_user(prompt) if has_user_message(prompt) else NOWHERE,
-        )
+        return self._tokens.describe(prompt)
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
@@ -206,6 +202,7 @@ class HuggingFaceEngine:
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
         (row,) = self._plans.decided([Row(prompt, self._ambient)])
+        after_user = self._plans.after_user(row)
         ids = torch.tensor([encoded.tokens], device=self._device)
         passes = dict.fromkeys((placement.site for placement in row.plan), 0)
         edits: list[ObservedEdit] = []
@@ -231,7 +228,7 @@ class HuggingFaceEngine:
             plan=row.plan,
             edits=tuple(edits),
             first_position=self._tokens.first_position(encoded),
-            after_user=self._plans.after_user(row),
+            after_user=after_user,
             firings={site: run.firings.get(site, 0) for site in passes},
         )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.architecture import Architecture
+from steer_tools.engines.base import PoolingFunction
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.probe import Behaviour
@@ -46,9 +47,11 @@ class Reader:
         budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
         return batches_by_length(lengths, budget, equal_only=not self._behaviour.right_is_exact)
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling) -> dict[Site, Tensor]:
+    def read(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
+    ) -> dict[Site, Tensor]:
         """Return the mean over the pooled tokens of each prompt, (prompts, width) float32 on the CPU."""
-        if pooling not in POOLINGS:
+        if pooling not in POOLINGS and not callable(pooling):
             raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
         encoded = [self._tokens.encode(prompt) for prompt in prompts]
         chosen = [self._pooled(tokens, pooling, prompt) for tokens, prompt in zip(encoded, prompts, strict=True)]
@@ -94,7 +97,7 @@ class Reader:
                 model(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
             report(done + 1, len(batches), "reading prompts")
 
-    def _pooled(self, encoded: PromptTokens, pooling: Pooling, prompt: Prompt) -> Tensor:
+    def _pooled(self, encoded: PromptTokens, pooling: Pooling | PoolingFunction, prompt: Prompt) -> Tensor:
         """Return (tokens,) bool: which tokens the pooling reads."""
         position = torch.arange(len(encoded.tokens))
         last = len(encoded.tokens) - 1
@@ -107,6 +110,14 @@ class Reader:
                 chosen = torch.tensor([token not in self._tokens.special_tokens for token in encoded.tokens])
             case "response":
                 chosen = position >= (last + 1 if encoded.response_start is None else encoded.response_start)
+            case choose:
+                chosen = torch.as_tensor(choose(self._tokens.describe(prompt)))
+                if chosen.dtype != torch.bool or chosen.shape != position.shape:
+                    raise ArgumentError(
+                        f"The pooling function returned {chosen.dtype} of shape {tuple(chosen.shape)} for a prompt of "
+                        f"{len(position)} tokens",
+                        valid="one bool a token, true where it is read",
+                    )
         if not chosen.any():
             raise PromptError(
                 f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read",

@@ -11,9 +11,18 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from steer_tools.engines.base import Completion
+from steer_tools.engines.base import Completion, TokenizedPrompt
 from steer_tools.errors import PromptError
-from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, require_user_message
+from steer_tools.positions import NOWHERE
+from steer_tools.prompts import (
+    NEUTRAL_PROMPTS,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    has_user_message,
+    require_user_message,
+)
 
 # What templates raise by themselves, and what transformers raises where a template rewrites the last message.
 _TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
@@ -84,6 +93,17 @@ class Tokenization:
         """
         messages = require_user_message(prompt).messages
         return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+
+    def describe(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens of a prompt with what is known of each."""
+        encoded = self.encode(prompt)
+        return TokenizedPrompt(
+            tokens=encoded.tokens,
+            pieces=self.pieces(encoded.tokens),
+            special=tuple(token in self.special_tokens for token in encoded.tokens),
+            first=self.first_position(encoded),
+            after_user=self.after_user(prompt) if has_user_message(prompt) else NOWHERE,
+        )
 
     def first_position(self, encoded: PromptTokens) -> int:
         """Return the position of the first token after BOS."""

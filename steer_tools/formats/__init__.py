@@ -5,37 +5,99 @@ workspace does the reading and writing. They must not know models.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from steer_tools.errors import UnsupportedFeatureError
-from steer_tools.formats.base import Encoded, VectorFormat
+from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
+from steer_tools.formats.bare import rows_named
+from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
+from steer_tools.formats.gguf_format import GgufFormat
 from steer_tools.formats.npy import NpyFormat
+from steer_tools.formats.pt_format import PtFormat
+from steer_tools.formats.rotalabs import RotalabsFormat, describes_a_vector
 from steer_tools.formats.safetensors_format import SafetensorsFormat
+from steer_tools.formats.steering_vectors_package import from_steering_vectors, to_steering_vectors
+from steer_tools.formats.vllm_lens import VllmLensFormat
 from steer_tools.vectors import SteeringVector
 from steer_tools.workspace import Workspace
 
-FORMATS: tuple[VectorFormat, ...] = (SafetensorsFormat(), NpyFormat())
-SUFFIXES = tuple(vector_format.suffix for vector_format in FORMATS)
+_ROTALABS, _PT = RotalabsFormat(), PtFormat()
+# Where two share an ending, the first is written unless the other is asked for by name.
+FORMATS: tuple[VectorFormat, ...] = (
+    SafetensorsFormat(),
+    NpyFormat(),
+    GgufFormat(),
+    VllmLensFormat(),
+    _PT,
+    _ROTALABS,
+)
+# The endings that mean a steering vector wherever they stand. A .json or .pt file is read when it is asked for, but may
+# be anything, so a listing leaves it out.
+SUFFIXES = (".safetensors", ".npy", ".gguf")
+_ALL_SUFFIXES = tuple({vector_format.suffix: None for vector_format in FORMATS})
 
-__all__ = ["FORMATS", "SUFFIXES", "format_for", "load_vector", "save_vector", "with_suffix"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Loaded",
+    "format_for",
+    "format_named",
+    "from_steering_vectors",
+    "load_vector",
+    "read_vector",
+    "save_vector",
+    "to_steering_vectors",
+    "with_suffix",
+]
 
 
-def with_suffix(path: str | os.PathLike[str]) -> str:
-    """Return `path` with `.safetensors` appended unless it already ends in a known suffix.
+@dataclass(frozen=True)
+class Loaded:
+    """A vector, the format of the file it came from, and what one should know about the reading."""
+
+    vector: SteeringVector
+    format: VectorFormat
+    notes: tuple[str, ...]
+
+
+def with_suffix(path: str | os.PathLike[str], suffix: str = FORMATS[0].suffix) -> str:
+    """Return `path` with `suffix` appended unless it already ends in a known one.
 
     What follows the last dot is not taken for a suffix otherwise: `refusal_v1.5` becomes `refusal_v1.5.safetensors`.
     """
     text = os.fspath(path)
-    return text if text.lower().endswith(SUFFIXES) else text + FORMATS[0].suffix
+    return text if text.lower().endswith(_ALL_SUFFIXES) else text + suffix
 
 
-def format_for(path: str | os.PathLike[str], layer_count: int = 1) -> VectorFormat:
-    """Return the format of `path`.
+def format_named(name: str) -> VectorFormat:
+    """Return the format called `name`.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    found = [vector_format for vector_format in FORMATS if vector_format.name == name]
+    if not found:
+        raise ArgumentError(f"format is {name!r}", valid=", ".join(repr(one.name) for one in FORMATS))
+    return found[0]
+
+
+def format_for(path: str | os.PathLike[str], layer_count: int = 1, name: str | None = None) -> VectorFormat:
+    """Return the format in which `path` is written: the one called `name`, or else the first with its ending.
 
     Raises:
         UnsupportedFeatureError: It cannot hold `layer_count` directions.
+        ArgumentError: No format has that name, or the path ends as another format's do.
     """
-    chosen = next(f for f in FORMATS if with_suffix(path).lower().endswith(f.suffix))
+    if name is None:
+        chosen = next(f for f in FORMATS if with_suffix(path).lower().endswith(f.suffix))
+    else:
+        chosen = format_named(name)
+        written = with_suffix(path, chosen.suffix)
+        if not written.lower().endswith(tuple({Path(one).suffix for one in chosen.files("v" + chosen.suffix) if one})):
+            raise ArgumentError(
+                f"format is {name!r}, but the path {written!r} ends as another format's do",
+                valid=f"a path that ends in {chosen.suffix}",
+            )
     if layer_count > 1 and not chosen.holds_several_layers:
         several = ", ".join(f.suffix for f in FORMATS if f.holds_several_layers)
         raise UnsupportedFeatureError(
@@ -46,45 +108,92 @@ def format_for(path: str | os.PathLike[str], layer_count: int = 1) -> VectorForm
     return chosen
 
 
-def save_vector(vector: SteeringVector, path: str | os.PathLike[str], *, workspace: Workspace | None = None) -> Path:
+def save_vector(
+    vector: SteeringVector,
+    path: str | os.PathLike[str],
+    *,
+    format_name: str | None = None,
+    workspace: Workspace | None = None,
+) -> Path:
     """Write `vector` and return the absolute path of the file, which has a suffix even where `path` has none.
 
-    Relative paths are below `workspace`, or the current folder without one.
+    Relative paths are below `workspace`, or the current folder without one. `format_name` chooses between formats of
+    one ending: "pt" (the default for .pt) or "rotalabs", a .pt and a .json file.
 
     Raises:
         UnsupportedFeatureError: The format cannot hold the vector's layers or component.
+        ArgumentError: There is no such format, or the path ends as another format's do.
+        VectorFileError: It cannot be written, or a file beside it would say something else of it.
         WorkspacePathError: The path leaves a confined workspace.
     """
     workspace = workspace or Workspace(Path.cwd())
     target = workspace.resolve(path)
-    encoded = format_for(path, len(vector.directions)).encode(vector)
-    name = with_suffix(path)
+    chosen = format_for(path, len(vector.directions), format_name)
+    encoded = chosen.encode(vector)
+    name, beside = chosen.files(with_suffix(path, chosen.suffix))
+    if chosen is _PT and _format_of(name, workspace) is _ROTALABS:
+        raise VectorFileError(
+            f"The .json file beside {name} describes another vector and would be taken for this one's",
+            valid="format_name='rotalabs', which writes both files",
+            fix="Or remove it, or choose another path.",
+        )
     contents = {name: encoded.data}
-    if encoded.sidecar is not None:
-        contents[name + ".json"] = encoded.sidecar
+    if encoded.sidecar is not None and beside is not None:
+        contents[beside] = encoded.sidecar
     workspace.write_together(contents)
-    return target.with_name(with_suffix(target.name))
+    return target.with_name(Path(name).name)
 
 
 def load_vector(
-    path: str | os.PathLike[str], *, layer_if_unknown: int | None = None, workspace: Workspace | None = None
+    path: str | os.PathLike[str],
+    *,
+    layer_if_unknown: int | None = None,
+    rows: str | None = None,
+    workspace: Workspace | None = None,
 ) -> SteeringVector:
     """Read a steering vector; a path without a known suffix means `.safetensors`, as it does in `save_vector`.
 
     Args:
         path: A file below `workspace`, or below the current folder without one, or an absolute path.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
+        rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i) or
+            "hidden_states" (its input, as in `output_hidden_states`); unused where the file says its layers.
         workspace: The folder that relative paths are below.
 
     Raises:
         VectorFileError: The file is missing, malformed or forged, or does not say its layer and neither do you.
-        DirectionError: A direction in it is not a finite vector.
+        DirectionError: A direction in it is not a finite vector, or it is a stack and you do not say what its rows are.
+        UnsupportedFeatureError: It asks for something that a steering vector does not have.
         WorkspacePathError: The path leaves a confined workspace.
     """
+    return read_vector(path, layer_if_unknown=layer_if_unknown, rows=rows, workspace=workspace).vector
+
+
+def read_vector(
+    path: str | os.PathLike[str],
+    *,
+    layer_if_unknown: int | None = None,
+    rows: str | None = None,
+    workspace: Workspace | None = None,
+) -> Loaded:
+    """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
+    unsaid = Unsaid(layer_if_unknown, rows_named(rows))
     workspace = workspace or Workspace(Path.cwd())
     workspace.resolve(path)
-    name = with_suffix(path)
-    chosen = format_for(name)
+    chosen = _format_of(with_suffix(path), workspace)
+    name, beside = chosen.files(with_suffix(path))
     data = workspace.read(name)
-    sidecar = workspace.read(name + ".json") if chosen.has_sidecar and workspace.holds(name + ".json") else None
-    return chosen.decode(Encoded(data, sidecar), name, layer_if_unknown)
+    sidecar = workspace.read(beside) if beside is not None and workspace.holds(beside) else None
+    decoded = chosen.decode(Encoded(data, sidecar), name, unsaid)
+    return Loaded(decoded.vector, chosen, decoded.notes)
+
+
+def _format_of(name: str, workspace: Workspace) -> VectorFormat:
+    """Return the format of a file that is there: by its ending, and for .json and .pt by what is in the .json file."""
+    by_ending = format_for(name)
+    if by_ending.suffix not in (".json", ".pt"):
+        return by_ending
+    _, description = _ROTALABS.files(name)
+    if description is not None and workspace.holds(description) and describes_a_vector(workspace.read(description)):
+        return _ROTALABS
+    return by_ending

@@ -1,13 +1,17 @@
 """What a file format is, and the checks that all formats share."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steer_tools.errors import VectorFileError
+from steer_tools.errors import UnsupportedFeatureError, VectorFileError
 from steer_tools.sites import Component
 from steer_tools.vectors import SteeringVector, VectorInfo
+
+Rows: TypeAlias = Literal["block_outputs", "hidden_states"]
+ROWS: tuple[Rows, ...] = ("block_outputs", "hidden_states")
 
 
 @dataclass(frozen=True)
@@ -18,18 +22,39 @@ class Encoded:
     sidecar: bytes | None = None
 
 
+@dataclass(frozen=True)
+class Unsaid:
+    """What a caller says about an array that says nothing itself: its layer, or what the rows of a stack are."""
+
+    layer: int | None = None
+    rows: Rows | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The vector of a file, and what its reader should know about how it came to be that."""
+
+    vector: SteeringVector
+    notes: tuple[str, ...] = ()
+
+
 class VectorFormat(Protocol):
-    """One file format."""
+    """One file format; `convention` says in a clause how its layers and its unit map onto ours."""
 
+    name: ClassVar[str]
     suffix: ClassVar[str]
+    convention: ClassVar[str]
     holds_several_layers: ClassVar[bool]
-    has_sidecar: ClassVar[bool]
 
-    def encode(self, vector: SteeringVector) -> Encoded:
-        """Return the file's bytes."""
+    def files(self, name: str) -> tuple[str, str | None]:
+        """Return the names of the file and of the one beside it, where the format has one."""
         ...
 
-    def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
+    def encode(self, vector: SteeringVector) -> Encoded:
+        """Return the file's bytes, or raise `UnsupportedFeatureError` where the format cannot hold the vector."""
+        ...
+
+    def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Return the vector, or raise `VectorFileError` naming the file."""
         ...
 
@@ -65,3 +90,22 @@ class Header(BaseModel):
             raise VectorFileError(
                 f"The description of {name} is malformed at {where}: {first['msg']}", fix="Create the vector again."
             ) from error
+
+
+def require_residual(vector: SteeringVector, format_name: str) -> None:
+    """Refuse another component than the residual stream.
+
+    Raises:
+        UnsupportedFeatureError: The format has no place for it, so that a reader would steer the residual stream.
+    """
+    if vector.component != "residual":
+        raise UnsupportedFeatureError(
+            f"A {format_name} file cannot say that its directions belong to the component {vector.component!r}",
+            valid="vectors of the component 'residual'",
+            fix="Save to a path that ends in .safetensors.",
+        )
+
+
+def tensor_of(data: bytes | memoryview, dtype: torch.dtype) -> torch.Tensor:
+    """Return the little-endian numbers in `data` as a tensor of its own memory, shape (count,)."""
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)

@@ -1,7 +1,7 @@
 """NumPy's `.npy` with one direction, and what we know of it in `<name>.npy.json` beside it.
 
 Index: the decoder block whose output is steered, from 0, in the sidecar; a bare array says none. Unit: strength 1
-adds the array as it is.
+adds the array as it is. A bare array may be a stack of one row a layer (see bare.py).
 """
 
 import io
@@ -13,16 +13,22 @@ import torch
 from numpy.lib import format as npy_format
 
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.base import Encoded, Header
+from steer_tools.formats.bare import decode_bare
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
 from steer_tools.vectors import SteeringVector
 
 
 class NpyFormat:
     """`.npy`, one layer."""
 
+    name: ClassVar[str] = "npy"
     suffix: ClassVar[str] = ".npy"
+    convention: ClassVar[str] = "the layer stands in the .json file beside it; strength 1 adds the array"
     holds_several_layers: ClassVar[bool] = False
-    has_sidecar: ClassVar[bool] = True
+
+    def files(self, name: str) -> tuple[str, str | None]:
+        """Return the array's name and that of the description beside it."""
+        return name, f"{name}.json"
 
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise the only layer."""
@@ -31,23 +37,18 @@ class NpyFormat:
         np.save(buffer, direction.numpy(), allow_pickle=False)
         return Encoded(buffer.getvalue(), Header.of(vector).model_dump_json(indent=1).encode())
 
-    def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
+    def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the array, after its header has been held against the size of the file."""
         direction = torch.from_numpy(_array(encoded.data, name))
         if encoded.sidecar is None:
-            if layer_if_unknown is None:
-                raise VectorFileError(
-                    f"{name} is a bare array without {name}.json beside it, so its layer is not known",
-                    valid="a layer from the one who made it",
-                    fix="Give `layer` as a number.",
-                )
-            return SteeringVector.from_directions({layer_if_unknown: direction})
+            return decode_bare(direction, name, unsaid)
         header = Header.parse(encoded.sidecar, f"{name}.json")
         if len(header.layers) != 1:
             raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer", fix="")
-        return SteeringVector.from_directions(
+        vector = SteeringVector.from_directions(
             {header.layers[0]: direction}, component=header.component, head=header.head, info=header.info
         )
+        return Decoded(vector)
 
 
 def _array(data: bytes, name: str) -> np.ndarray:

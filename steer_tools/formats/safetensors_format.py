@@ -1,7 +1,7 @@
 """Our own format: safetensors with one float32 tensor a layer, `layer.<n>`, and a JSON header as metadata.
 
 Index: n is the decoder block whose output is steered, from 0. Unit: strength 1 adds the tensor as it is. Where they are
-known, `mean.<n>` and `eraser.<n>` stand beside it.
+known, `mean.<n>` and `eraser.<n>` stand beside it. A file from elsewhere with one tensor is read as a bare array.
 """
 
 import json
@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.base import Encoded, Header
+from steer_tools.formats.bare import decode_bare
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
 from steer_tools.vectors import SteeringVector
 
 _METADATA_KEY = "steer_tools"
@@ -21,9 +22,14 @@ _METADATA_KEY = "steer_tools"
 class SafetensorsFormat:
     """`.safetensors`, any number of layers."""
 
+    name: ClassVar[str] = "safetensors"
     suffix: ClassVar[str] = ".safetensors"
+    convention: ClassVar[str] = "`layer.<n>` acts on the output of block n, from 0; strength 1 adds the tensor"
     holds_several_layers: ClassVar[bool] = True
-    has_sidecar: ClassVar[bool] = False
+
+    def files(self, name: str) -> tuple[str, str | None]:
+        """Return the one name."""
+        return name, None
 
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise all layers."""
@@ -33,7 +39,7 @@ class SafetensorsFormat:
         }
         return Encoded(save(tensors, metadata={_METADATA_KEY: Header.of(vector).model_dump_json()}))
 
-    def decode(self, encoded: Encoded, name: str, layer_if_unknown: int | None) -> SteeringVector:
+    def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers; the library checks shapes and offsets against the file's size before it allocates."""
         try:
             tensors = load(encoded.data)
@@ -41,9 +47,12 @@ class SafetensorsFormat:
         except (SafetensorError, ValueError, KeyError) as error:
             raise VectorFileError(f"{name} is no valid safetensors file ({error})", fix="Create it again.") from error
         if description is None:
+            # A lone `layer.<n>` is our own file without its description: whoever made it may count otherwise.
+            if len(tensors) == 1 and not (alone := next(iter(tensors))).startswith("layer."):
+                return decode_bare(tensors[alone], name, unsaid)
             raise VectorFileError(
                 f"{name} is a safetensors file, but not a steering vector: its metadata has no {_METADATA_KEY!r} entry",
-                valid="files written by create_steering_vector or save_vector",
+                valid="files written by create_steering_vector or save_vector, or one tensor of another name",
                 fix="For tensors from elsewhere, use SteeringVector.from_directions({layer: tensor}) and save_vector.",
             )
         header = Header.parse(description, name)
@@ -57,7 +66,7 @@ class SafetensorsFormat:
         def by_layer(kind: str) -> dict[int, torch.Tensor]:
             return {n: tensors[f"{kind}.{n}"] for n in header.layers if f"{kind}.{n}" in tensors}
 
-        return SteeringVector.from_directions(
+        vector = SteeringVector.from_directions(
             by_layer("layer"),
             component=header.component,
             head=header.head,
@@ -65,6 +74,7 @@ class SafetensorsFormat:
             means=by_layer("mean"),
             erasers=by_layer("eraser"),
         )
+        return Decoded(vector)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

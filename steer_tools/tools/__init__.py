@@ -14,7 +14,7 @@ from steer_tools.tools.applying import (
     update_steering_vector,
 )
 from steer_tools.tools.checking import check_steering, show_tokens
-from steer_tools.tools.creating import create_steering_vector
+from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
 from steer_tools.tools.generating import compare_generations, generate
 from steer_tools.tools.modeling import load_model, steering_status
 
@@ -52,6 +52,14 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         create_steering_vector, "Create a steering vector", is_read_only=False, is_destructive=True, is_idempotent=True
     ),
+    Tool(
+        combine_steering_vectors,
+        "Combine steering vectors",
+        is_read_only=False,
+        is_destructive=True,
+        is_idempotent=True,
+        needs_model=False,
+    ),
     Tool(apply_steering_vector, "Apply a steering vector", is_read_only=False),
     Tool(compare_generations, "Compare unsteered and steered texts", is_read_only=True, is_idempotent=True),
     Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
@@ -82,6 +90,7 @@ __all__ = [
     "Tool",
     "apply_steering_vector",
     "check_steering",
+    "combine_steering_vectors",
     "compare_generations",
     "create_steering_vector",
     "generate",

@@ -4,11 +4,14 @@ from steer_tools.parameters import (
     AllowOtherModel,
     ApplyLayer,
     ApplyResult,
+    Condition,
     Intervention,
+    LayerWeights,
     Positions,
     RemoveResult,
     SteeringId,
     Strength,
+    Target,
     UnitName,
     VectorPath,
 )
@@ -26,6 +29,9 @@ def apply_steering_vector(
     intervention: Intervention = "add",
     positions: Positions = "generated",
     allow_other_model: AllowOtherModel = False,
+    target: Target = None,
+    condition: Condition = None,
+    layer_weights: LayerWeights = None,
 ) -> ApplyResult:
     """Steer the live model with a saved vector until it is removed: every later generation is changed.
 
@@ -34,7 +40,7 @@ def apply_steering_vector(
     session = current_session()
     with session.lock:
         wanted = require_finite(strength)
-        options = PlacementOptions(unit, intervention, positions, allow_other_model)
+        options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
         placed = place(session, vector_path, layer, options)
         warnings = [*placed.warnings, *_stacking_warnings(session, placed.source, placed.layers)]
         return _described(session, apply(session, placed, wanted), warnings)

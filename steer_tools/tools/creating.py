@@ -1,24 +1,33 @@
-"""The tool that makes vectors."""
+"""The tools that make vectors."""
 
 from typing import cast
 
 from steer_tools.errors import LayerError
-from steer_tools.extraction import extract
-from steer_tools.formats import format_for, save_vector
-from steer_tools.methods import method_named
+from steer_tools.extraction import Where, extract
+from steer_tools.formats import format_for, load_vector, save_vector
 from steer_tools.parameters import (
+    CombineResult,
+    ComponentName,
     CreateLayer,
     CreateResult,
+    Head,
     Method,
+    MethodOptions,
     NegativePrompts,
     Normalize,
+    OrthogonalTo,
     PoolingName,
     PositivePrompts,
     SavePath,
+    VectorPaths,
+    Weights,
 )
+from steer_tools.placing import require_finite
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session import Session, current_session
-from steer_tools.tools.results import one_or_list, one_or_list_rounded, rounded
+from steer_tools.sources import way_named
+from steer_tools.tools.results import one_or_list, one_or_list_rounded
+from steer_tools.vectors import combine, cosines, oppositions, orthogonalized
 
 
 def create_steering_vector(
@@ -29,6 +38,9 @@ def create_steering_vector(
     method: Method = "mean_difference",
     pooling: PoolingName = "last",
     normalize: Normalize = False,
+    component: ComponentName = "residual",
+    head: Head = None,
+    options: MethodOptions = None,
 ) -> CreateResult:
     """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
 
@@ -42,11 +54,11 @@ def create_steering_vector(
         layers = _resolve_layers(session, layer)
         session.workspace.resolve(save_path)
         format_for(save_path, len(layers))
-        extraction = extract(
-            session, contrast, layers, method=method_named(method), pooling=pooling, normalize=normalize
-        )
+        way = way_named(method, options)
+        extraction = extract(session, contrast, Where(layers, component, head, pooling), way, normalize=normalize)
         vector, info = extraction.vector, extraction.vector.info
         path = save_vector(vector, save_path, workspace=session.workspace)
+        fits = [extraction.fits[own] for own in vector.layers]
         return CreateResult(
             success=True,
             vector_path=str(path),
@@ -54,10 +66,52 @@ def create_steering_vector(
             magnitude=one_or_list_rounded([vector.magnitude(own) for own in vector.layers]),
             layer=one_or_list(vector.layers),
             method=method,
-            contrast_norm=one_or_list_rounded([info.contrast_norms[own] for own in vector.layers]),
+            contrast_norm=one_or_list_rounded([fitted.contrast_norm for fitted in fits]),
             residual_norm=one_or_list_rounded([info.residual_norms[own] for own in vector.layers]),
-            separation=one_or_list([rounded(extraction.fits[own].separation) for own in vector.layers]),
+            prompt_counts=[len(contrast.positive), len(contrast.negative)],
+            separation=one_or_list_rounded([fitted.separation for fitted in fits]),
+            d_prime=one_or_list_rounded([fitted.d_prime for fitted in fits]),
+            pair_agreement=one_or_list_rounded([fitted.pair_agreement for fitted in fits]),
+            threshold=one_or_list_rounded([fitted.threshold for fitted in fits]),
+            misses=one_or_list_rounded([fitted.misses for fitted in fits]),
+            false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
             warnings=list(extraction.warnings),
+        )
+
+
+def combine_steering_vectors(
+    vector_paths: VectorPaths,
+    save_path: SavePath,
+    weights: Weights = None,
+    orthogonal_to: OrthogonalTo = None,
+) -> CombineResult:
+    """Save the weighted sum of vectors of the same layers; applies nothing.
+
+    cosines near 1: the vectors are much the same; near -1: they undo each other.
+    """
+    session = current_session()
+    with session.lock:
+        session.workspace.resolve(save_path)
+        vectors = [load_vector(path, workspace=session.workspace) for path in vector_paths]
+        factors = [1.0] * len(vectors) if weights is None else [require_finite(w, "a weight") for w in weights]
+        combined = combine(vectors, factors)
+        if orthogonal_to:
+            others = [load_vector(path, workspace=session.workspace) for path in orthogonal_to]
+            combined = orthogonalized(combined, others)
+        path = save_vector(combined, save_path, workspace=session.workspace)
+        by_layer = [cosines(vectors, layer).tolist() for layer in combined.layers]
+        means = [[sum(cells) / len(cells) for cells in zip(*rows, strict=True)] for rows in zip(*by_layer, strict=True)]
+        return CombineResult(
+            success=True,
+            vector_path=str(path),
+            layer=one_or_list(combined.layers),
+            magnitude=one_or_list_rounded([combined.magnitude(own) for own in combined.layers]),
+            cosines=[[round(x, 4) for x in row] for row in means],
+            warnings=[
+                f"At layer {o.layer}, {vector_paths[o.first]} and {vector_paths[o.second]} mostly undo each other as "
+                f"they are weighted (cosine {o.cosine:.2f})."
+                for o in oppositions(vectors, factors)
+            ],
         )
 
 

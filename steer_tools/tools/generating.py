@@ -10,13 +10,16 @@ from steer_tools.parameters import (
     AllowOtherModel,
     ApplyLayer,
     CompareResult,
+    Condition,
     GenerateResult,
+    Intervention,
     MaxNewTokens,
     OptionalVectorPath,
     Positions,
     Prompts,
     Seed,
     Strengths,
+    Target,
     Temperature,
     TextMetrics,
     UnitName,
@@ -59,6 +62,9 @@ def compare_generations(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     allow_other_model: AllowOtherModel = False,
+    intervention: Intervention = "add",
+    target: Target = None,
+    condition: Condition = None,
 ) -> CompareResult:
     """Show unsteered and steered texts side by side, and leave what is applied as it is.
 
@@ -74,7 +80,10 @@ def compare_generations(
             tried = [_applied_now(session, layer, strengths)]
         else:
             values = [1.0] if strengths is None else _finite_strengths(strengths)
-            placed = place(session, vector_path, layer, PlacementOptions(unit, "add", positions, allow_other_model))
+            options = PlacementOptions(
+                unit, intervention, target, positions, condition, allow_other_model=allow_other_model
+            )
+            placed = place(session, vector_path, layer, options)
             warnings.extend(placed.warnings)
             tried = [(value, placed.plan(value)) for value in values]
         plans = [plan for _, plan in tried]
@@ -118,7 +127,7 @@ def _applied_now(session: Session, layer: object, strengths: object) -> tuple[fl
     return (entries[0].strength if len(entries) == 1 else None), session.registry.plan()
 
 
-def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float] | None:
+def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
     return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 
 

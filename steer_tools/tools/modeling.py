@@ -74,6 +74,7 @@ def _applied_status(entry: Applied) -> AppliedStatus:
         unit=entry.unit,
         intervention=first.intervention.name,
         positions=str(first.positions),
+        condition=entry.condition,
     )
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 _Item = TypeVar("_Item")
+_Figure = TypeVar("_Figure", float, float | None)
 
 
 def one_or_list(items: Sequence[_Item]) -> _Item | list[_Item]:
@@ -17,6 +18,6 @@ def rounded(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
-def one_or_list_rounded(values: Sequence[float]) -> float | list[float]:
-    """Return finite figures with six significant digits, one or a list of several."""
-    return one_or_list([float(f"{value:.6g}") for value in values])
+def one_or_list_rounded(values: Sequence[_Figure]) -> _Figure | list[_Figure]:
+    """Return figures with six significant digits, and None for those that are not known, one or a list of several."""
+    return one_or_list([cast(_Figure, rounded(value)) for value in values])

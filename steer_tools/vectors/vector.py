@@ -3,49 +3,28 @@
 Tensors and facts come in, one frozen value leaves. It must not know files, models or what an engine does with it.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
-from steer_tools.errors import ArgumentError, DirectionError, LayerError
+from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
 from steer_tools.sites import Component
+from steer_tools.vectors.info import VectorInfo
 
 _NOTHING: Mapping[int, Tensor] = MappingProxyType({})
-
-
-class VectorInfo(BaseModel):
-    """What a vector remembers of its making; every field may be unknown, as in a bare array from elsewhere.
-
-    All mappings are by layer: `contrast_norms` is |μ₊ − μ₋|, `residual_norms` the model's typical norm at the site,
-    `positive_projections` and `negative_projections` are û·μ₊ and û·μ₋ for the unit direction û, and above `thresholds`
-    the projection û·h of an activation counts as positive.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    method: str | None = None
-    pooling: str | None = None
-    is_unit: bool = False
-    positive_count: int | None = Field(default=None, ge=0)
-    negative_count: int | None = Field(default=None, ge=0)
-    contrast_norms: dict[int, PositiveFloat] = Field(default_factory=dict)
-    residual_norms: dict[int, PositiveFloat] = Field(default_factory=dict)
-    positive_projections: dict[int, float] = Field(default_factory=dict)
-    negative_projections: dict[int, float] = Field(default_factory=dict)
-    thresholds: dict[int, float] = Field(default_factory=dict)
-    model_name: str | None = None
-    model_family: str | None = None
-    model_fingerprint: str | None = None
-    model_layers: int | None = Field(default=None, ge=1)
+# What is left of float32 vectors that cancel is at most this share of their lengths.
+CANCELLED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
     """Directions (width,) in float32 on the CPU by layer, all finite and of one width; build by `from_directions`.
+
+    `2 * helpful - concise` and `-helpful` are steering vectors too, as `combine` says.
 
     Attributes:
         directions: By layer.
@@ -126,6 +105,114 @@ class SteeringVector:
         """Return the same directions at length 1; the contrast's own norms stay in the info."""
         unit = {n: (direction.double() / direction.double().norm()).float() for n, direction in self.directions.items()}
         return replace(self, directions=MappingProxyType(unit), info=self.info.model_copy(update={"is_unit": True}))
+
+    def __add__(self, other: object) -> "SteeringVector":
+        return combine((self, other), (1.0, 1.0)) if isinstance(other, SteeringVector) else NotImplemented
+
+    def __sub__(self, other: object) -> "SteeringVector":
+        return combine((self, other), (1.0, -1.0)) if isinstance(other, SteeringVector) else NotImplemented
+
+    def __mul__(self, factor: float) -> "SteeringVector":
+        return combine((self,), (factor,))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "SteeringVector":
+        if divisor == 0:
+            raise StrengthError("A steering vector is divided by 0", valid="a finite number but 0")
+        return combine((self,), (1 / divisor,))
+
+    def __neg__(self) -> "SteeringVector":
+        return combine((self,), (-1.0,))
+
+
+def combine(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> SteeringVector:
+    """Return Σ weightᵢ · vectorᵢ, layer by layer, summed in float64.
+
+    One vector alone keeps what is known of it, and with a negative weight its two classes change sides. Of several
+    only what `VectorInfo.shared_by` says is kept: their sum has no means and no erasers.
+
+    Raises:
+        ArgumentError: There is no vector, or not one weight for each, or as `require_alike` does.
+        ForeignVectorError: As `require_alike` does.
+        StrengthError: A weight is no finite number.
+        LayerError: They have different layers.
+        DirectionError: They cancel, or the sum is too large for float32.
+    """
+    if not vectors or len(vectors) != len(weights):
+        raise ArgumentError(
+            f"There are {len(vectors)} vectors and {len(weights)} weights", valid="one weight for each, at least one"
+        )
+    # In float32, as the engine multiplies by a strength, so that a weight and a strength give the same bits.
+    rounded = torch.tensor(weights, dtype=torch.float32)
+    if not rounded.isfinite().all():
+        raise StrengthError(f"The weights are {list(weights)}", valid="finite numbers that float32 can hold")
+    require_alike(vectors)
+    require_equal_layers(vectors)
+    first = vectors[0]
+    directions: dict[int, Tensor] = {}
+    for layer in first.layers:
+        terms = rounded[:, None].double() * torch.stack([vector.directions[layer] for vector in vectors])
+        directions[layer] = terms.sum(dim=0)
+        if directions[layer].norm() <= CANCELLED * terms.norm(dim=1).sum():
+            raise DirectionError(
+                f"Nothing is left of the weighted sum at layer {layer}",
+                valid="weights that are not all 0, and vectors that do not cancel",
+            )
+    if len(vectors) > 1:
+        info = VectorInfo.shared_by([vector.info for vector in vectors], method="combined")
+        return SteeringVector.from_directions(directions, component=first.component, head=first.head, info=info)
+    (weight,) = weights
+    info = first.info if weight > 0 else first.info.negated()
+    return SteeringVector.from_directions(
+        directions,
+        component=first.component,
+        head=first.head,
+        info=info.model_copy(update={"is_unit": info.is_unit and abs(weight) == 1}),
+        means=first.means,
+        # w·û stays 1.
+        erasers={layer: math.copysign(1.0, weight) * eraser for layer, eraser in first.erasers.items()},
+    )
+
+
+def require_alike(vectors: Sequence[SteeringVector]) -> None:
+    """Refuse vectors that do not live in one space.
+
+    Raises:
+        ArgumentError: They are of different components, heads or widths.
+        ForeignVectorError: They were made on models of different families or depths.
+    """
+    places = {(vector.component, vector.head, vector.width) for vector in vectors}
+    if len(places) > 1:
+        found = "; ".join(
+            f"{component}{'' if head is None else f' head {head}'}, width {width}"
+            for component, head, width in sorted(places, key=str)
+        )
+        raise ArgumentError(f"The vectors act at different places: {found}", valid="one component, head and width")
+    infos = [vector.info for vector in vectors]
+    for known in ({info.model_family for info in infos}, {info.model_layers for info in infos}):
+        if len(known - {None}) > 1:
+            models = sorted({f"{i.model_name} ({i.model_family}, {i.model_layers} layers)" for i in infos})
+            raise ForeignVectorError(
+                f"The vectors were made on different models: {', '.join(models)}",
+                valid="vectors that were made on one kind of model",
+                fix="Create them again with the model that is to be steered.",
+            )
+
+
+def require_equal_layers(vectors: Sequence[SteeringVector]) -> None:
+    """Refuse vectors of different layers.
+
+    Raises:
+        LayerError: One has a layer that another lacks.
+    """
+    if len({vector.layers for vector in vectors}) > 1:
+        layers = ", ".join(str(list(vector.layers)) for vector in vectors)
+        raise LayerError(
+            f"The vectors have different layers: {layers}",
+            valid="vectors with the same layers",
+            fix="Create them again at the same layers.",
+        )
 
 
 def _checked(tensor: Tensor, what: str, layer: int) -> Tensor:

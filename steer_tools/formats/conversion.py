@@ -1,0 +1,83 @@
+"""A vector's file → the same vector in another format, and what got lost. It must not know how that is shown."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from steer_tools.errors import LayerError, VectorFileError
+from steer_tools.formats import Loaded, format_for, read_vector, save_vector
+from steer_tools.formats.base import VectorFormat
+from steer_tools.vectors import SteeringVector
+from steer_tools.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """The one layer to convert, or that of a bare array; what a stack's rows are; the format of the target."""
+
+    layer: int | None = None
+    rows: str | None = None
+    format_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, where it was written, and what of it the written file does not say."""
+
+    read: Loaded
+    path: Path
+    format: VectorFormat
+    written: SteeringVector
+    lost: tuple[str, ...]
+
+
+def convert_vector(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: ConversionOptions | None = None,
+    *,
+    workspace: Workspace | None = None,
+) -> Conversion:
+    """Read `source`, write `target`, and read that again, so that what is reported is what is there.
+
+    Raises:
+        LayerError: The source says its layers, and `layer` is none of them.
+        SteeringError: As `load_vector` and `save_vector` do.
+    """
+    options = options or ConversionOptions()
+    loaded = read_vector(source, layer_if_unknown=options.layer, rows=options.rows, workspace=workspace)
+    vector = loaded.vector if options.layer is None else _only(loaded.vector, options.layer)
+    path = save_vector(vector, target, format_name=options.format_name, workspace=workspace)
+    again = read_vector(path, layer_if_unknown=vector.layers[0], workspace=workspace)
+    written = again.vector
+    if written.layers != vector.layers or not all(
+        torch.equal(written.directions[n], vector.directions[n]) for n in vector.layers
+    ):
+        raise VectorFileError(f"{path} does not hold what was written to it", fix="Write it again.")
+    chosen = format_for(target, len(vector.layers), options.format_name)
+    return Conversion(loaded, path, chosen, written, _lost(vector, written, chosen))
+
+
+def _only(vector: SteeringVector, layer: int) -> SteeringVector:
+    """Return `vector` with one of its layers."""
+    if layer not in vector.directions:
+        raise LayerError(
+            f"layer is {layer}, and the file holds the layers {list(vector.layers)}",
+            valid="one of them",
+            fix="A direction belongs to the layer that it was made at; another layer is chosen where it is applied.",
+        )
+    kept = [
+        MappingProxyType({n: t for n, t in tensors.items() if n == layer})
+        for tensors in (vector.directions, vector.means, vector.erasers)
+    ]
+    return replace(vector, directions=kept[0], means=kept[1], erasers=kept[2])
+
+
+def _lost(vector: SteeringVector, written: SteeringVector, chosen: VectorFormat) -> tuple[str, ...]:
+    lost = ["layer"] if chosen.name == "pt" else []
+    lost += [name for name in ("means", "erasers") if len(getattr(vector, name)) != len(getattr(written, name))]
+    before, after = vector.info.model_dump(), written.info.model_dump()
+    return (*lost, *(field for field in before if before[field] != after[field]))

@@ -1,0 +1,91 @@
+"""The pair of files of rotalabs-steer, `<name>.pt` with the tensor and `<name>.json` with what is known of it.
+
+Index: `layer_index` is the block, from 0, whose output is steered, so it is our layer. Unit: strength 1 adds the
+tensor. Its behaviour and free metadata have no place in our vectors.
+"""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steer_tools.errors import DirectionError, VectorFileError
+from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual
+from steer_tools.formats.tensor_file import read_tensors, write_tensor
+from steer_tools.vectors import SteeringVector, VectorInfo
+
+_UNKNOWN = "unknown"
+_MOST_DESCRIPTION_BYTES = 2**20
+
+
+class RotalabsFormat:
+    """`.pt` and `.json`, one layer."""
+
+    name: ClassVar[str] = "rotalabs"
+    suffix: ClassVar[str] = ".pt"
+    convention: ClassVar[str] = (
+        "`layer_index` in the .json file is the block whose output is steered, from 0; strength 1 adds the tensor"
+    )
+    holds_several_layers: ClassVar[bool] = False
+
+    def files(self, name: str) -> tuple[str, str | None]:
+        """Return the tensor's name and the description's, whichever of the two is given."""
+        stem, _, ending = name.rpartition(".")
+        return (f"{stem}.pt", name) if ending.lower() == "json" else (name, f"{stem}.json")
+
+    def encode(self, vector: SteeringVector) -> Encoded:
+        """Serialise the only layer."""
+        require_residual(vector, self.name)
+        ((layer, direction),) = vector.directions.items()
+        description = _Description(
+            behavior=_UNKNOWN,
+            layer_index=layer,
+            model_name=vector.info.model_name or _UNKNOWN,
+            extraction_method=vector.info.method or _UNKNOWN,
+            vector_shape=(vector.width,),
+        )
+        return Encoded(write_tensor(direction), description.model_dump_json(indent=2).encode())
+
+    def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
+        """Read the pair, whose two halves must agree on the shape."""
+        description = _description(encoded.sidecar)
+        if description is None:
+            raise VectorFileError(f"The description beside {name} is malformed", fix="Save the pair again.")
+        tensor = read_tensors(encoded.data, name)
+        if isinstance(tensor, dict) or tuple(tensor.shape) != description.vector_shape:
+            raise DirectionError(
+                f"{name} does not hold the shape {description.vector_shape[:8]} that its description says",
+                valid="a pair that was saved together",
+                fix="Save it again.",
+            )
+        info = VectorInfo(method=_known(description.extraction_method), model_name=_known(description.model_name))
+        vector = SteeringVector.from_directions({description.layer_index: tensor}, info=info)
+        return Decoded(vector, (f"It is meant for the behaviour {description.behavior!r:.80}.",))
+
+
+def describes_a_vector(text: bytes) -> bool:
+    """Return whether a JSON text is the description of such a pair."""
+    return _description(text) is not None
+
+
+class _Description(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    behavior: str
+    layer_index: int
+    model_name: str
+    extraction_method: str = _UNKNOWN
+    vector_shape: tuple[int, ...]
+    metadata: dict[str, object] = {}
+
+
+def _description(text: bytes | None) -> _Description | None:
+    if text is None or len(text) > _MOST_DESCRIPTION_BYTES:
+        return None
+    try:
+        return _Description.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def _known(text: str) -> str | None:
+    return None if text == _UNKNOWN else text

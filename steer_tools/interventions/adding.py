@@ -1,0 +1,53 @@
+"""Interventions that add the direction, `strength` times as long as it is saved."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from steer_tools.interventions.base import plus, refuse_target
+from steer_tools.vectors import SteeringVector
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """hidden + strength · direction (Turner et al. 2023, arXiv 2308.10248); `direction` is (width,)."""
+
+    name: ClassVar[str] = "add"
+    scales_direction: ClassVar[bool] = True
+    direction: Tensor
+
+    @classmethod
+    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
+        """Take the direction."""
+        refuse_target(cls.name, target)
+        return cls(vector.directions[layer])
+
+    def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
+        """Add."""
+        return plus(hidden, strength * self.direction.to(hidden))
+
+
+@dataclass(frozen=True, eq=False)
+class AddKeepingNorm:
+    """Addition, then each token's own norm again; a token that the addition makes zero stays as it was."""
+
+    name: ClassVar[str] = "add_keeping_norm"
+    scales_direction: ClassVar[bool] = True
+    direction: Tensor
+
+    @classmethod
+    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
+        """Take the direction."""
+        refuse_target(cls.name, target)
+        return cls(vector.directions[layer])
+
+    def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
+        """Add and rescale."""
+        moved = plus(hidden, strength * self.direction.to(hidden))
+        length = moved.norm(dim=-1, keepdim=True)  # (tokens, 1)
+        is_zero = length == 0
+        # The 1 keeps gradients finite in the branch that is not taken.
+        rescaled = moved * (hidden.norm(dim=-1, keepdim=True) / torch.where(is_zero, 1.0, length))
+        return torch.where(is_zero, hidden, rescaled)
