@@ -97,7 +97,7 @@ class _Parser:
                 valid=f"one of them, as in {f'{path or name}@{vector.layers[0]}'!r}",
             )
         threshold = vector.info.thresholds.get(layer)
-        pooling = next((known for known in _PROMPT_POOLINGS if known == vector.info.pooling), None)
+        pooling: Pooling | None = next((known for known in _PROMPT_POOLINGS if known == vector.info.pooling), None)
         if threshold is None or pooling is None:
             lack = "no threshold" if threshold is None else f"pooling {vector.info.pooling!r}, which no prompt has"
             raise ArgumentError(
