@@ -30,7 +30,7 @@ ApplyLayer = Annotated[
     Field(description="Decoder block whose output is steered, from 0. Omit it to use every layer of the file."),
 ]
 SavePath = Annotated[
-    str, Field(description="File in the workspace, .safetensors (default, any layers) or .npy (one layer).")
+    str, Field(description="File in the workspace: .safetensors (default), .gguf for llama.cpp, or .npy (one layer).")
 ]
 VectorPath = Annotated[str, Field(description="The vector_path that create_steering_vector returned.")]
 OptionalVectorPath = Annotated[
@@ -60,13 +60,22 @@ Method = Annotated[
         "last three are controls."
     ),
 ]
-MethodOptions = Annotated[
-    dict[str, Any] | None,
-    Field(
-        description="lda: shrinkage; sae_feature: sae (path), feature; trained: budget, steps, batch, seed; lat and "
-        "controls: seed."
-    ),
-]
+
+
+class MethodOptions(TypedDict, total=False):
+    """Each method takes those that name it."""
+
+    shrinkage: Annotated[float, Field(description="lda: from 1e-6 to 1; Ledoit and Wolf's if omitted.")]
+    penalty: Annotated[float, Field(description="logistic: of the squared weights (1).")]
+    sae: Annotated[str, Field(description="sae_feature: safetensors file or SAELens folder.")]
+    feature: Annotated[int, Field(description="sae_feature: row of its decoder.")]
+    budget: Annotated[float, Field(description="trained: most length, in contrasts (1).")]
+    steps: Annotated[int, Field(description="trained (40).")]
+    batch: Annotated[int, Field(description="trained: pairs a step (16).")]
+    seed: Annotated[int, Field(description="lat, trained and controls (0).")]
+
+
+OptionalMethodOptions = Annotated[MethodOptions | None, Field(description="Options of the method.")]
 ComponentName = Annotated[
     Literal["residual", "embedding", "attention", "mlp"],
     Field(description="What is read: a layer's output, or what its attention or MLP adds to it; embedding is layer 0."),

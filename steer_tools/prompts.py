@@ -13,7 +13,7 @@ from steer_tools.errors import PromptError
 
 
 class Message(TypedDict):
-    """One message of a chat: `role` is "system", "user" or "assistant"."""
+    """`role` is "system", "user" or "assistant"."""
 
     role: str
     content: str

@@ -12,9 +12,9 @@ from steer_tools.parameters import (
     CreateResult,
     Head,
     Method,
-    MethodOptions,
     NegativePrompts,
     Normalize,
+    OptionalMethodOptions,
     OrthogonalTo,
     PoolingName,
     PositivePrompts,
@@ -40,7 +40,7 @@ def create_steering_vector(
     normalize: Normalize = False,
     component: ComponentName = "residual",
     head: Head = None,
-    options: MethodOptions = None,
+    options: OptionalMethodOptions = None,
 ) -> CreateResult:
     """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
 
