@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from steer_tools import (
 )
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.errors import UnsupportedModelError
+from steer_tools.errors import UnsupportedFeatureError, UnsupportedModelError
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
 from steer_tools.sites import Site
@@ -70,6 +71,7 @@ def try_model(model_type: str, session: Session) -> Outcome:
         return Outcome(model_type, REFUSED, _one_line(str(error).partition(" Valid:")[0]))
     engine: Any = session.engine
     _require_right_reading(model, engine, recorded)
+    _require_parts_that_add_up(engine)
     _require_an_effect_at_every_layer(model, engine)
     peculiarities = _peculiarities(engine)
     session.detach()
@@ -93,6 +95,25 @@ def _require_right_reading(model: Any, engine: HuggingFaceEngine, recorded: list
                 for offset in (1, 0)
             ]
             assert sum(offsets) == 1, "the model records other states"
+
+
+def _require_parts_that_add_up(engine: HuggingFaceEngine) -> None:
+    """Read attention and MLP, where they can be told, in a padded batch: they add up to what each block adds."""
+    prompts = parse_prompts(PROMPTS)
+    layers = engine.info.steerable_layers
+    for before, layer in pairwise(layers):
+        parts = {"attention": engine.parts[layer].mixers, "mlp": engine.parts[layer].mlps}
+        told: dict[Site, float] = {}
+        for component, found in parts.items():
+            with suppress(UnsupportedFeatureError):
+                engine.width(Site(layer, component))
+                told[Site(layer, component)] = found[0].scale
+        if before + 1 != layer or not told or len(told) != sum(map(len, parts.values())):
+            continue  # Something else writes to the stream, too.
+        for trace in engine.trace(prompts, [*told, Site(before), Site(layer)]):
+            total = trace[Site(before)] + sum(scale * trace[site] for site, scale in told.items())
+            assert _gap(total, trace[Site(layer)]) < 1e-3, f"the parts of block {layer} do not add up"
+            assert _gap(trace[Site(before)], trace[Site(layer)]) > 1e-3, f"block {layer} adds nothing"
 
 
 def _require_an_effect_at_every_layer(model: Any, engine: HuggingFaceEngine) -> None:

@@ -169,9 +169,9 @@ class SteeringHooks:
             edited = None
             if site in run.edits or site in run.captures:
                 # Some parts of a block run over the tokens of all rows in one line.
-                in_rows = (
-                    hidden if hidden.dim() > 2 or thread.place is None else hidden.unflatten(0, thread.place.shape)
-                )
+                # The probe also meets blocks that put out no tensor.
+                is_in_line = getattr(hidden, "ndim", None) == 2
+                in_rows = hidden.unflatten(0, thread.place.shape) if is_in_line and thread.place else hidden
                 edited = self._edit(run, site, in_rows) if site in run.edits else None
                 if site in run.captures:
                     replaced = run.captures[site](in_rows if edited is None else edited)
