@@ -15,14 +15,16 @@ from transformers import LlamaForCausalLM
 
 from steer_tools.engines.base import Generation, Row, Sampling
 from steer_tools.engines.batching import batches_by_length
+from steer_tools.engines.edits import SiteEdits
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.errors import Cancelled, UnsupportedCallError
-from steer_tools.interventions import Add
+from steer_tools.interventions import INTERVENTIONS, Add
 from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
+from steer_tools.positions import BatchGeometry, Scope
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, parse_prompts
 from steer_tools.sites import Site
+from steer_tools.vectors import SteeringVector, VectorInfo
 
 STEPS = 10
 GREEDY = Sampling(STEPS)
@@ -122,15 +124,34 @@ def test_the_block_output_is_the_float32_sum_rounded_once(family: str, dtype: to
 
 def test_rows_without_a_plan_stay_bit_equal_beside_steered_rows(engine: Any) -> None:
     hidden = torch.tensor([0.0, -0.0, 1.0, -1.0]).repeat(WIDTH // 4).expand(2, 1, WIDTH).contiguous()
-    from steer_tools.engines.edits import SiteEdits  # noqa: PLC0415
-    from steer_tools.positions import BatchGeometry  # noqa: PLC0415
-
     geometry = BatchGeometry(torch.zeros(2, 1, dtype=torch.long), torch.ones(2, dtype=torch.long))
     edited = SiteEdits([[], [add()]])(hidden, geometry)
 
     assert edited is not None
     assert torch.equal(edited[0].view(torch.int32), hidden[0].view(torch.int32))
     assert not torch.equal(edited[1], hidden[1])
+
+
+@pytest.mark.parametrize("kind", INTERVENTIONS)
+@pytest.mark.parametrize("positions", [[0, 1, 2], [1, 2, 3]])
+def test_strength_zero_keeps_every_bit_of_the_stream_whatever_the_intervention(kind: str, positions: list[int]) -> None:
+    hidden = torch.tensor([0.0, -0.0, 1e-40, -3.0]).repeat(WIDTH // 4).expand(1, 3, WIDTH).contiguous()
+    vector = SteeringVector.from_directions(
+        {1: direction()},
+        info=VectorInfo(positive_projections={1: 2.0}, negative_projections={1: -1.0}),
+        means={1: direction(1)},
+        erasers={1: direction() / direction().norm()},
+    )
+    intervention = INTERVENTIONS[kind].from_vector(vector, 1, None)
+    geometry = BatchGeometry(torch.tensor([positions]), torch.tensor([3]))
+
+    def edited(strength: float) -> Tensor:
+        found = SiteEdits([[Placement(intervention, Site(1), strength, Scope.parse("generated"))]])(hidden, geometry)
+        assert found is not None
+        return found
+
+    assert torch.equal(edited(0.0).view(torch.int32), hidden.view(torch.int32))
+    assert not torch.equal(edited(0.5), hidden)
 
 
 # Equal results in every way of running

@@ -14,7 +14,7 @@ from steer_tools.interventions import Add, Intervention
 from steer_tools.plan import Placement
 from steer_tools.positions import BatchGeometry, Scope
 
-# x + (-0.0) is x for every x, the two zeros included, so that rows without an edit stay bit-equal.
+# x + (-0.0) is x for every x, the two zeros included, so that what is not edited stays bit-equal.
 _NO_CHANGE = -0.0
 
 
@@ -100,7 +100,8 @@ def _merge_additions(placements: Sequence[Placement]) -> list[tuple[Scope, Inter
     for (scope, is_addition), run in groupby(placements, lambda p: (p.positions, isinstance(p.intervention, Add))):
         if is_addition:
             deltas = [p.strength * p.intervention.direction for p in run if isinstance(p.intervention, Add)]
-            merged.append((scope, Add(torch.stack(deltas).sum(dim=0)), 1.0))
+            total = torch.stack(deltas).sum(dim=0)
+            merged.append((scope, Add(torch.where(total == 0, _NO_CHANGE, total)), 1.0))
         else:
             merged.extend((scope, p.intervention, p.strength) for p in run)
     return merged
