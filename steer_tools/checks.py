@@ -97,7 +97,7 @@ def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
         wrong_firings += sum(abs(expected_firings[site] - fired) for site, fired in observation.firings.items())
     return [
         Check(
-            "output_is_before_plus_strength_times_direction",
+            "output_is_the_edit_of_the_input",
             wrong_elements == 0,
             wrong_elements,
             f"0 wrong of {elements} elements, bit for bit",

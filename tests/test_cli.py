@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from conftest import NEGATIVE, POSITIVE, make_model, make_tokenizer
@@ -22,10 +23,12 @@ import steer_tools.tools.checking as checking
 from steer_tools import parameters, tools
 from steer_tools.checks import Check, Proof
 from steer_tools.cli import commands, main
-from steer_tools.cli.inputs import ContrastSource
-from steer_tools.cli.work import VectorUse
+from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
+from steer_tools.cli.spreading import spread
+from steer_tools.cli.work import SteeringOptions, VectorUse
 from steer_tools.errors import SteeringError
 from steer_tools.session import Session, current_session
+from steer_tools.workspace import Workspace
 
 HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools", "steer_tools.parameters")
 
@@ -130,13 +133,22 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     done = steer("--help", of_the_model=False)
 
     assert done.code == 0
-    for command in ("demo", "serve", "create", "compare", "generate", "tokens", "check", "status", "models"):
+    for command in (
+        *("demo", "serve", "create", "combine", "compare", "generate"),
+        *("tokens", "check", "status", "models", "convert"),
+    ):
         assert f" {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
     ("command", "alias"),
-    [("create", "CreateLayer"), ("create", "Normalize"), ("compare", "Strength"), ("check", "Positions")],
+    [
+        ("create", "CreateLayer"),
+        ("combine", "OrthogonalTo"),
+        ("compare", "Strength"),
+        ("generate", "LayerWeights"),
+        ("check", "Condition"),
+    ],
 )
 def test_an_option_is_described_as_the_parameter_of_the_tool(
     steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, command: str, alias: str
@@ -146,7 +158,7 @@ def test_an_option_is_described_as_the_parameter_of_the_tool(
     done = steer(command, "--help", of_the_model=False)
 
     assert get_args(getattr(parameters, alias))[1].description in done.stdout
-    assert "{" not in done.stdout
+    assert not re.search("{[A-Z][a-z]", done.stdout)
 
 
 def test_help_names_the_values_that_an_option_may_have(
@@ -154,13 +166,19 @@ def test_help_names_the_values_that_an_option_may_have(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 
+    (seed,) = get_args(get_type_hints(parameters.MethodOptions, include_extras=True)["seed"])[1:]
     assert "One of vector, contrast, residual." in steer("compare", "--help", of_the_model=False).stdout
+    created = steer("create", "--help", of_the_model=False).stdout
+    assert "One of last, first, mean, response." in created
+    assert "One of all." not in created
+    assert f"seed ({seed.description.removesuffix('.')})" in " ".join(created.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
     ("command", "tool"),
     [
         (commands.create, tools.create_steering_vector),
+        (commands.combine, tools.combine_steering_vectors),
         (commands.compare, tools.compare_generations),
         (commands.generate, tools.generate),
         (commands.generate, tools.apply_steering_vector),
@@ -170,13 +188,36 @@ def test_help_names_the_values_that_an_option_may_have(
     ],
 )
 def test_a_command_has_the_defaults_of_its_tool(command: Callable[..., Any], tool: Callable[..., Any]) -> None:
-    ours, theirs = (inspect.signature(function).parameters for function in (command, tool))
+    ours, theirs = (inspect.signature(function).parameters for function in (spread(command), tool))
     # Which tokens are read depends on where the prompts come from.
     shared = {name for name in ours.keys() & theirs.keys() if theirs[name].default is not inspect.Parameter.empty}
     shared -= {"pooling"}
 
     assert shared
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+
+
+def test_options_that_come_as_one_parameter_are_given_one_by_one() -> None:
+    called: list[tuple[object, ...]] = []
+
+    def command(*, prompts: PromptSource, seed: int, steering: SteeringOptions) -> None:
+        called.append((prompts, seed, steering))
+
+    names = list(inspect.signature(spread(command)).parameters)
+    given = dict.fromkeys(names, None)
+    spread(command)(**{**given, "chat": True, "seed": 3, "unit": "residual"})
+
+    assert names[:4] == ["prompts", "prompts_file", "chat", "seed"]
+    assert called == [
+        (PromptSource(None, None, True), 3, SteeringOptions(None, "residual", None, None, None, None, None))  # type: ignore[arg-type]
+    ]
+
+
+def test_two_options_of_one_name_are_a_mistake() -> None:
+    def command(*, steering: SteeringOptions, use: VectorUse) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name"):
+        spread(command)
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
@@ -301,6 +342,117 @@ def test_json_is_the_result_of_generate_under_the_vector(steer: Callable[..., Do
     assert json.loads(plain.stdout)["texts"] != expected["texts"]
 
 
+def test_json_is_the_result_of_another_intervention_under_a_condition(steer: Callable[..., Done], vector: str) -> None:
+    arguments = ("--intervention", "clamp", "--target", 40, "--condition", f"not {vector}", "--strength", 1)
+
+    done = steer("compare", POSITIVE[2], NEGATIVE[2], "--vector", vector, *arguments, "--max-new-tokens", 6, "--json")
+
+    expected = tools.compare_generations(
+        [POSITIVE[2], NEGATIVE[2]],
+        vector,
+        strengths=[1.0],
+        max_new_tokens=6,
+        intervention="clamp",
+        target=40.0,
+        condition=f"not {vector}",
+    )
+    assert json.loads(done.stdout) == expected
+    assert expected["variants"][0]["residual_strength"] is None
+    is_changed = [a != b for a, b in zip(expected["baseline"]["texts"], expected["variants"][0]["texts"], strict=True)]
+    assert is_changed == [False, True]
+
+
+@pytest.mark.parametrize("command", ["generate", "check"])
+def test_all_that_is_said_about_a_vector_reaches_the_model(
+    steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    applied: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def apply(*arguments: object, **options: object) -> None:
+        applied.append((arguments, options))
+        raise KeyboardInterrupt  # Far enough.
+
+    monkeypatch.setattr(tools, "apply_steering_vector", apply)
+    amount = ("--strength", -2, "--layer", 1, "--layer", 2, "--layer-weight", 0.5, "--layer-weight", -1)
+    others = ("--unit", "residual", "--positions", "all", "--condition", "c", "--allow-other-model")
+    steer(command, "keke", "--vector", "v", *amount, *others, "--intervention", "rotate", "--target", 45)
+
+    assert applied == [
+        (
+            ("v", [1, 2], -2.0),
+            {
+                "unit": "residual",
+                "intervention": "rotate",
+                "positions": "all",
+                "allow_other_model": True,
+                "target": 45.0,
+                "condition": "c",
+                "layer_weights": [0.5, -1.0],
+            },
+        )
+    ]
+
+
+def test_a_methods_options_and_the_component_reach_the_tool(steer: Callable[..., Done]) -> None:
+    method = ("--method", "lat", "--option", "seed=3")
+
+    done = steer(
+        "create", *contrast(), "--layer", 1, "--save", "v", *method, "--component", "attention", "--head", 2, "--json"
+    )
+
+    expected = tools.create_steering_vector(
+        POSITIVE, NEGATIVE, 1, "v", method="lat", component="attention", head=2, options={"seed": 3}
+    )
+    assert json.loads(done.stdout) == expected
+    assert expected["shape"] == [8]
+    assert tools.create_steering_vector(POSITIVE, NEGATIVE, 1, "v", method="lat", options={"seed": 4}) != expected
+
+
+def test_a_methods_option_is_json_or_else_a_text() -> None:
+    typed = ["seed=3", "shrinkage=null", "sae=my=file.safetensors", 'name="4"', "deep=" + "[" * 100_000]
+
+    options = read_options(typed)
+
+    assert options == {
+        "seed": 3,
+        "shrinkage": None,
+        "sae": "my=file.safetensors",
+        "name": "4",
+        "deep": "[" * 100_000,
+    }
+    assert read_options([]) is None
+
+
+def test_vectors_are_combined_without_a_model(steer: Callable[..., Done], vector: str, tmp_path: Path) -> None:
+    other = steer("create", *contrast(), "--layer", 2, "--save", "w", "--method", "random", "--json")
+    third = steer("create", *contrast(), "--layer", 2, "--save", "u", "--method", "lat", "--json")
+    assert (other.code, third.code) == (0, 0)
+    current_session().detach()
+    current_session().workspace = Workspace(tmp_path / "elsewhere")
+    arguments = ("--weight", 1, "--weight", -0.5, "--orthogonal-to", "u", "--save", "sum", "--workspace")
+
+    done = steer("combine", "vectors/v", "w", *arguments, tmp_path / "workspace", "--json", of_the_model=False)
+    shown = steer(
+        "combine", "vectors/v", "w", "--save", "sum", "--workspace", tmp_path / "workspace", of_the_model=False
+    )
+
+    assert not current_session().is_attached
+    assert done.stderr == shown.stderr == ""
+    assert json.loads(done.stdout) == tools.combine_steering_vectors(["vectors/v", "w"], "sum", [1.0, -0.5], ["u"])
+    cosine = json.loads(done.stdout)["cosines"][0][1]
+    assert [f"{cosine:.2f}", "vectors/v", "w"] in [line.split() for line in shown.stdout.splitlines()]
+
+
+def test_a_unit_vector_is_suggested_by_its_contrast(steer: Callable[..., Done]) -> None:
+    suggested = [
+        shlex.split(steer("create", *contrast(), "--layer", 2, "--save", "v", *normalize).stdout.splitlines()[-1])
+        for normalize in ([], ["--normalize"])
+    ]
+
+    assert ["--unit" in command for command in suggested] == [False, True]
+    assert suggested[1][suggested[1].index("--unit") + 1] == "contrast"
+
+
 def test_json_is_the_result_of_create_steering_vector(steer: Callable[..., Done], tmp_path: Path) -> None:
     options = ("--method", "paired_mean_difference", "--pooling", "mean", "--normalize")
 
@@ -417,7 +569,20 @@ def test_an_error_is_the_text_of_the_tool_on_stderr(steer: Callable[..., Done], 
         (("generate", "keke", "--prompts-file", "none.txt"), "cannot be read (No such file"),
         (("generate", "keke", "--prompts-file", "."), "cannot be read (Is a directory)"),
         (("generate",), "No prompt was given"),
-        (("generate", "keke", "--strength", "2"), "without --vector"),
+        (("generate", "keke", "--strength", "2"), "--strength came without --vector"),
+        (("generate", "keke", "--target", "0", "--layer-weight", "1"), "--layer-weight and --target came without"),
+        (("create", "--layer", "2", "--save", "v", "--positive", "a", "--option", "seed"), "'seed' has no name or no"),
+        (("create", "--layer", "2", "--save", "v", "--positive", "a", "--option", "=3"), "'=3' has no name or no"),
+        (("create", "--layer", "2", "--save", "v", "--positive", "a", "--option", "seed="), "'seed=' has no name or"),
+        (
+            ("create", "--layer", "2", "--save", "v", "--positive", "a", "--option", "a=1", "--option", "a=1"),
+            "--option a was given twice",
+        ),
+        (
+            ("create", "--layer", "2", "--save", "v", "--positive", "a", "--negative", "b", "--option", "tune=1"),
+            "has no option 'tune'",
+        ),
+        (("compare", "keke", "--vector", "none", "--intervention", "sing"), "'sing'"),
         (("create", "--layer", "2", "--save", "v"), "No source of contrast prompts was given"),
         (("create", "--layer", "2", "--save", "v", "--positive", "a", "--trait", "b"), "as well as --trait was given"),
         (("create", "--layer", "2", "--save", "v", "--trait", "sentiment"), "traits are of the bundled model"),
@@ -481,6 +646,8 @@ def test_a_model_that_is_not_there_is_a_text_and_not_a_traceback(steer: Callable
     "arguments",
     [
         ("compare", "keke"),
+        ("combine", "--save", "v"),
+        ("combine", "v"),
         ("create", "--layer", "2"),
         ("generate", "keke", "--max-new-tokens", "0"),
         ("status", "x"),
@@ -508,7 +675,7 @@ def test_a_broken_law_leaves_with_3(steer: Callable[..., Done], vector: str, mon
 def test_a_vector_is_in_force_inside_the_block_only(steer: Callable[..., Done], vector: str) -> None:
     registry = current_session().registry
 
-    with pytest.raises(KeyboardInterrupt), VectorUse(vector).in_force():
+    with pytest.raises(KeyboardInterrupt), VectorUse().in_force(vector):
         assert len(registry) == 1
         raise KeyboardInterrupt
 

@@ -9,16 +9,24 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from steer_tools.cli import rendering
+from steer_tools.cli import making, rendering
 from steer_tools.cli.bar import hidden_bar, progress_bar
 from steer_tools.cli.local_models import find_models
 from steer_tools.cli.marking import marked, shown
 from steer_tools.cli.output import is_plain, say, show_json
-from steer_tools.parameters import CheckResult, CompareResult, CreateResult, StatusResult, VariantTexts
+from steer_tools.parameters import CheckResult, CombineResult, CompareResult, CreateResult, StatusResult, VariantTexts
 from steer_tools.progress import report
 
 BASELINE = "He was very strong and could lift heavy things."
 CHANGED = "He was very kind and could share heavy things."
+COMBINED: CombineResult = {
+    "success": True,
+    "vector_path": "/w/c.safetensors",
+    "layer": [1, 2, 3],
+    "magnitude": [4.0, 2.0, 3.0],
+    "cosines": [[1.0, -0.75, 0.125], [-0.75, 1.0, 0.5], [0.125, 0.5, 1.0]],
+    "warnings": ["They undo each other."],
+}
 
 
 class Terminal(io.StringIO):
@@ -112,10 +120,13 @@ def test_texts_are_shown_as_they_stand_and_not_as_markup() -> None:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     result = compared(variant(-1.5, "word " * 60, [0.1] * 30), variant(1.5, "x" * 300), prompt="long " * 60)
-    law = {"name": "output_is_before_plus_strength_times_direction", "passed": False, "figure": 3.0}
+    law = {"name": "output_is_the_edit_of_the_input", "passed": False, "figure": 3.0}
     proof: CheckResult = {"passed": False, "checks": [{**law, "expected": "0 wrong " * 9}], "warnings": ["w " * 70]}  # type: ignore[typeddict-item]
 
-    for rendered in (rendering.comparison(result, is_plain=True), rendering.proof(proof)):
+    combined = making.combination(["v" * 70, "w" * 70], {**COMBINED, "warnings": ["w " * 70]})
+    made = making.creation(created(contrast_norm=[123456.7, 0.001234567]))
+
+    for rendered in (rendering.comparison(result, is_plain=True), rendering.proof(proof), combined, made):
         assert max(len(line) for line in printed(rendered, width).splitlines()) <= width
 
 
@@ -134,6 +145,19 @@ def test_the_figures_of_each_strength_are_on_one_line() -> None:
     assert ["-1.5", "-0.1", "to", "-0.3", "12.35", "–", "0.5"] in [line.split() for line in lines]
     assert ["baseline", "9", "0.9"] in [line.split() for line in lines]
     assert "Warning: Something odd." in lines
+
+
+def test_an_edit_that_adds_nothing_has_no_column_for_it() -> None:
+    none, lists, mixed = (
+        printed(rendering.comparison(compared(variant(1.5, CHANGED, added)), is_plain=True))
+        for added in (None, [None, None], [None, 0.25, -0.5])
+    )
+
+    for text in (none, lists):
+        assert "residual" not in text
+        assert ["+1.5", "12.35", "–", "0.5"] in [line.split() for line in text.splitlines()]
+    assert "residual is what is added" in " ".join(mixed.split())
+    assert ["+1.5", "+0.25", "to", "-0.5", "12.35", "–", "0.5"] in [line.split() for line in mixed.splitlines()]
 
 
 def test_several_applied_vectors_have_no_strength() -> None:
@@ -169,8 +193,9 @@ def test_a_broken_law_cannot_be_overlooked() -> None:
     assert "1 of 2 laws are broken." in text
 
 
-def test_a_created_vector_has_a_line_for_each_layer() -> None:
-    result: CreateResult = {
+def created(**changed: Any) -> CreateResult:
+    """A result at two layers, of which everything is known."""
+    known: CreateResult = {
         "success": True,
         "vector_path": "/w/v.safetensors",
         "shape": [2, 8],
@@ -179,15 +204,69 @@ def test_a_created_vector_has_a_line_for_each_layer() -> None:
         "method": "mean_difference",
         "contrast_norm": [1.0, 2.0],
         "residual_norm": [10.0, 20.0],
-        "separation": [None, 0.875],
+        "prompt_counts": [9, 8],
+        "separation": [0.5, 0.875],
+        "d_prime": [0.25, 3.5],
+        "pair_agreement": [0.125, 0.75],
+        "threshold": [7.0, 8.0],
+        "misses": [0.5, 0.25],
+        "false_alarms": [0.125, 0.0],
         "warnings": ["Few prompts."],
     }
+    return {**known, **changed}  # type: ignore[typeddict-item]
 
-    lines = [line.split() for line in printed(rendering.creation(result)).splitlines()]
 
-    assert ["3", "1", "1", "10", "–"] in lines
-    assert ["4", "2", "2", "20", "0.875"] in lines
+def test_a_created_vector_has_a_line_for_each_layer() -> None:
+    lines = [line.split() for line in printed(making.creation(created())).splitlines()]
+
+    assert ["3", "1", "10", "0.5", "0.25", "0.125"] in lines
+    assert ["4", "2", "20", "0.875", "3.5", "0.75"] in lines
+    assert ["mean_difference", "of", "9", "and", "8", "prompts,", "shape", "[2,", "8]"] in lines
     assert ["Warning:", "Few", "prompts."] in lines
+
+
+def test_a_contrast_that_was_not_saved_as_it_is_is_told() -> None:
+    text = printed(making.creation(created(contrast_norm=[5.0, 6.0])), 120)
+
+    assert ["3", "1", "5", "10", "0.5", "0.25", "0.125"] in [line.split() for line in text.splitlines()]
+    assert "contrast norm" in text
+    assert "contrast" not in printed(making.creation(created()), 120)
+
+
+def test_a_threshold_is_told_with_its_errors_at_the_layer_where_it_errs_least() -> None:
+    one = created(layer=3, magnitude=1.0, contrast_norm=1.0, residual_norm=10.0, separation=0.5, d_prime=0.25)
+    one |= {"pair_agreement": 0.125, "threshold": 7.0, "misses": 0.5, "false_alarms": 0.125}
+
+    several, single = (printed(making.creation(result), 120) for result in (created(), one))
+
+    assert "threshold at layer 4, where it errs least: 8 on the projection, 25% misses and 0% false alarms" in several
+    assert "threshold: 7 on the projection, 50% misses and 12% false alarms held out." in single
+
+
+def test_what_is_not_known_of_a_vector_is_not_told() -> None:
+    unknown = {key: [None, None] for key in ("separation", "d_prime", "pair_agreement", "misses", "false_alarms")}
+
+    nothing = printed(making.creation(created(**unknown)))
+    something = printed(making.creation(created(**unknown | {"separation": [None, 0.875]})))
+
+    for word in ("separation", "d'", "agreement", "threshold", "steer."):
+        assert word in printed(making.creation(created()))
+        assert word not in nothing
+    assert ["3", "1", "10", "–"] in [line.split() for line in something.splitlines()]
+    assert "separation:" in something
+    assert "agreement" not in something
+
+
+def test_a_combined_vector_is_told_with_the_nearest_pair_first() -> None:
+    lines = printed(making.combination(["a", "[b]", "c"], COMBINED)).splitlines()
+    alone = printed(making.combination(["a"], {**COMBINED, "layer": 1, "magnitude": 2.0, "cosines": [[1.0]]}))  # type: ignore[typeddict-item]
+
+    pairs = [line.split() for line in lines if line.startswith(" ") and "." in line]
+    assert pairs == [["0.50", "[b]", "c"], ["0.12", "a", "c"], ["-0.75", "a", "[b]"]]
+    assert lines[:2] == ["Saved /w/c.safetensors", "layers 1 to 3, magnitude 2 to 4"]
+    assert lines[-1] == "Warning: They undo each other."
+    assert "layer 1, magnitude 2\n" in alone
+    assert "cosine" not in alone
 
 
 def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:

@@ -454,7 +454,7 @@ def test_the_checks_do_not_cry_wolf_in_half_precision(empty_session: Session, fa
 
 @pytest.mark.parametrize(
     ("token", "failing"),
-    [(-1, {"output_is_before_plus_strength_times_direction"}), (0, {"only_the_scope_is_edited"})],
+    [(-1, {"output_is_the_edit_of_the_input"}), (0, {"only_the_scope_is_edited"})],
 )
 def test_an_edit_of_another_size_or_place_fails_the_checks(
     session: Session, model: Any, make_vector: Callable[..., str], token: int, failing: set[str]

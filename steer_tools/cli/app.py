@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from steer_tools import __version__
-from steer_tools.cli.commands import check, compare, create, demo, generate, models, serve, status, tokens
+from steer_tools.cli.commands import check, combine, compare, create, demo, generate, models, serve, status, tokens
 from steer_tools.cli.converting import convert
 from steer_tools.cli.options import DescribedCommand
+from steer_tools.cli.spreading import spread
 from steer_tools.errors import SteeringError
 
 app = typer.Typer(
@@ -24,8 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, create, compare, generate, tokens, check, status, models, convert):
-    app.command(cls=DescribedCommand)(command)
+for command in (demo, create, combine, compare, generate, tokens, check, status, models, convert):
+    app.command(cls=DescribedCommand)(spread(command))
 # The server reads its options itself, `--help` as well.
 app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="serve"

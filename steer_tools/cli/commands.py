@@ -1,6 +1,7 @@
 """The commands: each reads its arguments, calls one or two tools and shows their result. Rendering lies elsewhere.
 
-What needs torch is imported inside the commands: `--help` and `--version` should not wait for it.
+What needs torch is imported inside the commands: `--help` and `--version` should not wait for it. A parameter that is a
+dataclass stands for the options that are its fields.
 """
 
 from typing import Any, cast
@@ -8,12 +9,12 @@ from typing import Any, cast
 import typer
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.cli import making, rendering
 from steer_tools.cli import options as given
-from steer_tools.cli import rendering
-from steer_tools.cli.inputs import ContrastSource, read_prompts, require_prompts
+from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.output import is_plain, show, show_command, warn
 from steer_tools.cli.suggestion import comparison_command
-from steer_tools.cli.work import Target, VectorUse, spare_threads
+from steer_tools.cli.work import SteeringOptions, VectorUse, Workbench, choose_workspace, spare_threads
 
 LAW_BROKEN = 3
 
@@ -34,162 +35,151 @@ def serve(context: typer.Context) -> None:
 
 
 def create(
+    *,
     layer: given.CreateLayers,
     save_path: given.SavePath,
-    positive: given.Positive = None,
-    negative: given.Negative = None,
-    prompts: given.ContrastFile = None,
-    trait: given.Trait = None,
+    source: ContrastSource,
     method: given.Method = "mean_difference",
+    option: given.MethodOptions = None,
+    component: given.ComponentName = "residual",
+    head: given.Head = None,
     pooling: given.PoolingName = None,
     normalize: given.Normalize = False,
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
+    bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
     """Create a steering vector from prompts that show a behaviour and prompts that do not."""
-    target = Target(model, workspace, dtype, device_map)
-    positive_prompts, negative_prompts = ContrastSource(positive or [], negative or [], prompts, trait).read(model)
-    with target.at_work():
+    options = read_options(option)
+    positive, negative = source.read(bench.model)
+    with bench.at_work():
         from steer_tools.tools import create_steering_vector
 
         result = create_steering_vector(
-            positive_prompts,
-            negative_prompts,
+            positive,
+            negative,
             _layers(layer),
             save_path,
             method=cast(Any, method),
-            pooling=cast(Any, pooling or ("response" if trait is not None else "last")),
+            pooling=cast(Any, pooling or ("response" if source.trait is not None else "last")),
             normalize=normalize,
+            component=cast(Any, component),
+            head=head,
+            options=cast(Any, options),
         )
 
-    show(result, rendering.creation(result), as_json=as_json)
+    show(result, making.creation(result), as_json=as_json)
     if not as_json:
-        show_command("Try it:", comparison_command(target, result, negative_prompts))
+        unit = "contrast" if normalize else "vector"
+        show_command("Try it:", comparison_command(bench, result, negative, unit=unit))
+
+
+def combine(
+    vectors: given.VectorFiles,
+    save_path: given.SavePath,
+    weight: given.Weights = None,
+    orthogonal_to: given.OrthogonalTo = None,
+    workspace: given.WorkspaceFolder = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """Save the weighted sum of vectors, and show how they lie to each other."""
+    choose_workspace(workspace)
+    from steer_tools.tools import combine_steering_vectors
+
+    result = combine_steering_vectors(vectors, save_path, weight or None, orthogonal_to or None)
+    show(result, making.combination(vectors, result), as_json=as_json)
 
 
 def compare(
+    *,
+    source: PromptSource,
     vector: given.Vector,
-    prompts: given.Prompts = None,
-    prompts_file: given.PromptsFile = None,
-    chat: given.AsChat = False,
-    layer: given.ApplyLayers = None,
     strength: given.Strengths = None,
-    unit: given.Unit = "vector",
-    positions: given.Positions = "generated",
-    allow_other_model: given.AllowOtherModel = False,
+    steering: SteeringOptions,
     max_new_tokens: given.MaxNewTokens = 48,
     temperature: given.Temperature = 0.0,
     seed: given.Seed = 0,
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
+    bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
     """Show unsteered and steered texts side by side."""
-    asked = read_prompts(prompts or [], prompts_file, as_chat=chat)
-    require_prompts(asked)
-    with Target(model, workspace, dtype, device_map).at_work():
+    prompts = source.read_any()
+    with bench.at_work():
         from steer_tools.tools import compare_generations
 
         result = compare_generations(
-            asked,
+            prompts,
             vector,
-            _one_or_several(layer),
+            steering.layers,
             strength or None,
-            unit=cast(Any, unit),
-            positions=positions,
+            unit=cast(Any, steering.unit),
+            positions=steering.positions,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            allow_other_model=allow_other_model,
+            allow_other_model=steering.allow_other_model,
+            intervention=cast(Any, steering.intervention),
+            target=steering.target,
+            condition=steering.condition,
         )
 
     show(result, rendering.comparison(result, is_plain=is_plain()), as_json=as_json)
 
 
 def generate(
-    prompts: given.Prompts = None,
-    prompts_file: given.PromptsFile = None,
-    chat: given.AsChat = False,
+    *,
+    source: PromptSource,
     vector: given.OptionalVector = None,
-    layer: given.ApplyLayers = None,
-    strength: given.Strength = 1.0,
-    unit: given.Unit = "vector",
-    positions: given.Positions = "generated",
-    allow_other_model: given.AllowOtherModel = False,
+    use: VectorUse,
     max_new_tokens: given.MaxNewTokens = 64,
     temperature: given.Temperature = 0.0,
     seed: given.Seed = 0,
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
+    bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
     """Continue prompts, with a vector or without."""
-    asked = read_prompts(prompts or [], prompts_file, as_chat=chat)
-    require_prompts(asked)
-    use = VectorUse(vector, _one_or_several(layer), strength, unit, positions, allow_other_model)
-    use.require_vector()
-    with Target(model, workspace, dtype, device_map).at_work(), use.in_force() as warnings:
+    prompts = source.read_any()
+    use.require(vector)
+    with bench.at_work(), use.in_force(vector) as warnings:
         from steer_tools.tools import generate as generate_texts
 
-        result = generate_texts(asked, max_new_tokens, temperature, seed)
+        result = generate_texts(prompts, max_new_tokens, temperature, seed)
 
     warn(warnings)
-    show(result, rendering.generation(asked, result), as_json=as_json)
+    show(result, rendering.generation(prompts, result), as_json=as_json)
 
 
 def tokens(
-    prompts: given.Prompts = None,
-    prompts_file: given.PromptsFile = None,
-    chat: given.AsChat = False,
+    *,
+    source: PromptSource,
     positions: given.Positions = "generated",
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
+    bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
     """Show what the model is given for prompts, chat template included, and which tokens would be steered."""
-    asked = read_prompts(prompts or [], prompts_file, as_chat=chat)
-    require_prompts(asked)
-    with Target(model, workspace, dtype, device_map).at_work():
+    prompts = source.read_any()
+    with bench.at_work():
         from steer_tools.tools import show_tokens
 
-        result = show_tokens(asked, positions)
+        result = show_tokens(prompts, positions)
 
     show(result, rendering.tokens(result, is_plain=is_plain()), as_json=as_json)
 
 
 def check(
+    *,
+    source: PromptSource,
     vector: given.Vector,
-    prompts: given.Prompts = None,
-    prompts_file: given.PromptsFile = None,
-    chat: given.AsChat = False,
-    layer: given.ApplyLayers = None,
-    strength: given.Strength = 1.0,
-    unit: given.Unit = "vector",
-    positions: given.Positions = "generated",
-    allow_other_model: given.AllowOtherModel = False,
+    use: VectorUse,
     max_new_tokens: given.MaxNewTokens = 8,
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
+    bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
     """Prove that a vector does exactly what it says, and that removing it restores; exit code 3 if a law is broken."""
-    asked = read_prompts(prompts or [], prompts_file, as_chat=chat)
-    use = VectorUse(vector, _one_or_several(layer), strength, unit, positions, allow_other_model)
-    with Target(model, workspace, dtype, device_map).at_work(), use.in_force() as warnings:
+    prompts = source.read()
+    with bench.at_work(), use.in_force(vector) as warnings:
         from steer_tools.tools import check_steering
 
-        result = check_steering(asked or None, max_new_tokens)
+        result = check_steering(prompts or None, max_new_tokens)
 
     warn(warnings)
     show(result, rendering.proof(result), as_json=as_json)
@@ -197,15 +187,9 @@ def check(
         raise typer.Exit(LAW_BROKEN)
 
 
-def status(
-    model: given.Model = BUNDLED,
-    workspace: given.WorkspaceFolder = None,
-    dtype: given.DtypeName = "auto",
-    device_map: given.DeviceMapName = None,
-    as_json: given.AsJson = False,
-) -> None:
+def status(bench: Workbench, as_json: given.AsJson = False) -> None:
     """Show the model and the vectors that are saved in the workspace."""
-    with Target(model, workspace, dtype, device_map).at_work():
+    with bench.at_work():
         from steer_tools.tools import steering_status
 
         result = steering_status()
@@ -224,11 +208,4 @@ def models(as_json: given.AsJson = False) -> None:
 def _layers(typed: list[str]) -> Any:
     """Return what was typed as a layer, several, or "all"; the tool refuses what is none of these."""
     layers = [int(text) if text.removeprefix("-").isdecimal() else text for text in typed]
-    return layers[0] if len(layers) == 1 else layers
-
-
-def _one_or_several(layers: list[int] | None) -> int | list[int] | None:
-    """Return one layer as itself, so that a vector's only direction may be used at another layer."""
-    if not layers:
-        return None
     return layers[0] if len(layers) == 1 else layers

@@ -15,7 +15,7 @@ from steer_tools.cli.inputs import BUNDLED
 from steer_tools.cli.output import is_plain, say, show_json
 from steer_tools.cli.rendering import proof
 from steer_tools.cli.studies import Findings, Part, Study, applied, study_behavior, study_together, study_trait
-from steer_tools.cli.work import Target
+from steer_tools.cli.work import Workbench
 from steer_tools.figures import dose_response
 from steer_tools.parameters import ModelStatus
 from steer_tools.session import current_session
@@ -46,7 +46,7 @@ def run_demo(*, model: str, workspace: str | None, as_json: bool) -> None:
     """Show what steering does on a model, and write a report with a picture into the workspace."""
     started = time.monotonic()
     tell: _Tell = (lambda part: None) if as_json else say
-    with Target(model, workspace, "auto", None).at_work():
+    with Workbench(model, workspace=workspace).at_work():
         status = steering_status()["model"]
         findings = _study_bundled_model(status, tell) if model == BUNDLED else _study_any_model(status, tell)
         picture = dose_response(

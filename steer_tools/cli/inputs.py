@@ -1,4 +1,4 @@
-"""What was typed or lies in files → prompts for the tools. It must not know models."""
+"""What was typed or lies in files → prompts and a method's options for the tools. It must not know models."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.cli import options as given
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import PromptLike
 
@@ -17,10 +18,10 @@ _PAIRS_OF_A_TRAIT = 64
 class ContrastSource:
     """Where the contrast prompts come from; exactly one of texts, a file and a trait is given."""
 
-    positive: Sequence[str]
-    negative: Sequence[str]
-    file: str | None
-    trait: str | None
+    positive: given.Positive = None
+    negative: given.Negative = None
+    prompts: given.ContrastFile = None
+    trait: given.Trait = None
 
     def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
         """Return the positive and the negative prompts.
@@ -31,42 +32,69 @@ class ContrastSource:
         """
         named = {
             "--positive and --negative": bool(self.positive or self.negative),
-            "--prompts": self.file is not None,
+            "--prompts": self.prompts is not None,
             "--trait": self.trait is not None,
         }
-        given = [name for name, is_given in named.items() if is_given]
-        if len(given) != 1:
+        sources = [name for name, is_given in named.items() if is_given]
+        if len(sources) != 1:
             raise ArgumentError(
-                f"{' as well as '.join(given) or 'No source of contrast prompts'} was given",
+                f"{' as well as '.join(sources) or 'No source of contrast prompts'} was given",
                 valid="exactly one of " + ", ".join(named),
             )
-        if self.file is not None:
-            return _contrast_in(self.file)
+        if self.prompts is not None:
+            return _contrast_in(self.prompts)
         if self.trait is not None:
             return _contrast_of(self.trait, model)
-        return list(self.positive), list(self.negative)
+        return list(self.positive or ()), list(self.negative or ())
 
 
-def read_prompts(texts: Sequence[str], file: str | None, *, as_chat: bool) -> list[PromptLike]:
-    """Return the typed prompts and then those of `file`; `as_chat` makes each text a user's message.
+@dataclass(frozen=True)
+class PromptSource:
+    """Typed prompts and those of a file; `chat` makes each text a user's message."""
 
-    Raises:
-        PromptError: The file cannot be read or holds no list.
-    """
-    prompts: list[PromptLike] = [*texts, *(_listed_in(file) if file is not None else [])]
-    if not as_chat:
+    prompts: given.Prompts = None
+    prompts_file: given.PromptsFile = None
+    chat: given.AsChat = False
+
+    def read(self) -> list[PromptLike]:
+        """Return the typed prompts and then those of the file.
+
+        Raises:
+            PromptError: The file cannot be read or holds no list.
+        """
+        listed = [] if self.prompts_file is None else _listed_in(self.prompts_file)
+        prompts: list[PromptLike] = [*(self.prompts or ()), *listed]
+        if not self.chat:
+            return prompts
+        return [[{"role": "user", "content": item}] if isinstance(item, str) else item for item in prompts]
+
+    def read_any(self) -> list[PromptLike]:
+        """Return them, at least one.
+
+        Raises:
+            PromptError: As `read` does, or there is none.
+        """
+        prompts = self.read()
+        if not prompts:
+            raise PromptError("No prompt was given", valid="texts as arguments, or --prompts-file FILE")
         return prompts
-    return [[{"role": "user", "content": item}] if isinstance(item, str) else item for item in prompts]
 
 
-def require_prompts(prompts: Sequence[PromptLike]) -> None:
-    """Refuse an empty list.
+def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
+    """Return NAME=VALUE texts as a mapping, or None of none; a value that is not JSON is a text.
 
     Raises:
-        PromptError: There is no prompt.
+        ArgumentError: There is no name or no value, or a name comes twice.
     """
-    if not prompts:
-        raise PromptError("No prompt was given", valid="texts as arguments, or --prompts-file FILE")
+    options: dict[str, object] = {}
+    for text in typed or ():
+        name, sign, value = text.partition("=")
+        if not name or not sign or not value:
+            raise ArgumentError(f"--option {text!r} has no name or no value", valid="NAME=VALUE, such as seed=3")
+        if name in options:
+            raise ArgumentError(f"--option {name} was given twice", valid="one value for each name")
+        options[name] = _json_or_text(value)
+    return options or None
 
 
 def _listed_in(file: str) -> list[PromptLike]:
@@ -101,6 +129,13 @@ def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptL
         positive.append([*prompt, {"role": "assistant", "content": shown}])
         negative.append([*prompt, {"role": "assistant", "content": opposite}])
     return positive, negative
+
+
+def _json_or_text(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _json_of(file: str) -> Any:

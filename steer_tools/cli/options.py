@@ -5,12 +5,20 @@ help is asked for, because the types there need torch, and `steer-tools --help` 
 """
 
 from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
+from typing_extensions import is_typeddict
 
-Model = Annotated[str, typer.Option("--model", help="{ModelName} The bundled one is small and ships with the package.")]
+_SOURCE, _STEERING, _TEXT, _MODEL = "Contrast prompts, from one of these", "Steering", "Text", "Model"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="{ModelName} The bundled one is small and ships with the package.", rich_help_panel=_MODEL
+    ),
+]
 WorkspaceFolder = Annotated[
     str | None,
     typer.Option(
@@ -19,11 +27,13 @@ WorkspaceFolder = Annotated[
         help="Where vectors are saved and found. (default: $STEER_TOOLS_WORKSPACE, else ./workspace)",
     ),
 ]
-DtypeName = Annotated[str, typer.Option("--dtype", help="{Dtype}")]
-DeviceMapName = Annotated[str | None, typer.Option("--device-map", metavar="NAME", help="{DeviceMap}")]
+DtypeName = Annotated[str, typer.Option("--dtype", help="{Dtype}", rich_help_panel=_MODEL)]
+DeviceMapName = Annotated[
+    str | None, typer.Option("--device-map", metavar="NAME", help="{DeviceMap}", rich_help_panel=_MODEL)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
-Prompts = Annotated[list[str] | None, typer.Argument(metavar="[PROMPTS]...", help="Texts.")]
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPTS", help="Texts.")]
 PromptsFile = Annotated[
     str | None,
     typer.Option(
@@ -33,52 +43,110 @@ PromptsFile = Annotated[
     ),
 ]
 AsChat = Annotated[bool, typer.Option("--chat", help="Send each text as a user's message, by the chat template.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="{MaxNewTokens}")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0, help="{Temperature}")]
-Seed = Annotated[int, typer.Option("--seed", help="{Seed}")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="{MaxNewTokens}", rich_help_panel=_TEXT)
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", metavar="X", min=0, help="{Temperature}", rich_help_panel=_TEXT)
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="{Seed}", rich_help_panel=_TEXT)]
 
 _VECTOR = "A saved vector; a relative path is meant below the workspace."
-Vector = Annotated[str, typer.Option("--vector", metavar="FILE", help=_VECTOR)]
+Vector = Annotated[str, typer.Option("--vector", metavar="FILE", help=_VECTOR, rich_help_panel=_STEERING)]
 OptionalVector = Annotated[
-    str | None, typer.Option("--vector", metavar="FILE", help=f"{_VECTOR} Without it nothing is steered.")
+    str | None,
+    typer.Option(
+        "--vector", metavar="FILE", help=f"{_VECTOR} Without it nothing is steered.", rich_help_panel=_STEERING
+    ),
 ]
 ApplyLayers = Annotated[
-    list[int] | None, typer.Option("--layer", metavar="N", help="{ApplyLayer} Repeat it for several.")
+    list[int] | None,
+    typer.Option("--layer", metavar="N", help="{ApplyLayer} Repeat it for several.", rich_help_panel=_STEERING),
 ]
-Strength = Annotated[float, typer.Option("--strength", metavar="X", help="{Strength}")]
+Strength = Annotated[float, typer.Option("--strength", metavar="X", help="{Strength}", rich_help_panel=_STEERING)]
 Strengths = Annotated[
     list[float] | None,
-    typer.Option("--strength", metavar="X", help="{Strength} Repeat it to compare several. (default: 1.0)"),
+    typer.Option(
+        "--strength",
+        metavar="X",
+        help="{Strength} Repeat it to compare several. (default: 1.0)",
+        rich_help_panel=_STEERING,
+    ),
 ]
-Unit = Annotated[str, typer.Option("--unit", help="{UnitName}")]
-Positions = Annotated[str, typer.Option("--positions", help="{Positions}")]
-AllowOtherModel = Annotated[bool, typer.Option("--allow-other-model", help="{AllowOtherModel}")]
+LayerWeight = Annotated[
+    list[float] | None,
+    typer.Option("--layer-weight", metavar="X", help="{LayerWeights} Repeat it.", rich_help_panel=_STEERING),
+]
+Unit = Annotated[str, typer.Option("--unit", help="{UnitName}", rich_help_panel=_STEERING)]
+Intervention = Annotated[str, typer.Option("--intervention", help="{Intervention}", rich_help_panel=_STEERING)]
+Target = Annotated[float | None, typer.Option("--target", metavar="X", help="{Target}", rich_help_panel=_STEERING)]
+Positions = Annotated[str, typer.Option("--positions", help="{Positions}", rich_help_panel=_STEERING)]
+Condition = Annotated[
+    str | None, typer.Option("--condition", metavar="FILES", help="{Condition}", rich_help_panel=_STEERING)
+]
+AllowOtherModel = Annotated[
+    bool, typer.Option("--allow-other-model", help="{AllowOtherModel}", rich_help_panel=_STEERING)
+]
 
 Positive = Annotated[
     list[str] | None,
     typer.Option(
-        "--positive", metavar="TEXT", help="A prompt that shows the behaviour. Repeat it; at least 8 are good."
+        "--positive",
+        metavar="TEXT",
+        help="A prompt that shows the behaviour. Repeat it; at least 8 are good.",
+        rich_help_panel=_SOURCE,
     ),
 ]
-Negative = Annotated[list[str] | None, typer.Option("--negative", metavar="TEXT", help="{NegativePrompts} Repeat it.")]
+Negative = Annotated[
+    list[str] | None,
+    typer.Option("--negative", metavar="TEXT", help="{NegativePrompts} Repeat it.", rich_help_panel=_SOURCE),
+]
 ContrastFile = Annotated[
     str | None,
     typer.Option(
-        "--prompts", metavar="FILE", help="A JSON object with the lists 'positive' and 'negative', of texts or chats."
+        "--prompts",
+        metavar="FILE",
+        help="A JSON object with the lists 'positive' and 'negative', of texts or chats.",
+        rich_help_panel=_SOURCE,
     ),
 ]
 Trait = Annotated[
-    str | None, typer.Option("--trait", metavar="NAME", help="A trait of the bundled model's language, with its pairs.")
+    str | None,
+    typer.Option(
+        "--trait",
+        metavar="NAME",
+        help="A trait of the bundled model's language, with its pairs.",
+        rich_help_panel=_SOURCE,
+    ),
 ]
 CreateLayers = Annotated[
     list[str], typer.Option("--layer", metavar="N", help="{CreateLayer} Repeat it for several, or say 'all'.")
 ]
 SavePath = Annotated[str, typer.Option("--save", metavar="PATH", help="{SavePath}")]
 Method = Annotated[str, typer.Option("--method", help="{Method}")]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="NAME=VALUE", help="An option of the method; repeat it for several. {MethodOptions}."
+    ),
+]
+ComponentName = Annotated[str, typer.Option("--component", help="{ComponentName}")]
+Head = Annotated[int | None, typer.Option("--head", metavar="N", help="{Head}")]
 PoolingName = Annotated[
     str | None, typer.Option("--pooling", help="{PoolingName} (default: last; response with --trait)")
 ]
 Normalize = Annotated[bool, typer.Option("--normalize", help="{Normalize}")]
+
+VectorFiles = Annotated[
+    list[str], typer.Argument(metavar="VECTORS", help="{VectorPaths} A relative path is meant below the workspace.")
+]
+Weights = Annotated[
+    list[float] | None,
+    typer.Option("--weight", metavar="X", help="{Weights} Repeat it, in the order of the vectors."),
+]
+OrthogonalTo = Annotated[
+    list[str] | None, typer.Option("--orthogonal-to", metavar="FILE", help="{OrthogonalTo} Repeat it for several.")
+]
 
 
 class DescribedCommand(TyperCommand):
@@ -99,6 +167,15 @@ class _Descriptions(dict[str, str]):
 
     def __missing__(self, alias: str) -> str:
         annotated = getattr(import_module("steer_tools.parameters"), alias)
-        kind, field = get_args(annotated)
-        choices = f" One of {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
-        return f"{field.description}{choices}"
+        if is_typeddict(annotated):
+            hints = get_type_hints(annotated, include_extras=True)
+            return ", ".join(f"{name} ({_field(hint).description.removesuffix('.')})" for name, hint in hints.items())
+        kind = get_args(annotated)[0]
+        # A pooling may in Python be a function, too; its names come first.
+        named = kind if get_origin(kind) is Literal else next(iter(get_args(kind)), None)
+        choices = f" One of {', '.join(get_args(named))}." if get_origin(named) is Literal else ""
+        return f"{_field(annotated).description}{choices}"
+
+
+def _field(annotated: Any) -> Any:
+    return get_args(annotated)[1]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_tools.cli.marking import chosen, marked, shown
+from steer_tools.cli.wording import figure, known, layer_names, signed, span, warning_lines
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # At run time this would import torch.
     from steer_tools.parameters import (
         CheckResult,
         CompareResult,
-        CreateResult,
         GenerateResult,
         PromptTokensStatus,
         StatusResult,
@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # At run time this would import torch.
 
 _BREAKING = (
     "perplexity is under the unsteered model. Far above the baseline's, or distinct_2 far below: the text is breaking, "
-    "so lower the strength. residual is what is added, in the model's typical norms there."
+    "so lower the strength."
 )
+_ADDED = " residual is what is added, in the model's typical norms there."
 
 
 def comparison(result: "CompareResult", *, is_plain: bool) -> RenderableType:
@@ -44,10 +45,10 @@ def comparison(result: "CompareResult", *, is_plain: bool) -> RenderableType:
         for variant in variants:
             table.add_row(_strength(variant["strength"]), marked(variant["texts"][i], baseline, is_plain=is_plain))
         parts += [table, Text()]
-    legend = Text.assemble(
-        marked("Marked", "", is_plain=is_plain), (f" words differ from the baseline's. {_BREAKING}", "dim")
-    )
-    return Group(*parts, _figures(result, variants), legend, *_warnings(result["warnings"]))
+    residuals = [_residual(variant["residual_strength"]) for variant in variants]
+    explained = f" words differ from the baseline's. {_BREAKING}{_ADDED if any(residuals) else ''}"
+    legend = Text.assemble(marked("Marked", "", is_plain=is_plain), (explained, "dim"))
+    return Group(*parts, _figures(result, variants, residuals), legend, *warning_lines(result["warnings"]))
 
 
 def tokens(result: "TokensResult", *, is_plain: bool) -> RenderableType:
@@ -68,26 +69,6 @@ def generation(prompts: Sequence[PromptLike], result: "GenerateResult") -> Rende
     return Group(*parts)
 
 
-def creation(result: "CreateResult") -> RenderableType:
-    """Render where the vector is, and its figures for each layer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("layer", "magnitude", "contrast norm", "residual norm", "separation")
-    for column in columns:
-        table.add_column(column, justify="right")
-    keys = ("layer", "magnitude", "contrast_norm", "residual_norm", "separation")
-    for figures in zip(*(_listed(result[key]) for key in keys), strict=True):
-        table.add_row(str(figures[0]), *map(_figure, figures[1:]))
-    return Group(
-        Text.assemble(("Saved ", "bold"), shown(result["vector_path"])),
-        Text(f"method {result['method']}, shape {result['shape']}", style="dim"),
-        table,
-        Text(
-            "separation: 1 tells held-out prompts apart, 0.5 is chance; it does not mean that it steers.", style="dim"
-        ),
-        *_warnings(result["warnings"]),
-    )
-
-
 def proof(result: "CheckResult") -> RenderableType:
     """Render each law with its figure."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -97,14 +78,14 @@ def proof(result: "CheckResult") -> RenderableType:
     table.add_column("ok")
     for check in result["checks"]:
         verdict = Text("yes", style="green") if check["passed"] else Text("NO", style="bold red")
-        table.add_row(check["name"].replace("_", " "), _figure(check["figure"]), Text(check["expected"]), verdict)
+        table.add_row(check["name"].replace("_", " "), figure(check["figure"]), Text(check["expected"]), verdict)
     broken = sum(not check["passed"] for check in result["checks"])
     summary = (
         Text(f"All {len(result['checks'])} laws hold.", style="bold green")
         if result["passed"]
         else Text(f"{broken} of {len(result['checks'])} laws are broken.", style="bold red")
     )
-    return Group(table, summary, *_warnings(result["warnings"]))
+    return Group(table, summary, *warning_lines(result["warnings"]))
 
 
 def standing(result: "StatusResult") -> RenderableType:
@@ -129,7 +110,7 @@ def standing(result: "StatusResult") -> RenderableType:
         if saved["problem"] is not None:
             table.add_row(shown(saved["vector_path"]), "", Text(saved["problem"], style="red"))
         else:
-            table.add_row(shown(saved["vector_path"]), _layers(saved["layer"]), saved["method"] or "")
+            table.add_row(shown(saved["vector_path"]), layer_names(saved["layer"]), saved["method"] or "")
     rest = result["saved_total"] - len(result["saved"])
     return Group(facts, table, *([Text(f"and {rest} more")] if rest else []))
 
@@ -167,58 +148,26 @@ def _prompt(prompt: PromptLike) -> Text:
     return shown("\n".join(lines)) if lines else Text(str(prompt))
 
 
-def _figures(result: "CompareResult", variants: "Sequence[VariantTexts]") -> Table:
+def _figures(result: "CompareResult", variants: "Sequence[VariantTexts]", residuals: Sequence[str]) -> Table:
+    """Return the figures of each strength, without a column for what is added where nothing is."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("strength", "residual", "perplexity", "distinct_2", "changed"):
+    for column in ("strength", *(["residual"] if any(residuals) else []), "perplexity", "distinct_2", "changed"):
         table.add_column(column, justify="right")
-    metrics = result["baseline"]["metrics"]
-    table.add_row("baseline", "", _figure(metrics["perplexity"]), _figure(metrics["distinct_2"]), "")
-    for variant in variants:
+    own = result["baseline"]["metrics"]
+    rows = [["baseline", "", figure(own["perplexity"]), figure(own["distinct_2"]), ""]]
+    for variant, residual in zip(variants, residuals, strict=True):
         metrics = variant["metrics"]
-        table.add_row(
-            _strength(variant["strength"]),
-            _residual(variant["residual_strength"]),
-            _figure(metrics["perplexity"]),
-            _figure(metrics["distinct_2"]),
-            _figure(metrics["changed"]),
-        )
+        told = (metrics["perplexity"], metrics["distinct_2"], metrics["changed"])
+        rows.append([_strength(variant["strength"]), residual, *map(figure, told)])
+    for label, residual, *figures in rows:
+        table.add_row(label, *([residual] if any(residuals) else []), *figures)
     return table
 
 
 def _strength(strength: float | None) -> str:
-    return "applied" if strength is None else _signed(strength)
+    return "applied" if strength is None else signed(strength)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.4g}" if value else "0"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _layers(layers: int | list[int] | None) -> str:
-    """Return layers as short as they can be said."""
-    if layers is None:
-        return ""
-    if isinstance(layers, int):
-        return str(layers)
-    is_run = len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]} to {layers[-1]}" if is_run else ", ".join(map(str, layers))
-
-
-def _residual(added: float | list[float] | None) -> str:
-    """Return what is added at a layer, or its range over several layers."""
-    if added is None:
-        return ""
-    if not isinstance(added, list):
-        return _signed(added)
-    return f"{_signed(min(added, key=abs))} to {_signed(max(added, key=abs))}"
-
-
-def _listed(value: float | Sequence[float | None] | None) -> Sequence[float | None]:
-    return value if isinstance(value, Sequence) else [value]
-
-
-def _warnings(warnings: Sequence[str]) -> list[RenderableType]:
-    return [Text.assemble(("Warning: ", "bold yellow"), shown(warning)) for warning in warnings]
+def _residual(added: float | list[float | None] | None) -> str:
+    """Return what is added at a layer, or its range over several layers; nothing where nothing is."""
+    return span(sorted(known(added), key=abs), signed)

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.cli import options as given
 from steer_tools.cli.bar import progress_bar
 from steer_tools.errors import ArgumentError
 
@@ -24,14 +25,26 @@ def spare_threads(model: str) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def choose_workspace(folder: str | None) -> None:
+    """Have the tools read and write files below `folder`, or below the default one.
+
+    Raises:
+        SteeringError: It cannot be a workspace.
+    """
+    from steer_tools.session import current_session
+    from steer_tools.workspace import Workspace
+
+    current_session().workspace = Workspace(folder or Workspace.default().root)
+
+
 @dataclass(frozen=True)
-class Target:
+class Workbench:
     """The model and the workspace of a command."""
 
-    model: str
-    workspace: str | None
-    dtype: str
-    device_map: str | None
+    model: given.Model = BUNDLED
+    dtype: given.DtypeName = "auto"
+    device_map: given.DeviceMapName = None
+    workspace: given.WorkspaceFolder = None
 
     @contextmanager
     def at_work(self) -> Generator[None]:
@@ -44,53 +57,75 @@ class Target:
         with progress_bar("loading the model"):
             # stdout is for the result: what imports and a checkpoint's loader print goes elsewhere.
             with redirect_stdout(sys.stderr):
-                from steer_tools.session import current_session
+                choose_workspace(self.workspace)
                 from steer_tools.tools import load_model
-                from steer_tools.workspace import Workspace
 
-                current_session().workspace = Workspace(self.workspace or Workspace.default().root)
                 load_model(self.model, dtype=cast(Any, self.dtype), device_map=self.device_map)
             yield
 
 
 @dataclass(frozen=True)
-class VectorUse:
-    """A saved vector, or none, and how it acts."""
+class SteeringOptions:
+    """How a vector acts, at whatever strength."""
 
-    path: str | None
-    layer: int | list[int] | None = None
-    strength: float = 1.0
-    unit: str = "vector"
-    positions: str = "generated"
-    allow_other_model: bool = False
+    layer: given.ApplyLayers = None
+    unit: given.Unit = "vector"
+    intervention: given.Intervention = "add"
+    target: given.Target = None
+    positions: given.Positions = "generated"
+    condition: given.Condition = None
+    allow_other_model: given.AllowOtherModel = False
 
-    def require_vector(self) -> None:
-        """Refuse options of a vector that is not there.
+    @property
+    def layers(self) -> int | list[int] | None:
+        """The layers; one as itself, so that a vector's only direction may be used at another layer."""
+        if not self.layer:
+            return None
+        return self.layer[0] if len(self.layer) == 1 else self.layer
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a vector acts."""
+
+    strength: given.Strength = 1.0
+    layer_weight: given.LayerWeight = None
+
+
+@dataclass(frozen=True)
+class VectorUse(SteeringOptions, Amount):
+    """How a vector acts while a command runs; its fields begin with the last base's."""
+
+    def require(self, vector: str | None) -> None:
+        """Refuse what was said about a vector that is not there.
 
         Raises:
-            ArgumentError: There is no path, and something else is not as without a vector.
+            ArgumentError: There is no vector, and something is not as without one.
         """
-        if self.path is None and self != VectorUse(None):
-            raise ArgumentError(
-                "--layer, --strength, --unit, --positions or --allow-other-model was given without --vector",
-                valid="a vector with its options, or neither",
-            )
+        said = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if vector is None and said:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name in said)
+            raise ArgumentError(f"{options} came without --vector", valid="a vector with its options, or neither")
 
     @contextmanager
-    def in_force(self) -> Generator[list[str]]:
+    def in_force(self, vector: str | None) -> Generator[list[str]]:
         """Steer inside a `with` block and give the warnings about it; on leaving, also by an error, it is taken off."""
-        if self.path is None:
+        if vector is None:
             yield []
             return
         from steer_tools.tools import apply_steering_vector, remove_steering_vector
 
         applied = apply_steering_vector(
-            self.path,
-            self.layer,
+            vector,
+            self.layers,
             self.strength,
             unit=cast(Any, self.unit),
+            intervention=cast(Any, self.intervention),
             positions=self.positions,
             allow_other_model=self.allow_other_model,
+            target=self.target,
+            condition=self.condition,
+            layer_weights=self.layer_weight or None,
         )
         try:
             yield applied["warnings"]
