@@ -56,6 +56,8 @@ def _idle_reason(plan: Plan, observations: Sequence[Observation]) -> str:
     """Return why no token was edited, or nothing."""
     if not any(placement.strength for placement in plan):
         return "every applied strength is 0"
+    if not any(observation.plan for observation in observations):
+        return "no prompt meets a condition"
     if not any(sum(observation.firings.values()) for observation in observations):
         scopes = ", ".join(sorted({repr(str(placement.positions)) for placement in plan}))
         return f"no token of these prompts, nor of their texts, is in the positions {scopes}"

@@ -60,6 +60,15 @@ def compare(
     return tuple(sides)
 
 
+def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> list[int] | None:
+    """Return on each prompt how many of the plans act; None where no condition is asked, so that all do."""
+    if all(placement.condition is None for plan in plans for placement in plan):
+        return None
+    rows = engine.decided([Row(prompt, plan) for plan in plans for prompt in prompts])
+    acts = [bool(row.plan) for row in rows]
+    return [sum(acts[i :: len(prompts)]) for i in range(len(prompts))]
+
+
 def log_odds(
     engine: Engine,
     prompts: Sequence[Prompt],

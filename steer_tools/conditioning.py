@@ -5,6 +5,7 @@ vector was made, read at the layer and the tokens that it was made at. It must n
 """
 
 import shlex
+from dataclasses import dataclass
 
 from steer_tools.conditions import Both, Condition, Either, Not, Reading, Threshold
 from steer_tools.errors import ArgumentError
@@ -12,6 +13,7 @@ from steer_tools.loading import load_for_model
 from steer_tools.positions import Pooling
 from steer_tools.session import Session
 from steer_tools.sites import Site
+from steer_tools.vectors import VectorInfo
 
 _GRAMMAR = (
     "paths of vector files, each with @LAYER after it if the file has several layers, joined by 'and', 'or', 'not' and "
@@ -19,25 +21,37 @@ _GRAMMAR = (
 )
 # What reads a prompt that nobody has answered yet.
 _PROMPT_POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean")
+# At 1.0 a threshold knows nothing.
+_OFTEN = 0.3
 _WORDS = ("and", "or", "not", "(", ")")
 
 
-def parse_condition(session: Session, text: str) -> Condition:
+@dataclass(frozen=True)
+class ParsedCondition:
+    """A condition, and what the one who uses it should know."""
+
+    condition: Condition
+    warnings: tuple[str, ...]
+
+
+def parse_condition(session: Session, text: str, *, allow_other_model: bool = False) -> ParsedCondition:
     """Read a condition; `not` binds before `and`, and that before `or`.
 
     Raises:
         ArgumentError: The text is not of this form, or a file has no threshold or reads what no prompt has.
         VectorFileError: A file cannot be read.
-        ForeignVectorError: A vector was made on another kind of model.
+        ForeignVectorError: A vector was made on another kind of model, and that is not allowed.
     """
-    return _Parser(session, text).whole()
+    parser = _Parser(session, text, allow_other_model=allow_other_model)
+    return ParsedCondition(parser.whole(), tuple(dict.fromkeys(parser.warnings)))
 
 
 class _Parser:
     """Reads one text from left to right."""
 
-    def __init__(self, session: Session, text: object) -> None:
-        self._session, self._text = session, text
+    def __init__(self, session: Session, text: object, *, allow_other_model: bool) -> None:
+        self._session, self._text, self._allow_other_model = session, text, allow_other_model
+        self.warnings: list[str] = []
         if not isinstance(text, str) or not text.strip():
             raise self._malformed("it names no file")
         lexer = shlex.shlex(text, posix=True, punctuation_chars="()")
@@ -88,7 +102,11 @@ class _Parser:
         path, at, number = name.rpartition("@")
         has_layer = bool(at) and number.removeprefix("-").isdecimal()
         layer = self._session.engine.resolve_layer(int(number)) if has_layer else None
-        vector = load_for_model(self._session, path if has_layer else name, layer).vector
+        loaded = load_for_model(
+            self._session, path if has_layer else name, layer, allow_other_model=self._allow_other_model
+        )
+        vector = loaded.vector
+        self.warnings.extend(f"Condition {name!r}: {warning}" for warning in loaded.warnings)
         if layer is None and len(vector.layers) == 1:
             layer = vector.layers[0]
         if layer is None or layer not in vector.layers:
@@ -105,8 +123,22 @@ class _Parser:
                 valid=f"vectors that create_steering_vector made with pooling {', '.join(map(repr, _PROMPT_POOLINGS))}",
                 fix="Create it from prompts on which it should hold, and prompts on which it should not.",
             )
+        self.warnings.extend(_doubts(name, vector.info, layer))
         reading = Reading(Site(layer, vector.component, vector.head), pooling)
         return Threshold(reading, vector.directions[layer], threshold)
 
     def _malformed(self, problem: str) -> ArgumentError:
         return ArgumentError(f"condition is {self._text!r:.80}, and {problem}", valid=_GRAMMAR)
+
+
+def _doubts(name: str, info: VectorInfo, layer: int) -> list[str]:
+    """Say where a threshold is known to err often, or not known to hold at all."""
+    if layer not in info.misses or layer not in info.false_alarms:
+        return [f"Condition {name!r}: it is not known how often its threshold errs on prompts that did not make it."]
+    misses, false_alarms = info.misses[layer], info.false_alarms[layer]
+    if misses + false_alarms < _OFTEN:
+        return []
+    return [
+        f"Condition {name!r}: its threshold misses {misses:.0%} of held-out prompts of its kind and takes "
+        f"{false_alarms:.0%} of others for it."
+    ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.engines.base import Engine, PoolingFunction
-from steer_tools.errors import DirectionError
+from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
 from steer_tools.methods import MIN_PER_CLASS_FOR_SEPARATION, FittedDirection, Fitter, Method
 from steer_tools.positions import Pooling
 from steer_tools.prompts import ContrastPrompts, Prompt
@@ -42,6 +42,10 @@ class Where:
     head: int | None = None
     pooling: Pooling | PoolingFunction = "last"
 
+    def __post_init__(self) -> None:
+        if self.head is not None and type(self.head) is not int:
+            raise ArgumentError(f"head is {self.head!r}", valid="a whole number from 0, or none")
+
     @property
     def sites(self) -> list[Site]:
         """One site a layer."""
@@ -55,6 +59,25 @@ class Extraction:
     vector: SteeringVector
     fits: dict[int, FittedDirection]
     warnings: tuple[str, ...]
+
+
+def layers_with(engine: Engine, component: Component, head: int | None) -> list[int]:
+    """Return the layers that have a component, in order; in hybrid models only some have.
+
+    Raises:
+        SteeringError: None has it, as for the first layer.
+    """
+    refusal: SteeringError | None = None
+    found: list[int] = []
+    for layer in engine.info.steerable_layers:
+        try:
+            engine.width(Site(layer, component, head))
+            found.append(layer)
+        except (UnsupportedFeatureError, LayerError) as error:
+            refusal = refusal or error
+    if refusal is not None and not found:
+        raise refusal
+    return found
 
 
 def extract(
@@ -79,8 +102,8 @@ def extract(
         methods = {site: ready.method for site, ready in found.items()}
         warnings = list(dict.fromkeys(text for ready in found.values() for text in ready.warnings))
     fits = {site.layer: fitted for site, fitted in _fit(engine, contrast, where, methods).items()}
-    if contrast.fewest_different() < MIN_PER_CLASS_FOR_SEPARATION:
-        # Repeated prompts would be held out from themselves.
+    if contrast.fewest_different() < MIN_PER_CLASS_FOR_SEPARATION or any(m.keeps_length for m in methods.values()):
+        # Repeated prompts would be held out from themselves, and a trained direction has seen all of them.
         nothing = {"separation": None, "d_prime": None, "misses": None, "false_alarms": None}
         fits = {layer: replace(fitted, **nothing) for layer, fitted in fits.items()}
     info = VectorInfo(
@@ -93,6 +116,8 @@ def extract(
         positive_projections={layer: fitted.positive_projection for layer, fitted in fits.items()},
         negative_projections={layer: fitted.negative_projection for layer, fitted in fits.items()},
         thresholds={layer: fitted.threshold for layer, fitted in fits.items()},
+        misses={layer: fitted.misses for layer, fitted in fits.items() if fitted.misses is not None},
+        false_alarms={layer: fitted.false_alarms for layer, fitted in fits.items() if fitted.false_alarms is not None},
         model_name=model.name,
         model_family=model.family,
         model_fingerprint=model.fingerprint,
@@ -151,9 +176,9 @@ def _warnings(engine: Engine, contrast: ContrastPrompts, where: Where, fits: dic
             f"The differences of the pairs hardly agree at the layers {low} (pair_agreement below {_LOW_AGREEMENT}): a "
             "vector of them steers some prompts and not others, or the other way."
         )
-    if where.component == "residual" and engine.info.layers - 1 in where.layers:
+    if where.component in ("residual", "mlp") and engine.info.layers - 1 in where.layers:
         warnings.append(
-            f"Layer {engine.info.layers - 1} is the last block: its output meets only the final norm and the "
+            f"Layer {engine.info.layers - 1} is the last block: what it puts out meets only the final norm and the "
             "unembedding, so the vector acts on the next token's logits alone."
         )
     return warnings

@@ -241,10 +241,11 @@ class BaselineTexts(TypedDict):
 
 
 class VariantTexts(TypedDict):
-    """One strength; both strengths are null for several applied vectors."""
+    """One strength; both are null for several applied vectors. `steered`: 1 or 0 a prompt, null without a condition."""
 
     strength: float | None
     residual_strength: float | list[float | None] | None
+    steered: list[int] | None
     texts: list[str]
     metrics: TextMetrics
 
@@ -274,11 +275,15 @@ class TokensResult(TypedDict):
 
 
 class GenerateResult(TypedDict):
-    """New tokens only; `ended` says whether a text ended by itself; `active` counts the vectors that acted."""
+    """New tokens only; `ended` says whether a text ended by itself; `active` counts the vectors that are applied.
+
+    `steered` counts those that act on each prompt, null where none has a condition.
+    """
 
     texts: list[str]
     ended: list[bool]
     active: int
+    steered: list[int] | None
 
 
 class AppliedStatus(TypedDict):
@@ -289,7 +294,9 @@ class AppliedStatus(TypedDict):
     layer: int | list[int]
     strength: float
     unit: str
+    component: str
     intervention: str
+    target: float | None
     positions: str
     condition: str | None
 

@@ -34,6 +34,7 @@ class Placed:
         source: Where the vector came from.
         unit: What strength 1 means.
         unit_placements: Its placements at strength 1, one a layer.
+        target: The intervention's own parameter, as it was asked for.
         condition: Which rows it is for, as it was asked for.
         warnings: What the one who applies it should know.
     """
@@ -41,6 +42,7 @@ class Placed:
     source: str
     unit: Unit
     unit_placements: Plan
+    target: float | None
     condition: str | None
     warnings: tuple[str, ...]
 
@@ -113,23 +115,35 @@ def place(
             f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
             f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
         )
-    condition = None if options.condition is None else parse_condition(session, options.condition)
+    condition = None
+    if options.condition is not None:
+        parsed = parse_condition(session, options.condition, allow_other_model=options.allow_other_model)
+        condition, warnings = parsed.condition, [*warnings, *parsed.warnings]
+    target = None if options.target is None else require_finite(options.target, "target")
     placements: list[Placement] = []
     chosen = _chosen_layers(session, vector, layer)
     for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
         site = Site(at, vector.component, vector.head)
         if at != made_at:
-            warnings.append(_moved_warning(session, site, made_at))
-        intervention = kind.from_vector(vector, made_at, options.target)
+            warnings.append(_moved_warning(session, site, made_at, scales=kind.scales_direction))
+        intervention = kind.from_vector(vector, made_at, target)
         factor = weight * _factor(session, vector, made_at, site, unit)
         placements.append(Placement(intervention, site, factor, scope, condition))
-    return Placed(loaded.source, unit, tuple(placements), options.condition, tuple(warnings))
+    return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
 
 
 def apply(session: Session, placed: Placed, strength: object) -> Applied:
     """Put a placed vector on the live model, on top of what is applied already."""
-    number = require_finite(strength)
-    return session.change(lambda r: r.add(placed.source, placed.unit, number, placed.unit_placements, placed.condition))
+    applied = Applied(
+        steering_id="",
+        source=placed.source,
+        unit=placed.unit,
+        strength=require_finite(strength),
+        unit_placements=placed.unit_placements,
+        target=placed.target,
+        condition=placed.condition,
+    )
+    return session.change(lambda registry: registry.add(applied))
 
 
 @contextmanager
@@ -214,12 +228,12 @@ def _weights(weights: object, count: int) -> list[float]:
     return [require_finite(item, "a layer weight") for item in items]
 
 
-def _moved_warning(session: Session, site: Site, made_at: int) -> str:
+def _moved_warning(session: Session, site: Site, made_at: int, *, scales: bool) -> str:
     """Say how much stronger the stream is than where the direction was made."""
-    text = (
-        f"The vector has no direction for layer {site.layer}; its only one, made at layer {made_at}, is used there. "
-        "Norms differ between layers"
-    )
+    text = f"The vector has no direction for layer {site.layer}; its only one, made at layer {made_at}, is used there"
+    if not scales:
+        return f"{text}, with means and projections that were measured where it was made."
+    text += ". Norms differ between layers"
     if made_at in session.engine.info.steerable_layers:
         ratio = session.typical_norm(site) / session.typical_norm(Site(made_at, site.component, site.head))
         text += f", here by a factor of {ratio:.3g}"

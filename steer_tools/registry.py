@@ -14,7 +14,7 @@ from steer_tools.plan import Plan
 class Applied:
     """One apply call: the placements of strength 1 in its unit, and the strength they share.
 
-    `source` says where the vector came from, `condition` which rows it is for, as it was asked for.
+    `source` says where the vector came from; `target` and `condition` are as they were asked for.
     """
 
     steering_id: str
@@ -22,6 +22,7 @@ class Applied:
     unit: str
     strength: float
     unit_placements: Plan
+    target: float | None = None
     condition: str | None = None
 
     @property
@@ -70,13 +71,11 @@ class Registry:
             fix="apply_steering_vector returns the id, steering_status lists all.",
         )
 
-    def add(
-        self, source: str, unit: str, strength: float, unit_placements: Plan, condition: str | None = None
-    ) -> Applied:
-        """Append a new handle and return it."""
+    def add(self, applied: Applied) -> Applied:
+        """Append `applied` under a new handle and return it."""
         with self._lock:
             self._count += 1
-            entry = Applied(f"steer-{self._count}", source, unit, strength, unit_placements, condition)
+            entry = replace(applied, steering_id=f"steer-{self._count}")
             self._entries = (*self._entries, entry)
         return entry
 

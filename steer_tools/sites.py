@@ -18,6 +18,10 @@ class Site:
     component: Component = "residual"
     head: int | None = None
 
+    @property
+    def part(self) -> str:
+        """The component, and the head if it is one."""
+        return self.component if self.head is None else f"{self.component} head {self.head}"
+
     def __str__(self) -> str:
-        head = "" if self.head is None else f" head {self.head}"
-        return f"layer {self.layer} {self.component}{head}"
+        return f"layer {self.layer} {self.part}"

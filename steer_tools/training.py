@@ -38,7 +38,8 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         whole = all(type(value) is int for value in (self.steps, self.batch, self.seed))
-        if not (whole and 0 < self.budget < float("inf") and self.steps > 0 and self.batch > 0 and self.seed >= 0):
+        is_length = type(self.budget) in (int, float) and 0 < self.budget < float("inf")
+        if not (whole and is_length and self.steps > 0 and self.batch > 0 and self.seed >= 0):
             raise ArgumentError(
                 f"The options of 'trained' are {self}",
                 valid="budget > 0 (default 1.0, in norms of the contrast); whole numbers steps >= 1 (40), batch >= 1 "
@@ -93,31 +94,36 @@ def train_direction(
     for step in range(options.steps):
         drawn = torch.randperm(len(pairs), generator=generator)[: options.batch].tolist()
         slope = _slope(engine, [pairs[i] for i in drawn], site, direction)
-        if not slope.isfinite().all() or not slope.any():
+        if slope.isfinite().all() and slope.any():
+            direction = direction + 0.3 * radius * (1 - step / options.steps) * (slope / slope.norm()).float()
+            direction = direction * min(1.0, radius / float(direction.norm()))
+        elif not direction.any():
             raise DirectionError(
                 f"The completions do not depend on what is at {site}, so nothing can be trained there",
                 fix="Use an earlier layer, or completions that are not already certain.",
             )
-        direction = direction + 0.3 * radius * (1 - step / options.steps) * slope / slope.norm()
-        direction = direction * min(1.0, radius / float(direction.norm()))
         report(step + 1, options.steps, f"training a direction at {site}")
     return direction
 
 
 def _slope(engine: Engine, pairs: Sequence[CompletionPair], site: Site, direction: Tensor) -> Tensor:
-    """Return the gradient (width,) of the mean log σ(log-odds) at `direction`."""
+    """Return a positive multiple of the gradient (width,) of the mean log σ(log-odds) at `direction`, in float64."""
     plan: Plan = (Placement(Add(direction), site, 1.0, GENERATED),)
     rows = [Row(TokenPrompt(pair.prompt), plan) for pair in pairs]
     completions = [*(pair.promoted for pair in pairs), *(pair.suppressed for pair in pairs)]
     with reporting_to(None):
         found = engine.gradients([*rows, *rows], completions, [site])
-    slope = torch.zeros_like(direction)
-    for pair, promoted, suppressed in zip(pairs, found[: len(pairs)], found[len(pairs) :], strict=True):
-        log_odds = torch.tensor(promoted.log_prob - suppressed.log_prob)
+    sides = list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
+    log_odds = torch.tensor([ours.log_prob - theirs.log_prob for ours, theirs in sides], dtype=torch.float64)
+    # Relative to the largest, since all of them are 0 in floating point where completions are well told.
+    log_weights = torch.nn.functional.logsigmoid(-log_odds)
+    weights = (log_weights - log_weights.max()).exp()
+    slope = torch.zeros_like(direction, dtype=torch.float64)
+    for weight, pair, (ours, theirs) in zip(weights, pairs, sides, strict=True):
         # The positions `generated` begin with the last token of the prompt.
-        steered = [side.by_site[site][len(pair.prompt) - 1 :].sum(dim=0) for side in (promoted, suppressed)]
-        slope += torch.sigmoid(-log_odds) * (steered[0] - steered[1])
-    return slope / len(pairs)
+        steered = [side.by_site[site][len(pair.prompt) - 1 :].double().sum(dim=0) for side in (ours, theirs)]
+        slope += weight * (steered[0] - steered[1])
+    return slope
 
 
 def _shown(prompt: Prompt) -> str:

@@ -245,14 +245,74 @@ def test_calls_that_do_not_show_the_whole_prompt_are_refused(engine: Any, model:
     embedded = model.get_input_embeddings()(ids)
     engine.set_ambient((add(condition),))
 
-    with pytest.raises(UnsupportedCallError, match="whole prompt"):
+    with pytest.raises(UnsupportedCallError, match="does not show it"):
         model(ids[:, -1:], past_key_values=cache)
-    with pytest.raises(UnsupportedCallError, match="whole prompt"):
+    with pytest.raises(UnsupportedCallError, match="does not show it"):
         model(inputs_embeds=embedded)
-    with pytest.raises(UnsupportedCallError, match="tokens of the prompt"):
+    with pytest.raises(UnsupportedCallError, match="does not show it"):
         model.generate(inputs_embeds=embedded, max_new_tokens=2)
     engine.set_ambient(())
     assert model(inputs_embeds=embedded).logits.isfinite().all()
+
+
+def test_padding_that_generate_infers_takes_no_part_in_the_decision(
+    engine: Any, model: Any, tokenizer: Any, family: str
+) -> None:
+    condition, holds = half(family)
+    inputs = batch(tokenizer)
+    options = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
+    engine.set_ambient((add(condition),))
+
+    told = model.generate(**inputs, **options)
+    inferred = model.generate(inputs["input_ids"], **options)
+
+    assert (inputs["input_ids"] == 0).any() and any(holds)
+    assert torch.equal(told, inferred)
+
+
+def test_tensors_that_are_no_input_of_the_model_do_no_harm(engine: Any, model: Any, tokenizer: Any) -> None:
+    condition = Threshold(READING, noise(5), 0.0)
+    engine.set_ambient((add(condition),))
+    inputs = batch(tokenizer)
+
+    plain = model.generate(**inputs, max_new_tokens=4, do_sample=False, eos_token_id=2, pad_token_id=0)
+    ends = {"eos_token_id": torch.tensor([2]), "pad_token_id": torch.tensor(0)}
+
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False, **ends), plain)
+
+
+def test_a_loop_with_a_cache_keeps_what_was_decided_on_its_prompt(
+    engine: Any, model: Any, tokenizer: Any, family: str
+) -> None:
+    condition, holds = half(family)
+    steered, plain = tokens_of(engine, [(add(),)] * 4), tokens_of(engine, [()] * 4)
+    engine.set_ambient((add(condition),))
+
+    for text, hold, with_it, without in zip(PROMPTS, holds, steered, plain, strict=True):
+        ids, cache, new = torch.tensor([tokenizer(text)["input_ids"]]), None, []
+        with torch.no_grad():
+            for _ in range(STEPS):
+                output = model(ids, past_key_values=cache, use_cache=True)
+                ids, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+                new.append(int(ids))
+        expected = with_it if hold else without
+        assert tuple(new[: len(expected)]) == expected
+
+
+def test_a_new_text_in_an_emptied_cache_is_decided_anew(engine: Any, model: Any, tokenizer: Any, family: str) -> None:
+    condition, holds = half(family)
+    first, second = holds.index(True), holds.index(False)
+    engine.set_ambient((add(condition, positions="all"),))
+    ids = [torch.tensor([tokenizer(PROMPTS[i])["input_ids"]]) for i in (first, second)]
+
+    cache = model(ids[0], use_cache=True).past_key_values
+    cache.crop(-ids[0].shape[1])
+    assert cache.get_seq_length() == 0
+    reused = model(ids[1], past_key_values=cache, use_cache=True).logits
+
+    assert torch.equal(reused, model(ids[1]).logits)
+    engine.set_ambient(())
+    assert torch.equal(reused, model(ids[1]).logits)
 
 
 def test_an_interrupt_while_a_condition_is_read_leaves_the_model_as_it_was(
@@ -299,7 +359,8 @@ def test_the_tools_steer_the_prompts_that_meet_the_condition(
 
     compared = compare_generations(PROMPTS, path, strengths=[3.0], condition="half", max_new_tokens=STEPS)
     applied = apply_steering_vector(path, strength=3.0, condition="half")
-    texts = generate(PROMPTS, max_new_tokens=STEPS)["texts"]
+    generated = generate(PROMPTS, max_new_tokens=STEPS)
+    texts, counted = generated["texts"], generated["steered"]
     status, proof = steering_status(), check_steering(PROMPTS)
     update_steering_vector(applied["steering_id"], 0.0)
     at_zero = generate(PROMPTS, max_new_tokens=STEPS)["texts"]
@@ -308,6 +369,7 @@ def test_the_tools_steer_the_prompts_that_meet_the_condition(
     everywhere = generate(PROMPTS, max_new_tokens=STEPS)["texts"]
 
     plain = compared["baseline"]["texts"]
+    assert compared["variants"][0]["steered"] == counted == [int(hold) for hold in half_condition]
     assert texts == compared["variants"][0]["texts"]
     assert texts == [s if hold else p for s, p, hold in zip(everywhere, plain, half_condition, strict=True)]
     assert at_zero == plain
@@ -331,10 +393,52 @@ def test_vectors_with_different_conditions_act_side_by_side(
     assert proof["passed"], proof
 
 
+def test_results_say_on_which_prompts_a_condition_held_and_the_proof_that_none_did(
+    session: Session, half_condition: list[bool], make_vector: Any
+) -> None:
+    path = make_vector(2)
+    assert generate(PROMPTS, max_new_tokens=2)["steered"] is None
+
+    apply_steering_vector(path, strength=3.0, condition="half and not half")
+    alone, proof_alone = generate(PROMPTS, max_new_tokens=2), check_steering(PROMPTS)
+    apply_steering_vector(path, strength=1.0)
+    both, proof = generate(PROMPTS, max_new_tokens=2), check_steering(PROMPTS)
+
+    assert (alone["active"], alone["steered"], both["active"], both["steered"]) == (1, [0] * 4, 2, [1] * 4)
+    assert any("no prompt meets a condition" in text for text in proof_alone["warnings"])
+    assert proof["passed"] and len(proof["warnings"]) == 1 and "the condition of steer-" in proof["warnings"][0]
+    assert compare_generations(PROMPTS, path, max_new_tokens=2)["variants"][0]["steered"] is None
+
+
+def test_a_condition_that_errs_often_or_that_nobody_tried_is_warned_of(session: Session, make_vector: Any) -> None:
+    path = make_vector(2)
+    direction, sides = noise(1), {"family": session.engine.info.family, "print": session.engine.info.fingerprint}
+
+    def warnings(**known: dict[int, float]) -> list[str]:
+        info = VectorInfo(
+            pooling="last",
+            thresholds={1: 0.0},
+            model_family=sides["family"],
+            model_fingerprint=sides["print"],
+            **known,
+        )
+        vector = SteeringVector.from_directions({1: direction}, info=info)
+        save_vector(vector, "c", workspace=session.workspace)
+        applied = apply_steering_vector(path, condition="c")
+        remove_all_steering_vectors()
+        return [text for text in applied["warnings"] if "Condition" in text]
+
+    assert warnings(misses={1: 0.0}, false_alarms={1: 0.1}) == []
+    assert [
+        "misses 25%" in text and "takes 20%" in text for text in warnings(misses={1: 0.25}, false_alarms={1: 0.2})
+    ] == [True]
+    assert ["not known how often" in text for text in warnings()] == [True]
+
+
 def test_every_created_vector_is_a_condition_that_tells_its_own_prompts_apart(session: Session) -> None:
     create_steering_vector(POSITIVE, NEGATIVE, 2, "kinds", method="lda")
 
-    condition = parse_condition(session, "kinds")
+    condition = parse_condition(session, "kinds").condition
 
     sides = [session.engine.read(parse_prompts(side), [Site(2)], "last")[Site(2)] for side in (POSITIVE, NEGATIVE)]
     held = [condition.holds({Reading(Site(2), "last"): side}).tolist() for side in sides]
@@ -364,7 +468,7 @@ def test_not_binds_before_and_and_that_before_or(session: Session) -> None:
         "a.safetensors@-2 or(b)and(c)": a | (b & c),
     }
     for text, holds in expected.items():
-        found = parse_condition(session, text).holds({Reading(Site(2), "last"): rows})
+        found = parse_condition(session, text).condition.holds({Reading(Site(2), "last"): rows})
         assert torch.equal(found, holds), text
         assert 0 < int(holds.sum()) < 64
 
@@ -411,6 +515,8 @@ def test_a_condition_of_another_model_is_refused(session: Session, make_vector: 
 
     with pytest.raises(ForeignVectorError):
         apply_steering_vector(make_vector(2), condition="foreign")
+    allowed = apply_steering_vector(make_vector(2), condition="foreign", allow_other_model=True)
+    assert any("Condition 'foreign'" in text and "which model" in text for text in allowed["warnings"])
 
 
 def test_on_the_bundled_model_refusal_fires_on_one_kind_of_request_and_not_on_others(

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, get_args
 
 import pytest
+import tiny_models
 import torch
 from conftest import LAYERS, WIDTH, make_model, make_tokenizer
 from oracle import outputs_by_hand
@@ -290,3 +291,38 @@ def test_a_confound_is_warned_of_and_only_where_it_is(
 
     assert any(words in text for text in found), found
     assert clean == []
+
+
+# What a hostile reader found
+
+
+def test_all_layers_of_a_component_are_those_that_have_it(empty_session: Session) -> None:
+    empty_session.attach(tiny_models.build("lfm2"), make_tokenizer())
+    heads = create_steering_vector(*MANY, "all", "v", component="attention", head=0)["layer"]
+    empty_session.attach(make_model("llama"), make_tokenizer())
+
+    assert heads == [1, 3]  # Layers 0 and 2 are convolutions.
+    assert create_steering_vector(MANY[0], MANY[1], "all", "v", component="embedding", pooling="mean")["layer"] == 0
+    empty_session.attach(tiny_models.build("bert"), make_tokenizer())
+    with pytest.raises(UnsupportedFeatureError, match="could not be told apart"):
+        create_steering_vector(*MANY, "all", "v", component="mlp")
+
+
+@pytest.mark.parametrize("head", ["1", True, 1.0])
+def test_a_head_is_a_whole_number(llama_session: Session, head: Any) -> None:
+    with pytest.raises(ArgumentError, match="head is"):
+        create_steering_vector(*MANY, 1, "v", component="attention", head=head)
+
+
+def test_figures_of_a_trained_direction_are_null_since_it_has_seen_every_pair(llama_session: Session) -> None:
+    result = create_steering_vector(*PAIRED, 1, "v", method="trained", options={"steps": 2})
+
+    assert [result[key] for key in ("separation", "d_prime", "misses", "false_alarms")] == [None] * 4
+    assert create_steering_vector(*PAIRED, 1, "v", method="pca")["separation"] is not None
+
+
+def test_training_works_where_gradients_are_switched_off(llama_session: Session) -> None:
+    with torch.inference_mode():
+        result = create_steering_vector(*PAIRED, 1, "v", method="trained", options={"steps": 2})
+
+    assert result["magnitude"] > 0

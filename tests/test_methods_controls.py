@@ -64,10 +64,11 @@ def test_a_random_direction_has_the_cosine_of_chance_and_a_found_one_has_not() -
     assert cosine(fit(METHODS["mean_difference"], positive, negative).direction, truth) > 0.9
 
 
-def test_a_covariance_direction_varies_as_the_activations_do() -> None:
-    positive, negative, _ = classes(0, 200, 3.0, anisotropic_covariance())
+def test_a_covariance_direction_varies_as_the_activations_do_within_their_classes() -> None:
+    positive, negative, truth = classes(0, 200, 30.0, anisotropic_covariance())
     data = Examples.of(positive + 50, negative + 50)
-    centred = torch.cat([positive, negative]) - torch.cat([positive, negative]).mean(0)
+    centred = torch.cat([side - side.mean(0) for side in (positive, negative)])
+    together = torch.cat([positive, negative]) - torch.cat([positive, negative]).mean(0)
     values, axes = torch.linalg.eigh(centred.T @ centred / 400)
 
     def variances(name: str) -> Tensor:
@@ -77,6 +78,11 @@ def test_a_covariance_direction_varies_as_the_activations_do() -> None:
     # The variance of 4000 squares of normal numbers is within 10 %, four standard errors.
     torch.testing.assert_close(variances("random_covariance"), values, rtol=0.1, atol=0)
     assert float((variances("random") / values - 1).abs().max()) > 1
+    # With the contrast in it, the covariance would make most draws the contrast.
+    draws = [method_named("random_covariance", {"seed": seed}).raw(data) for seed in range(200)]
+    of_both = torch.randn(200, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ together
+    assert sum(abs(cosine(draw, truth)) for draw in draws) / 200 < 0.4
+    assert sum(abs(cosine(draw, truth)) for draw in of_both) / 200 > 0.8
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NEGATIVE, POSITIVE, PROMPTS, WIDTH
+from conftest import NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 
 from steer_tools import (
     SteeringVector,
@@ -304,3 +304,92 @@ def test_comparing_takes_the_interventions_too_and_leaves_nothing(session: Sessi
     assert whole["texts"] == [g.text for g in session.engine.generate(rows, Sampling(STEPS))]
     assert none["residual_strength"] is None
     assert placed.unit_placements[0].positions != GENERATED and len(session.registry) == 0
+
+
+# What a hostile reader found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "strength", "target"),
+    [
+        (torch.float16, "add", 1e5, None),
+        (torch.float16, "replace", 1e5, None),
+        (torch.float16, "clamp", 1.0, 1e6),
+        (torch.float16, "affine", 1.0, 1e6),
+        (torch.float32, "replace", 1e39, None),
+        (torch.float32, "add", 1e39, None),
+    ],
+)
+def test_an_edit_that_the_dtype_cannot_hold_is_refused_before_it_acts(
+    empty_session: Session, dtype: torch.dtype, kind: Any, strength: float, target: float | None
+) -> None:
+    empty_session.attach(make_model("llama", dtype=dtype), make_tokenizer())
+    path = create_steering_vector(POSITIVE, NEGATIVE, 2, "v")["vector_path"]
+
+    with pytest.raises(StrengthError, match="can hold"):
+        apply_steering_vector(path, strength=strength, intervention=kind, target=target)
+
+    assert steering_status()["applied"] == []
+    assert apply_steering_vector(path, intervention=kind, target=target and 1.0)["success"]
+
+
+def test_adding_far_more_than_the_stream_keeps_the_norm_all_the_same(session: Session, make_vector: Any) -> None:
+    apply_steering_vector(make_vector(2), strength=1e25, intervention="add_keeping_norm", positions="all")
+
+    (edit,) = session.engine.observe(parse_prompts(PROMPTS)[1], 1).edits
+
+    torch.testing.assert_close(edit.after.norm(dim=1), edit.before.norm(dim=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["3", True, float("nan"), 1e39, None])
+def test_a_target_is_a_finite_number_or_left_out(llama_session: Session, make_vector: Any, target: Any) -> None:
+    path = make_vector()
+
+    if target is None:
+        assert apply_steering_vector(path, intervention="clamp", target=target)["success"]
+        return
+    with pytest.raises(ArgumentError, match="target is"):
+        apply_steering_vector(path, intervention="clamp", target=target)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"layer": 1},
+        {"strengths": [1.0]},
+        {"unit": "residual"},
+        {"positions": "all"},
+        {"intervention": "zero"},
+        {"target": 1.0},
+        {"condition": "v"},
+        {"allow_other_model": True},
+    ],
+)
+def test_how_a_vector_acts_cannot_be_said_of_what_is_applied(
+    llama_session: Session, make_vector: Any, given: dict[str, Any]
+) -> None:
+    apply_steering_vector(make_vector())
+
+    with pytest.raises(ArgumentError, match="Give vector_path"):
+        compare_generations(PROMPTS, max_new_tokens=2, **given)
+    assert compare_generations(PROMPTS, max_new_tokens=2)["variants"][0]["strength"] == 1.0
+
+
+def test_results_say_which_part_of_the_model_is_edited_and_how(llama_session: Session) -> None:
+    path = create_steering_vector(POSITIVE, NEGATIVE, 1, "v", component="attention", head=2)["vector_path"]
+
+    applied = apply_steering_vector(path, intervention="clamp", target=2)
+    again = apply_steering_vector(path, intervention="zero")
+    added = apply_steering_vector(path)
+    entry = steering_status()["applied"][0]
+
+    assert applied["vector_shape"] == [WIDTH // 4]
+    assert (entry["component"], entry["intervention"], entry["target"]) == ("attention head 2", "clamp", 2.0)
+    assert any("one edit follows the other" in text for text in again["warnings"])
+    assert any("strengths at one layer add up" in text for text in added["warnings"])
+
+
+def test_a_whole_edit_moved_to_another_layer_is_warned_of_as_such(llama_session: Session, make_vector: Any) -> None:
+    (warning,) = apply_steering_vector(make_vector(1), 3, intervention="mean")["warnings"]
+
+    assert "measured where it was made" in warning and "unit" not in warning

@@ -359,7 +359,9 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
             "layer": [1, 2],
             "strength": 1.5,
             "unit": "vector",
+            "component": "residual",
             "intervention": "add",
+            "target": None,
             "positions": "all",
             "condition": None,
         }

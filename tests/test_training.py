@@ -62,17 +62,38 @@ def test_the_budget_counts_in_contrasts(engine: Any) -> None:
     assert 1.5 < float(long.norm()) <= 8.0 * (1 + 1e-5)
 
 
-def test_the_slope_is_that_of_the_mean_log_sigmoid_of_the_log_odds(engine: Any) -> None:
+def test_the_slope_is_along_that_of_the_mean_log_sigmoid_of_the_log_odds(engine: Any) -> None:
     generator = torch.Generator().manual_seed(1)
-    direction, nudge = torch.randn(2, engine.width(Site(1)), generator=generator)
+    direction, *nudges = torch.randn(4, engine.width(Site(1)), generator=generator)
 
-    def objective(step: float) -> float:
-        odds = torch.tensor(margins(engine, Site(1), direction + step * nudge), dtype=torch.float64)
+    def objective(nudge: torch.Tensor) -> float:
+        odds = torch.tensor(margins(engine, Site(1), direction + nudge), dtype=torch.float64)
         return float(torch.nn.functional.logsigmoid(odds).mean())
 
-    measured = (objective(5e-3) - objective(-5e-3)) / 1e-2
-    assert float(_slope(engine, PAIRS, Site(1), direction) @ nudge) == pytest.approx(measured, rel=0.05, abs=0.02)
-    assert abs(measured) > 0.1
+    found = _slope(engine, PAIRS, Site(1), direction)
+    ratios = []
+    for nudge in nudges:
+        measured = (objective(5e-3 * nudge) - objective(-5e-3 * nudge)) / 1e-2
+        ratios.append(float(found @ nudge.double()) / measured)
+        assert abs(measured) > 0.02
+    assert ratios == pytest.approx([ratios[0]] * 3, rel=0.1)
+    assert ratios[0] > 0
+
+
+def test_completions_that_are_told_by_hundreds_of_nats_are_trained_on_all_the_same(engine: Any) -> None:
+    # The unembedding makes the suppressed tokens all but impossible, so that σ(−log-odds) is 0 in floating point.
+    head = engine.architecture.model.get_output_embeddings()
+    handle = head.register_forward_hook(
+        lambda m, a, out: out - 400.0 * torch.nn.functional.one_hot(torch.tensor(70), 128)
+    )
+    assert min(margins(engine, Site(1), torch.zeros(engine.width(Site(1))))) > 150
+
+    direction = train_direction(engine, PAIRS, Site(1), 4.0, OPTIONS)
+    handle.remove()
+
+    before, after = margins(engine, Site(1), direction, 0.0), margins(engine, Site(1), direction)
+    assert sum(after) > sum(before)
+    assert direction.isfinite().all() and 0 < float(direction.norm()) <= 4.0 * (1 + 1e-5)
 
 
 def test_the_same_seed_trains_the_same_direction_and_another_another(engine: Any) -> None:
@@ -122,7 +143,9 @@ def test_a_site_that_the_completions_do_not_depend_on_is_refused(engine: Any) ->
     assert train_direction(engine, PAIRS, Site(LAYERS - 1), 4.0, OPTIONS).any()
 
 
-@pytest.mark.parametrize("wrong", [{"budget": 0.0}, {"steps": 0}, {"batch": 0}, {"seed": -1}, {"steps": 2.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"budget": 0.0}, {"steps": 0}, {"batch": 0}, {"seed": -1}, {"steps": 2.5}, {"budget": "1"}]
+)
 def test_options_out_of_range_are_refused_with_the_valid_ones(wrong: Any) -> None:
     with pytest.raises(ArgumentError, match="budget > 0"):
         TrainingOptions(**wrong)

@@ -7,7 +7,6 @@ import torch
 from steer_tools.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.taps import Taps
 from steer_tools.errors import StrengthError
-from steer_tools.interventions import Add
 from steer_tools.plan import Placement
 from steer_tools.sites import Site
 
@@ -28,24 +27,27 @@ def refuse_sites(architecture: Architecture, taps: Taps, sites: Iterable[Site]) 
 
 
 def refuse_placements(architecture: Architecture, taps: Taps, placements: Iterable[Placement]) -> None:
-    """Refuse placements at such sites, or with conditions there, and additions that the model's dtype cannot hold.
+    """Refuse placements at such sites, or with conditions there, and edits that the model's dtype cannot hold.
 
     Raises:
-        StrengthError: An addition would be infinite, and every later text empty or broken.
+        StrengthError: What is edited would be infinite, and every later text empty or broken.
     """
     placements = tuple(placements)
     conditions = [placement.condition for placement in placements if placement.condition is not None]
     read = {reading.site for condition in conditions for reading in condition.readings}
     refuse_sites(architecture, taps, {*(placement.site for placement in placements), *read})
-    largest = torch.finfo(architecture.dtype).max
-    for placement in placements:
-        intervention = placement.intervention
-        if not isinstance(intervention, Add):
-            continue
-        if not abs(placement.strength) * float(intervention.direction.abs().max()) <= largest:
-            raise StrengthError(
-                f"strength {placement.strength:g} makes the vector at {placement.site} larger than "
-                f"{str(architecture.dtype).removeprefix('torch.')} can hold",
-                valid="a finite number that adds about as much as the residual stream itself, or less",
-                fix="Use unit='residual', where 1.0 is the stream's typical norm.",
-            )
+    for placement in {(id(p.intervention), p.strength): p for p in placements}.values():
+        _refuse_overflow(placement, architecture.dtype, taps.at(placement.site).width)
+
+
+def _refuse_overflow(placement: Placement, dtype: torch.dtype, width: int) -> None:
+    """Refuse an edit that makes something infinite of small activations."""
+    strength = torch.tensor(placement.strength, dtype=torch.float32)
+    edited = placement.intervention.edit(torch.stack([torch.zeros(width), torch.ones(width)]), strength)
+    if not edited.abs().max() <= torch.finfo(dtype).max:
+        raise StrengthError(
+            f"strength {placement.strength:g} of {placement.intervention.name!r} at {placement.site} makes the "
+            f"activations larger than {str(dtype).removeprefix('torch.')} can hold",
+            valid="a finite number that adds about as much as the activations themselves, or less",
+            fix="Use unit='residual', where 1.0 is their typical norm, or a smaller target.",
+        )

@@ -240,6 +240,10 @@ class Engine(Protocol):
         """Return the size of the last dimension of what is at a site, or raise what its reading would."""
         ...
 
+    def decided(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows with what acts on each: their conditions answered, each on its own prompt."""
+        ...
+
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
         ...

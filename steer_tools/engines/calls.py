@@ -22,12 +22,12 @@ _OTHER_WAYS = (
     "guidance_scale",
     "custom_generate",
 )
-# What a prompt of text consists of.
-_PROMPT_INPUTS = {"inputs", "input_ids", "attention_mask"}
+# What a pass over text is given; any other tensor, such as an image, says something that token ids do not.
+_OF_TEXT = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "cache_position", "inputs_embeds"}
 _HARMLESS = {"guidance_scale": 1}
 
 
-@dataclass
+@dataclass(eq=False)
 class GenerateCall:
     """A `model.generate` under way.
 
@@ -39,7 +39,6 @@ class GenerateCall:
         first: The columns that its first pass showed, once there was one.
         cache: What its first pass was given to keep keys and values in.
         layout: Of its prompt, once a pass has been placed.
-        has_other_inputs: Whether it is given tensors beside ids and mask, such as an image.
     """
 
     columns: int | None = None
@@ -49,7 +48,6 @@ class GenerateCall:
     first: int | None = None
     cache: Any = None
     layout: Layout | None = None
-    has_other_inputs: bool = False
 
     def owns(self, cache: Any, tokens: Tensor) -> bool:
         """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
@@ -61,21 +59,6 @@ class GenerateCall:
             return tokens.shape[1] > self.seen
         prompt = tokens[:, : self.ids.shape[1]]
         return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
-
-    def prompts(self) -> list[list[int]]:
-        """Return the ids of each row's prompt, without padding.
-
-        Raises:
-            UnsupportedCallError: The call gives no token ids, or other things beside them that the model looks at.
-        """
-        if self.ids is None or self.has_other_inputs:
-            raise UnsupportedCallError(
-                "What is applied waits for a condition, which is decided on the tokens of the prompt, and this call "
-                "gives the model other things to look at",
-                valid="model.generate(...) with input_ids and attention_mask alone",
-            )
-        mask = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask
-        return [row[real].tolist() for row, real in zip(self.ids.cpu(), mask.cpu(), strict=True)]
 
 
 @dataclass
@@ -99,6 +82,11 @@ class Callers:
             depth = len(self.modules) - 1 - self.modules[::-1].index(module)
             del self.modules[depth:], self.arguments[depth:]
 
+    def other_input(self) -> str | None:
+        """Return the name of a tensor that the outermost call is given beside a text's tokens, if there is one."""
+        given = self.arguments[0]
+        return next((n for n, value in given.items() if isinstance(value, Tensor) and n not in _OF_TEXT), None)
+
     def find(self, *names: str) -> Any:
         """Return the innermost of the given arguments that is not None."""
         found = (call.get(name) for call in reversed(self.arguments) for name in names)
@@ -115,7 +103,6 @@ def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall
         columns=tensors[0].shape[1] if tensors else None,
         mask=mask.bool().cpu() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
         ids=ids,
-        has_other_inputs=any(isinstance(kwargs[name], Tensor) for name in kwargs if name not in _PROMPT_INPUTS),
     )
 
 

@@ -8,13 +8,14 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from steer_tools.architecture import Architecture
 from steer_tools.engines.calls import Callers, GenerateCall
+from steer_tools.engines.deciding import Decisions, prompts_of
 from steer_tools.engines.edits import SiteEdits
 from steer_tools.engines.layout import Layout, TokenMarks
 from steer_tools.engines.noting import NotingGenerate
@@ -43,6 +44,7 @@ class Run:
             place.
         stop_after: The layer after which the pass is ended.
         decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
+        waited: The run that waited, where this is what was decided.
         firings: How often each site was edited.
     """
 
@@ -51,6 +53,7 @@ class Run:
     captures: Mapping[Site, Capture] = field(default_factory=dict)
     stop_after: int | None = None
     decide: "Callable[[Sequence[Sequence[int]]], Run] | None" = None
+    waited: "Run | None" = None
     firings: dict[Site, int] = field(default_factory=dict)
 
     @property
@@ -96,6 +99,7 @@ class SteeringHooks:
         self._per_thread = _PerThread()
         self._ambient: Run | None = None
         self._reached: dict[Site, Any] = {}
+        self._decisions: Decisions[Run] = Decisions()
         self.reach(Site(layer) for layer in range(len(architecture.blocks)))
         self._handles: list[Any] = []
         for module in architecture.callables:
@@ -225,34 +229,35 @@ class SteeringHooks:
                 is_steered = run is not None and run.is_steered
                 thread.place, thread.geometry = place_pass(thread.callers, call, is_steered=is_steered), None
                 if run is not None and run.decide is not None:
-                    thread.entered_run = self._decided(run.decide, self._prompts_of_pass())
+                    thread.entered_run = self._decided(run, run.decide)
 
         return enter
 
-    def _prompts_of_pass(self) -> list[list[int]]:
-        """Return the ids of the rows of a plain call, which are all prompt."""
-        thread = self._thread
-        place, geometry = thread.place, self._geometry(Run())
-        if place is None or geometry is None or place.ids is None or place.start > 0:
-            raise UnsupportedCallError(
-                "What is applied waits for a condition, which is decided on the whole prompt, and this call does not "
-                "show it",
-                valid="model.generate(...) with input_ids, or a call of the whole text without a cache",
-            )
-        return [ids[real >= 0].tolist() for ids, real in zip(place.ids.cpu(), geometry.positions, strict=True)]
-
-    def _decided(self, decide: Callable[[Sequence[Sequence[int]]], Run], prompts: Sequence[Sequence[int]]) -> Run:
-        """Decide conditions by passes of their own, from inside a pass that waits for them."""
-        waiting, self._per_thread.calls = self._thread, _Calls()
-        try:
-            return decide(prompts)
-        finally:
-            self._per_thread.calls = waiting
+    def _decided(self, run: Run, decide: Callable[[Sequence[Sequence[int]]], Run]) -> Run:
+        """Return what the rows of this pass get, decided once, by passes of their own from inside the waiting one."""
+        waiting = self._thread
+        place, geometry, call, callers = waiting.place, self._geometry(run), waiting.generation, waiting.callers
+        if place is None or geometry is None:
+            return Run()
+        found = self._decisions.find(run, place, call, callers)
+        if found is None:
+            prompts = prompts_of(place, geometry, call, callers)
+            self._per_thread.calls = _Calls()
+            try:
+                found = replace(decide(prompts), waited=run)
+            finally:
+                self._per_thread.calls = waiting
+            if call is not None:
+                self._decisions.keep(run, found, call)
+        return found
 
     def _leave(self) -> Callable[..., None]:
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             thread = self._thread
             thread.callers.leave(module)
+            entered = thread.entered_run
+            if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
+                self._decisions.keep_with_cache(entered.waited, entered, output)
             thread.place, thread.geometry = None, None
 
         return leave

@@ -142,6 +142,10 @@ class HuggingFaceEngine:
         refuse_sites(self.architecture, self._taps, [site])
         return self._taps.at(site).width
 
+    def decided(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows with what acts on each."""
+        return self._plans.decided(rows)
+
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
         return self._tokens.describe(prompt)

@@ -46,9 +46,13 @@ def layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -
     """Return the layout of a prompt of which `mask` (rows, columns) is known, and the ids from column `start` on."""
     lengths = mask.sum(dim=1)
     if ids is not None:
-        # Beams and return sequences repeat each row, in the ids or in the mask, as the pass happens to show them.
-        ids = ids.cpu()[torch.arange(len(mask)) * len(ids) // len(mask)]
+        ids = rows_of(ids.cpu(), len(mask))
     return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
+
+
+def rows_of(ids: Tensor, rows: int) -> Tensor:
+    """Return `rows` rows of ids: beams and return sequences repeat each, in the ids or in what tells of them."""
+    return ids[torch.arange(rows, device=ids.device) * len(ids) // rows]
 
 
 def extended(real: Tensor, columns: int) -> Tensor:

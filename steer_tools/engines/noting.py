@@ -6,7 +6,6 @@ It must not know plans, or what the hooks do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -43,16 +42,13 @@ class NotingGenerate:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as the model does, with its passes known for those of this call."""
         call, run = noted_call(args, kwargs), self._hooks.run_here
-        with ExitStack() as stack:
+        with self._hooks.generating(call):
             if run is not None and run.is_steered:
                 refuse_unsteerable_state(self._model)
                 refuse_right_padding(call)
                 refuse_other_passes(args, kwargs, getattr(self._model, "generation_config", None))
                 # A forward that `generate` compiled before our hooks came ignores them.
                 kwargs["disable_compile"] = True
-                if run.decide is not None:
-                    stack.enter_context(self._hooks.running(run.decide(call.prompts())))
-            stack.enter_context(self._hooks.generating(call))
             return self._original(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NotingGenerate:

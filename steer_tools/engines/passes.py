@@ -17,7 +17,7 @@ from steer_tools.errors import UnsupportedCallError
 from steer_tools.positions import BatchGeometry
 
 # What models call what they keep between steps; most say past_key_values.
-_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
+CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool 
     if not isinstance(tokens, Tensor):
         return None
     rows, width = tokens.shape[:2]
-    cache = callers.find(*_CACHES)
+    cache = callers.find(*CACHES)
     if call is not None and is_steered and not call.owns(cache, tokens):
         raise UnsupportedCallError(
             "The steered model was called on other tokens inside its own generate",

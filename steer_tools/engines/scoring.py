@@ -84,22 +84,22 @@ class Scorer:
         added = self._encode_completions(rows, prompts, completions)
         self._hooks.reach(sites)
         found: dict[int, Gradients] = {}
-        for batch in self._forced_batches(prompts, added):
-            # The gradient at a site is that of zeros which are added there, whatever came before.
-            zeros: dict[Site, Tensor] = {}
+        with torch.inference_mode(False), torch.enable_grad():
+            for batch in self._forced_batches(prompts, added):
+                # The gradient at a site is that of zeros which are added there, whatever came before.
+                zeros: dict[Site, Tensor] = {}
 
-            def add_zeros(site: Site, hidden: Tensor, zeros: dict[Site, Tensor] = zeros) -> Tensor:
-                zeros[site] = torch.zeros_like(hidden, requires_grad=True)
-                return hidden + zeros[site]
+                def add_zeros(site: Site, hidden: Tensor, zeros: dict[Site, Tensor] = zeros) -> Tensor:
+                    zeros[site] = torch.zeros_like(hidden, requires_grad=True)
+                    return hidden + zeros[site]
 
-            captures = {site: partial(add_zeros, site) for site in sites}
-            with torch.enable_grad():
+                captures = {site: partial(add_zeros, site) for site in sites}
                 logits = dict(self._logits(batch, rows, prompts, captures))
                 totals = [_chosen(logits[index], added[index]).sum() for index in batch.rows]
                 gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
-            for row, index in enumerate(batch.rows):
-                own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
-                found[index] = Gradients(float(totals[row].detach()), own)
+                for row, index in enumerate(batch.rows):
+                    own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
+                    found[index] = Gradients(float(totals[row].detach()), own)
         return [found[i] for i in range(len(rows))]
 
     def _encode_completions(

@@ -46,8 +46,9 @@ class AddKeepingNorm:
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Add and rescale."""
         moved = plus(hidden, strength * self.direction.to(hidden))
-        length = moved.norm(dim=-1, keepdim=True)  # (tokens, 1)
+        # In float64, where the squares of what float32 holds are finite.
+        own, length = (h.double().norm(dim=-1, keepdim=True) for h in (hidden, moved))  # (tokens, 1)
         is_zero = length == 0
         # The 1 keeps gradients finite in the branch that is not taken.
-        rescaled = moved * (hidden.norm(dim=-1, keepdim=True) / torch.where(is_zero, 1.0, length))
+        rescaled = moved * (own / torch.where(is_zero, 1.0, length)).to(hidden.dtype)
         return torch.where(is_zero, hidden, rescaled)

@@ -3,9 +3,9 @@
 It must not know hooks, rows, positions or files.
 """
 
-import math
 from typing import ClassVar, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError
@@ -66,10 +66,10 @@ def refuse_target(name: str, target: float | None) -> None:
 
 
 def finite_target(name: str, target: float) -> float:
-    """Return the target, or refuse it where it is not finite."""
-    if not math.isfinite(target):
+    """Return the target, or refuse it where it is no number that float32 can hold."""
+    if type(target) not in (int, float) or not abs(target) <= torch.finfo(torch.float32).max:
         raise ArgumentError(f"target is {target!r}", valid=f"a finite number for the intervention {name!r}")
-    return target
+    return float(target)
 
 
 def known(fact: _Fact | None, name: str, what: str, layer: int) -> _Fact:

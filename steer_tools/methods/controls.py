@@ -29,20 +29,24 @@ class RandomDirection(Method):
 
 @dataclass(frozen=True)
 class CovarianceDirection(Method):
-    """A normal draw that has the covariance of all examples, of both classes together: where activations do vary."""
+    """A normal draw that has the examples' covariance within the classes: where activations vary by themselves.
+
+    In the covariance of both classes together the contrast is often what varies most, and the control would be it.
+    """
 
     name: ClassVar[str] = "random_covariance"
     is_control: ClassVar[bool] = True
     needs: ClassVar[Statistics] = "examples"
+    fewest: ClassVar[int] = 2
     seed: int = whole_option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Add up the centred examples, each times a normal number, which needs no covariance matrix."""
         assert isinstance(data, Examples)
-        examples = torch.cat([data.positive, data.negative])
+        examples = torch.cat([side - side.mean(dim=0) for side in (data.positive, data.negative)])
         generator = torch.Generator().manual_seed(self.seed)
         weights = torch.randn(len(examples), generator=generator, dtype=torch.float64)
-        return weights @ (examples - examples.mean(dim=0)) / len(examples) ** 0.5
+        return weights @ examples / len(examples) ** 0.5
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
-from steer_tools.placing import PlacementOptions, apply, place, require_finite, residual_strengths
+from steer_tools.placing import Placed, PlacementOptions, apply, place, require_finite, residual_strengths
 from steer_tools.registry import Applied
 from steer_tools.session import Session, current_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
@@ -42,7 +42,7 @@ def apply_steering_vector(
         wanted = require_finite(strength)
         options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
         placed = place(session, vector_path, layer, options)
-        warnings = [*placed.warnings, *_stacking_warnings(session, placed.source, placed.layers)]
+        warnings = [*placed.warnings, *_stacking_warnings(session, placed)]
         return _described(session, apply(session, placed, wanted), warnings)
 
 
@@ -80,15 +80,21 @@ def _described(session: Session, applied: Applied, warnings: list[str]) -> Apply
         strength=applied.strength,
         unit=applied.unit,
         positions=str(applied.unit_placements[0].positions),
-        vector_shape=[session.engine.info.hidden_size],
+        vector_shape=[session.engine.width(applied.unit_placements[0].site)],
         residual_strength=one_or_list_rounded(residual_strengths(session, applied.placements)),
         active=len(session.registry),
         warnings=warnings,
     )
 
 
-def _stacking_warnings(session: Session, source: str, layers: tuple[int, ...]) -> list[str]:
-    same = [e.steering_id for e in session.registry.entries() if e.source == source and set(e.layers) & set(layers)]
+def _stacking_warnings(session: Session, placed: Placed) -> list[str]:
+    same = [
+        entry.steering_id
+        for entry in session.registry.entries()
+        if entry.source == placed.source and set(entry.layers) & set(placed.layers)
+    ]
     if not same:
         return []
-    return [f"The same vector is applied already as {', '.join(same)}; strengths at one layer add up."]
+    adds = all(placement.intervention.scales_direction for placement in placed.unit_placements)
+    effect = "strengths at one layer add up" if adds else "one edit follows the other"
+    return [f"The same vector is applied already as {', '.join(same)}; {effect}."]

@@ -1,6 +1,7 @@
 """The tools that show what would be steered, and prove what is."""
 
 from steer_tools.checks import run_checks
+from steer_tools.comparison import acting
 from steer_tools.errors import ArgumentError
 from steer_tools.parameters import (
     CheckFigure,
@@ -54,13 +55,21 @@ def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 
             )
         chosen = _neutral_prompts(session) if prompts is None else parse_prompts(prompts)
         proof = run_checks(engine, chosen, max_new_tokens)
+        unmet = [
+            entry.steering_id
+            for entry in session.registry.entries()
+            if acting(engine, chosen, [entry.placements]) == [0] * len(chosen)
+        ]
         return CheckResult(
             passed=all(check.passed for check in proof.checks),
             checks=[
                 CheckFigure(name=c.name, passed=c.passed, figure=rounded(c.figure), expected=c.expected)
                 for c in proof.checks
             ],
-            warnings=[f"Nothing was edited: {proof.idle}."] if proof.idle else [],
+            warnings=[
+                *([f"Nothing was edited: {proof.idle}."] if proof.idle else []),
+                *(f"No prompt meets the condition of {steering_id}, so it was not checked." for steering_id in unmet),
+            ],
         )
 
 

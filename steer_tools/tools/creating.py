@@ -3,7 +3,7 @@
 from typing import cast
 
 from steer_tools.errors import LayerError
-from steer_tools.extraction import Where, extract
+from steer_tools.extraction import Where, extract, layers_with
 from steer_tools.formats import format_for, load_vector, save_vector
 from steer_tools.parameters import (
     CombineResult,
@@ -25,6 +25,7 @@ from steer_tools.parameters import (
 from steer_tools.placing import require_finite
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session import Session, current_session
+from steer_tools.sites import Component
 from steer_tools.sources import way_named
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 from steer_tools.vectors import combine, cosines, oppositions, orthogonalized
@@ -51,7 +52,7 @@ def create_steering_vector(
     session = current_session()
     with session.lock:
         contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
-        layers = _resolve_layers(session, layer)
+        layers = _resolve_layers(session, layer, component, head)
         session.workspace.resolve(save_path)
         format_for(save_path, len(layers))
         way = way_named(method, options)
@@ -115,9 +116,9 @@ def combine_steering_vectors(
         )
 
 
-def _resolve_layers(session: Session, layer: object) -> list[int]:
+def _resolve_layers(session: Session, layer: object, component: Component, head: int | None) -> list[int]:
     if layer == "all":
-        return session.engine.info.steerable_layers
+        return layers_with(session.engine, component, head)
     items = cast(list[object], layer) if isinstance(layer, list | tuple | range) else [layer]
     if not items:
         raise LayerError("layer is an empty list", valid="a layer, a list of layers, or 'all'")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from steer_tools.comparison import Side, compare
+from steer_tools.comparison import Side, acting, compare
 from steer_tools.engines.base import Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.parameters import (
@@ -41,13 +41,14 @@ def generate(
     """Continue prompts under what is applied now; returns only the new text."""
     session = current_session()
     with session.lock:
-        plan = session.registry.plan()
-        rows = [Row(prompt, plan, row_seed(seed, prompt)) for prompt in parse_prompts(prompts)]
+        plan, parsed = session.registry.plan(), parse_prompts(prompts)
+        rows = [Row(prompt, plan, row_seed(seed, prompt)) for prompt in parsed]
         generations = session.engine.generate(rows, Sampling(max_new_tokens, temperature))
         return GenerateResult(
             texts=[generation.text for generation in generations],
             ended=[generation.ended for generation in generations],
             active=len(session.registry),
+            steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
         )
 
 
@@ -77,7 +78,14 @@ def compare_generations(
         engine, parsed = session.engine, parse_prompts(prompts)
         warnings: list[str] = []
         if vector_path is None:
-            tried = [_applied_now(session, layer, strengths)]
+            asked = (layer, strengths, target, condition, unit, positions, intervention, allow_other_model)
+            if asked != (None, None, None, None, "vector", "generated", "add", False):
+                raise ArgumentError(
+                    "How a vector acts was said without vector_path, and what is applied now acts in its own way",
+                    fix="Give vector_path as well, or leave out layer, strengths, unit, positions, intervention, "
+                    "target, condition and allow_other_model.",
+                )
+            tried = [_applied_now(session)]
         else:
             values = [1.0] if strengths is None else _finite_strengths(strengths)
             options = PlacementOptions(
@@ -96,6 +104,7 @@ def compare_generations(
                 VariantTexts(
                     strength=strength,
                     residual_strength=_residual_strength(session, strength, plan),
+                    steered=acting(engine, parsed, [plan]),
                     texts=_texts(side),
                     metrics=_metrics(side),
                 )
@@ -111,13 +120,8 @@ def _finite_strengths(strengths: object) -> list[float]:
     return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 
 
-def _applied_now(session: Session, layer: object, strengths: object) -> tuple[float | None, Plan]:
+def _applied_now(session: Session) -> tuple[float | None, Plan]:
     """Return what is applied, with its strength where it is one vector."""
-    if layer is not None or strengths is not None:
-        raise ArgumentError(
-            "layer or strengths was given without vector_path, and what is applied now has its own",
-            fix="Give vector_path as well, or leave both out.",
-        )
     entries = session.registry.entries()
     if not entries:
         raise ArgumentError(

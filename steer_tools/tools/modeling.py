@@ -72,7 +72,9 @@ def _applied_status(entry: Applied) -> AppliedStatus:
         layer=one_or_list(entry.layers),
         strength=entry.strength,
         unit=entry.unit,
+        component=first.site.part,
         intervention=first.intervention.name,
+        target=entry.target,
         positions=str(first.positions),
         condition=entry.condition,
     )

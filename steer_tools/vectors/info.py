@@ -10,7 +10,8 @@ class VectorInfo(BaseModel):
 
     All mappings are by layer: `contrast_norms` is |μ₊ − μ₋|, `residual_norms` the model's typical norm at the site,
     `positive_projections` and `negative_projections` are û·μ₊ and û·μ₋ for the unit direction û, and above `thresholds`
-    the projection û·h of an activation counts as positive.
+    the projection û·h of an activation counts as positive, which errs on the shares `misses` and `false_alarms` of the
+    held-out positive and negative prompts.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -25,6 +26,8 @@ class VectorInfo(BaseModel):
     positive_projections: dict[int, float] = Field(default_factory=dict)
     negative_projections: dict[int, float] = Field(default_factory=dict)
     thresholds: dict[int, float] = Field(default_factory=dict)
+    misses: dict[int, float] = Field(default_factory=dict)
+    false_alarms: dict[int, float] = Field(default_factory=dict)
     model_name: str | None = None
     model_family: str | None = None
     model_fingerprint: str | None = None
@@ -38,6 +41,8 @@ class VectorInfo(BaseModel):
             "positive_projections": {layer: -value for layer, value in self.negative_projections.items()},
             "negative_projections": {layer: -value for layer, value in self.positive_projections.items()},
             "thresholds": {layer: -value for layer, value in self.thresholds.items()},
+            "misses": self.false_alarms,
+            "false_alarms": self.misses,
         }
         return self.model_copy(update=swapped)
 
