@@ -630,7 +630,7 @@ def test_what_is_applied_can_be_compared_and_checked(steered: Steered) -> None:
 
 @pytest.mark.parametrize("options", [{"strengths": [1.0]}, {"layer": 2}, {"strengths": []}])
 def test_compare_refuses_strengths_or_a_layer_without_a_vector(steered: Steered, options: dict[str, Any]) -> None:
-    with refused(steered.session, ArgumentError, "without vector_path", "leave both out"):
+    with refused(steered.session, ArgumentError, "without vector_path", "leave out layer"):
         compare_generations(PROMPTS, max_new_tokens=2, **options)
 
 
