@@ -76,8 +76,8 @@ class Not:
 
 
 @dataclass(frozen=True, eq=False)
-class Both:
-    """Whether two conditions hold."""
+class _OfTwo:
+    """What conditions have that ask two others."""
 
     first: Condition
     second: Condition
@@ -86,23 +86,18 @@ class Both:
     def readings(self) -> frozenset[Reading]:
         """Those of either."""
         return self.first.readings | self.second.readings
+
+
+class Both(_OfTwo):
+    """Whether two conditions hold."""
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
         """Take both."""
         return self.first.holds(read) & self.second.holds(read)
 
 
-@dataclass(frozen=True, eq=False)
-class Either:
+class Either(_OfTwo):
     """Whether at least one of two conditions holds."""
-
-    first: Condition
-    second: Condition
-
-    @property
-    def readings(self) -> frozenset[Reading]:
-        """Those of either."""
-        return self.first.readings | self.second.readings
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
         """Take either."""

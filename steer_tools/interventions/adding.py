@@ -1,28 +1,20 @@
 """Interventions that add the direction, `strength` times as long as it is saved."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from steer_tools.interventions.base import plus, refuse_target
-from steer_tools.vectors import SteeringVector
+from steer_tools.interventions.base import OfDirection, plus
 
 
 @dataclass(frozen=True, eq=False)
-class Add:
+class Add(OfDirection):
     """hidden + strength · direction (Turner et al. 2023, arXiv 2308.10248); `direction` is (width,)."""
 
     name: ClassVar[str] = "add"
     scales_direction: ClassVar[bool] = True
-    direction: Tensor
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction."""
-        refuse_target(cls.name, target)
-        return cls(vector.directions[layer])
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Add."""
@@ -30,18 +22,11 @@ class Add:
 
 
 @dataclass(frozen=True, eq=False)
-class AddKeepingNorm:
+class AddKeepingNorm(OfDirection):
     """Addition, then each token's own norm again; a token that the addition makes zero stays as it was."""
 
     name: ClassVar[str] = "add_keeping_norm"
     scales_direction: ClassVar[bool] = True
-    direction: Tensor
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction."""
-        refuse_target(cls.name, target)
-        return cls(vector.directions[layer])
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Add and rescale."""

@@ -3,6 +3,7 @@
 It must not know hooks, rows, positions or files.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self, TypeVar
 
 import torch
@@ -39,6 +40,20 @@ class Intervention(Protocol):
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Return the edited copy of `hidden` (tokens, width), in its dtype; `strength` is (tokens, 1) or a scalar."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class OfDirection:
+    """What kinds have that need the direction (width,) alone, as it is saved."""
+
+    name: ClassVar[str]
+    direction: Tensor
+
+    @classmethod
+    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
+        """Take the direction."""
+        refuse_target(cls.name, target)
+        return cls(vector.directions[layer])
 
 
 def plus(hidden: Tensor, change: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from steer_tools.errors import ArgumentError, DirectionError
-from steer_tools.interventions.base import finite_target, known, plus, projection, refuse_target, unit_of
+from steer_tools.interventions.base import OfDirection, finite_target, known, plus, projection, refuse_target, unit_of
 from steer_tools.vectors import SteeringVector
 
 # An eraser is float32, and in a badly conditioned space it is long.
@@ -15,18 +15,11 @@ _ERASER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut:
+class ProjectOut(OfDirection):
     """h − û(û·h): directional ablation (Arditi et al. 2024, arXiv 2406.11717); `direction` is (width,)."""
 
     name: ClassVar[str] = "project_out"
     scales_direction: ClassVar[bool] = False
-    direction: Tensor
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction."""
-        refuse_target(cls.name, target)
-        return cls(vector.directions[layer])
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Remove the component."""

@@ -6,23 +6,16 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from steer_tools.interventions.base import known, plus, refuse_target
+from steer_tools.interventions.base import OfDirection, known, plus, refuse_target
 from steer_tools.vectors import SteeringVector
 
 
 @dataclass(frozen=True, eq=False)
-class Replace:
+class Replace(OfDirection):
     """The direction, as long as it is saved, in place of the hidden state; `direction` is (width,)."""
 
     name: ClassVar[str] = "replace"
     scales_direction: ClassVar[bool] = False
-    direction: Tensor
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction."""
-        refuse_target(cls.name, target)
-        return cls(vector.directions[layer])
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Replace."""
