@@ -31,7 +31,6 @@ class Architecture:
         hidden_size: Width of the residual stream.
         context_length: The most positions that the model was built for; None where it has no limit.
         family: The config's model type.
-        head_count: Of each attention, as the text config has it.
         idle_layers: Blocks that do not run on text alone.
     """
 
@@ -43,7 +42,6 @@ class Architecture:
     hidden_size: int
     context_length: int | None
     family: str
-    head_count: int | None
     idle_layers: tuple[int, ...] = ()
 
     def resolve_layer(self, layer: object) -> int:
@@ -128,7 +126,6 @@ def find_architecture(model: object) -> Architecture:
         hidden_size=width,
         context_length=_context_length(text_config),
         family=str(getattr(config, "model_type", "unknown")),
-        head_count=heads if isinstance(heads := getattr(text_config, "num_attention_heads", None), int) else None,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from conftest import PROMPTS, WIDTH, make_tokenizer
 from oracle import SCOPES, Chooses
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface import HuggingFaceEngine
@@ -206,6 +207,81 @@ def test_the_parts_add_up_to_the_stream_of_the_next_layer(engine: Any) -> None:
         assert float((before + mlp - after).abs().max()) > 1e-2
 
 
+@pytest.mark.parametrize(("of", "path"), [("llama", "self_attn.o_proj"), ("gpt2", "attn.c_proj")])
+def test_a_heads_edit_reaches_the_stream_through_its_columns_of_the_output_matrix(of: str, path: str) -> None:
+    model: Any = tiny_models.build(of)
+    engine = HuggingFaceEngine(model, make_tokenizer())
+    projection: Any = engine.architecture.blocks[LAYER].get_submodule(path)
+    weight = projection.weight if of == "llama" else projection.weight.T  # (width, heads · 8)
+    expected = weight.detach().reshape(WIDTH, 4, 8) @ delta_of(model, SITES["head"])  # (width, heads)
+
+    def output(*plan: Placement) -> Tensor:
+        engine.set_ambient(plan)
+        seen: list[Tensor] = []
+        handle = projection.register_forward_hook(lambda module, args, output: seen.append(output[0].detach()))
+        model(torch.tensor([[1, 20, 33, 47, 52]]))
+        handle.remove()
+        return seen[0]
+
+    for head in range(4):
+        everywhere, at_the_last = (
+            output(add(model, Site(LAYER, "attention", head), positions)) - output()
+            for positions in ("all", "generated")
+        )
+
+        torch.testing.assert_close(everywhere, expected[:, head].expand(5, WIDTH), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(at_the_last[-1], expected[:, head], atol=1e-4, rtol=1e-4)
+        assert torch.equal(at_the_last[:-1], torch.zeros(4, WIDTH))
+    assert float(expected.norm(dim=0).min()) > 1
+
+
+@pytest.fixture(params=["qwen3_next", "diffllama"])
+def odd_heads(request: pytest.FixtureRequest) -> tuple[Any, str, int, int, Callable[[Any], None]]:
+    """A model whose heads are not the config's, where they are taken, how many, how wide, and what changes the last."""
+    if request.param == "qwen3_next":
+        config = tiny_models.build("qwen3_next").config
+        config.linear_num_value_heads = 8
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+
+        def decay_more(mixer: Any) -> None:
+            mixer.linear_attn.A_log[7] += 1
+
+        return model, "linear_attn.out_proj", 8, 8, decay_more
+
+    def ask_otherwise(mixer: Any) -> None:
+        # The second of two differential heads is queries 1 minus queries 3.
+        mixer.self_attn.q_proj.weight[8:16] *= -2
+
+    return tiny_models.build("diffllama"), "self_attn.o_proj", 2, 16, ask_otherwise
+
+
+def test_heads_that_are_not_the_configs_are_those_of_the_models_own_code(
+    odd_heads: tuple[Any, str, int, int, Callable[[Any], None]],
+) -> None:
+    model, path, count, width, change_the_last = odd_heads
+    engine, ids, kept = HuggingFaceEngine(model, make_tokenizer()), make_tokenizer()(PROMPTS[3])["input_ids"], []
+    sites = [Site(0, "attention", head) for head in range(count)]
+    projection = engine.architecture.blocks[0].get_submodule(path)
+    handle = projection.register_forward_pre_hook(lambda module, args: kept.append(args[0][0].detach()))
+    model(torch.tensor([ids]))
+    handle.remove()
+
+    (before,) = engine.trace([parse_prompts(PROMPTS)[3]], sites)
+    with torch.no_grad():
+        change_the_last(engine.architecture.blocks[0])
+    (after,) = engine.trace([parse_prompts(PROMPTS)[3]], sites)
+
+    for head, site in enumerate(sites):
+        by_hand = kept[0][:, head * width : (head + 1) * width]
+        torch.testing.assert_close(before[site], by_hand, atol=1e-5, rtol=1e-5)
+        assert torch.equal(after[site], before[site]) == (head < count - 1)
+    assert model.config.num_attention_heads == 4
+    assert engine.width(sites[-1]) == width
+    with pytest.raises(ArgumentError, match=f"0 to {count - 1} at layer 0"):
+        engine.read(prompts(), [Site(0, "attention", count)], "last")
+
+
 @pytest.mark.parametrize(
     ("model_type", "component", "layer", "head", "error", "words"),
     [
@@ -217,6 +293,7 @@ def test_the_parts_add_up_to_the_stream_of_the_next_layer(engine: Any) -> None:
         ("mamba", "attention", 1, 0, UnsupportedFeatureError, "heads side by side"),
         ("mamba", "mlp", 1, None, UnsupportedFeatureError, "component 'residual'"),
         ("lfm2", "attention", 0, 0, UnsupportedFeatureError, "heads side by side"),
+        ("jetmoe", "attention", 0, 0, UnsupportedFeatureError, "heads side by side"),
         ("falcon_h1", "attention", 1, None, UnsupportedFeatureError, "2 parts of"),
     ],
 )

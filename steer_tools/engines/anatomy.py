@@ -1,22 +1,27 @@
 """A hooked model and one pass → the parts of each decoder block: what writes to the residual stream, and from where.
 
 Nothing is told by name. A block's writers are the modules whose outputs add up to what it adds to the stream; attention
-is the writer whose tokens see each other. It must not know prompts or plans.
+is the writer whose tokens see each other; heads are what is laid side by side before the output projection takes it.
+It must not know prompts or plans.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import prod
+from threading import get_ident
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from steer_tools.architecture import Architecture
 
 _TOKENS = (3, 5, 7, 9, 4)
 # As many modules write to the stream in one block at most: attention, a recurrent mixer beside it, and an MLP.
 _MOST_WRITERS = 3
+_RESHAPES = (Tensor.reshape, Tensor.view, Tensor.flatten, torch.reshape, torch.flatten)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Sublayer:
         projection: The module that makes the part's output; in attention its input holds the heads side by side.
         scale: 1 in most models.
         input_width: The size of the last dimension of what the projection takes.
+        heads: How many equal shares of that were laid side by side; None where none were.
     """
 
     module: nn.Module
@@ -36,6 +42,7 @@ class Sublayer:
     projection: nn.Module
     scale: float
     input_width: int
+    heads: int | None
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,32 @@ class BlockParts:
     mlps: tuple[Sublayer, ...] = ()
 
 
+class _Merges(TorchFunctionMode):
+    """Notes each call of this thread that lays shares of every token, such as heads, side by side: (count, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[int, int]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _RESHAPES and args and (count := _merged(args[0].shape, output.shape)):
+            self.noted.append((count, output.shape[-1]))
+        return output
+
+
 @dataclass
 class _Call:
-    """What one module inside a block was given and gave, in the order of the calls' ends."""
+    """What one module inside a block was given and gave, and how many merges the pass had seen when it was entered."""
 
     name: str
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Tensor
+    merged: int
 
     @property
     def given(self) -> Tensor:
@@ -67,21 +91,27 @@ class _Call:
 
 @dataclass
 class _Watched:
-    """One block's pass: the stream that came in and went out, and the calls inside it."""
+    """One block's pass: the stream that came in and went out, and the calls inside it in the order of their ends.
 
+    `merges` are those of the whole pass; `entered` tells how many of them came before a part was called last.
+    """
+
+    merges: list[tuple[int, int]]
     before: Tensor | None = None
     after: Tensor | None = None
     calls: list[_Call] = field(default_factory=list)
+    entered: dict[str, int] = field(default_factory=dict)
 
 
 def find_parts(architecture: Architecture) -> tuple[BlockParts, ...]:
-    """Find the parts of every block by one pass; the model must not be steered meanwhile."""
+    """Find the parts of every block by one pass; the model must not be steered meanwhile in this thread."""
     return tuple(_parts_of(block, seen) for block, seen in zip(architecture.blocks, _watch(architecture), strict=True))
 
 
 def _watch(architecture: Architecture) -> list[_Watched]:
     """Record one uncached pass over a few tokens."""
-    watched = [_Watched() for _ in architecture.blocks]
+    merges = _Merges()
+    watched = [_Watched(merges.noted) for _ in architecture.blocks]
     width = architecture.hidden_size
     handles: list[Any] = []
 
@@ -89,35 +119,57 @@ def _watch(architecture: Architecture) -> list[_Watched]:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.before = next((t for t in (*args, *kwargs.values()) if _is_stream(t, width)), None)
 
-        return note
+        return _in_this_thread(note)
 
     def leave_block(seen: _Watched) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             seen.after = _stream(output)
 
-        return note
+        return _in_this_thread(note)
+
+    def enter_part(seen: _Watched, name: str) -> Any:
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.entered[name] = len(merges.noted)
+
+        return _in_this_thread(note)
 
     def leave_part(seen: _Watched, name: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if _is_norm(module):
+                # A norm of groups splits and merges what lay side by side before.
+                del merges.noted[seen.entered[name] :]
             stream = _stream(output)
             if _is_stream(stream, width):
-                seen.calls.append(_Call(name, module, args, kwargs, stream.clone().view(len(_TOKENS), width)))
+                rows = stream.clone().view(len(_TOKENS), width)
+                seen.calls.append(_Call(name, module, args, kwargs, rows, seen.entered[name]))
 
-        return note
+        return _in_this_thread(note)
 
     for seen, block in zip(watched, architecture.blocks, strict=True):
         handles.append(block.register_forward_pre_hook(enter_block(seen), with_kwargs=True))
         handles.append(block.register_forward_hook(leave_block(seen)))
         for name, module in block.named_modules():
             if name and not isinstance(module, nn.ModuleList):
+                handles.append(module.register_forward_pre_hook(enter_part(seen, name)))
                 handles.append(module.register_forward_hook(leave_part(seen, name), with_kwargs=True))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), merges:
             cast(Any, architecture.model)(torch.tensor([_TOKENS], device=architecture.device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     return watched
+
+
+def _in_this_thread(note: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that leaves the passes of other threads alone, such as a user's own generation."""
+    thread = get_ident()
+
+    def hook(*given: Any) -> None:
+        if get_ident() == thread:
+            note(*given)
+
+    return hook
 
 
 def _parts_of(block: nn.Module, seen: _Watched) -> BlockParts:
@@ -167,7 +219,22 @@ def _sublayer(block: nn.Module, seen: _Watched, writer: _Call, writers: Sequence
     while (parent := name.rpartition(".")[0]) and not any(other.startswith(f"{parent}.") for other in others):
         name = parent
     module, width = block.get_submodule(name), projection.given.shape[-1]
-    return Sublayer(module, writer.module, projection.module, round(scale, 4), width)
+    entered = next(call for call in seen.calls if call.module is module).merged
+    heads = [count for count, merged in seen.merges[entered : projection.merged] if merged == width]
+    return Sublayer(module, writer.module, projection.module, round(scale, 4), width, heads[-1] if heads else None)
+
+
+def _merged(before: Sequence[int], after: Sequence[int]) -> int:
+    """Return how many shares of each token a reshape laid side by side, 0 where it did something else.
+
+    Before, they are (tokens, count, size), with or without rows, or (tokens · count, size).
+    """
+    if len(before) < 2 or not after or not 0 < prod(before) == len(_TOKENS) * after[-1] or after[-1] % before[-1]:
+        return 0
+    count = after[-1] // before[-1]
+    if count == 1 and len(before) < 4:
+        return 0  # Rows were taken off or put on.
+    return count if len(before) == 2 or before[-2] == count else 0
 
 
 def _is_norm(module: nn.Module) -> bool:

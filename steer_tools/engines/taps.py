@@ -15,8 +15,6 @@ from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureErro
 from steer_tools.sites import Site
 
 See = Callable[[Tensor], Tensor | None]
-# How attention modules call the number of their heads; those of others say it in the config alone.
-_HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 @dataclass(frozen=True)
@@ -117,17 +115,14 @@ class Taps:
 
     def _head(self, site: Site, part: Sublayer) -> Tap:
         """Return one head's columns of what the output projection of an attention takes."""
-        own = next((value for name in _HEAD_COUNTS if type(value := getattr(part.module, name, None)) is int), None)
-        if own is None and any("head" in name for name in vars(part.module)):
-            own = self._architecture.head_count
-        if not own or part.input_width % own:
+        if part.heads is None:
             raise UnsupportedFeatureError(
                 f"There is no {site}: {type(part.module).__name__} does not have its heads side by side",
                 valid="component 'attention' without a head",
             )
-        if site.head is None or not 0 <= site.head < own:
-            raise ArgumentError(f"head is {site.head}", valid=f"0 to {own - 1} at layer {site.layer}")
-        width = part.input_width // own
+        if site.head is None or not 0 <= site.head < part.heads:
+            raise ArgumentError(f"head is {site.head}", valid=f"0 to {part.heads - 1} at layer {site.layer}")
+        width = part.input_width // part.heads
         return Tap(part.projection, True, width, slice(site.head * width, (site.head + 1) * width))
 
 
