@@ -299,6 +299,20 @@ def test_a_loop_with_a_cache_keeps_what_was_decided_on_its_prompt(
         assert tuple(new[: len(expected)]) == expected
 
 
+def test_a_cache_of_another_condition_does_not_answer_for_this_one(
+    engine: Any, model: Any, tokenizer: Any, family: str
+) -> None:
+    condition, _ = half(family)
+    ids = torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])
+    engine.set_ambient((add(condition),))
+    cache = model(ids, use_cache=True).past_key_values
+
+    engine.set_ambient((add(Not(condition)),))
+
+    with pytest.raises(UnsupportedCallError, match="does not show it"):
+        model(ids[:, -1:], past_key_values=cache)
+
+
 def test_a_new_text_in_an_emptied_cache_is_decided_anew(engine: Any, model: Any, tokenizer: Any, family: str) -> None:
     condition, holds = half(family)
     first, second = holds.index(True), holds.index(False)

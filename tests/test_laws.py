@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 from steer_tools.engines.base import Generation, Row, Sampling
 from steer_tools.engines.batching import batches_by_length
 from steer_tools.engines.edits import SiteEdits
+from steer_tools.engines.hooks import Run, compile_plans
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.errors import Cancelled, UnsupportedCallError
 from steer_tools.interventions import INTERVENTIONS, Add
@@ -152,6 +153,19 @@ def test_strength_zero_keeps_every_bit_of_the_stream_whatever_the_intervention(k
 
     assert torch.equal(edited(0.0).view(torch.int32), hidden.view(torch.int32))
     assert not torch.equal(edited(0.5), hidden)
+
+
+def test_looking_at_a_site_takes_nothing_away_from_its_edit(engine: Any, model: Any, tokenizer: Any) -> None:
+    (row,), seen = rows((add(positions="all"),))[:1], list[Tensor]()
+    compiled = compile_plans([row.plan])
+
+    with engine._hooks.running(Run(compiled)):
+        edited = plain_logits(model, tokenizer)
+    with engine._hooks.running(Run(compiled, captures={Site(1): seen.append})):
+        watched = plain_logits(model, tokenizer)
+
+    assert torch.equal(watched, edited) and len(seen) == 1
+    assert not torch.equal(edited, plain_logits(model, tokenizer))
 
 
 # Equal results in every way of running

@@ -30,6 +30,7 @@ NAMES = {
     "llama": ("model.layers", "self_attn.o_proj", "self_attn.o_proj", "mlp"),
     "gpt2": ("transformer.h", "attn.c_proj", "attn.c_proj", "mlp"),
     "bloom": ("transformer.h", "self_attention.dense", "self_attention.dense", "mlp.dense_4h_to_h"),
+    "opt": ("model.decoder.layers", "self_attn.out_proj", "self_attn.out_proj", "fc2"),
     "gpt_neox": ("gpt_neox.layers", "attention.dense", "attention.dense", "mlp"),
     "falcon": ("transformer.h", "self_attention.dense", "self_attention.dense", "mlp.dense_4h_to_h"),
     "gemma3_text": ("model.layers", "post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm"),
@@ -184,6 +185,22 @@ def test_what_is_applied_at_a_site_steers_the_users_own_generate_and_comes_off(
         assert torch.equal(edit.after[steered], edit.before[steered] + delta_of(by_hand, site))
         assert torch.equal(edit.after[~steered], edit.before[~steered])
     assert torch.equal(model(ids).logits, before)
+
+
+def test_what_a_head_was_given_is_not_changed_in_place(engine: Any, by_hand: Any) -> None:
+    part = engine.parts[LAYER].mixers[0]
+    engine.set_ambient((add(by_hand, SITES["head"]),))
+    given: list[Tensor] = []
+    handle = part.projection.register_forward_pre_hook(
+        lambda m, args: given.extend((args[0], args[0].clone())), prepend=True
+    )
+
+    with torch.no_grad():
+        engine.architecture.model(torch.tensor([[3, 5, 7]]))
+
+    handle.remove()
+    engine.set_ambient(())
+    assert len(given) == 2 and torch.equal(given[0], given[1])
 
 
 def test_rows_with_different_sites_in_one_batch_equal_each_alone(engine: Any, by_hand: Any) -> None:

@@ -82,7 +82,7 @@ class RowPlans:
 
             return decided(row.plan, holds)
 
-        return [replace(row, plan=acting(row)) if i in set(waiting) else row for i, row in enumerate(rows)]
+        return [replace(row, plan=acting(row)) for row in rows]
 
     def after_user(self, row: Row) -> int:
         """Return the position after the row's last user message, where its plan asks for it."""
