@@ -180,7 +180,7 @@ def test_a_condition_may_lie_above_the_edited_layer(engine: Any, family: str) ->
 # Calls that others make
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}, {"prefill_chunk_size": 2}])
 def test_the_users_own_generate_decides_each_row_of_a_left_padded_batch(
     engine: Any, model: Any, tokenizer: Any, family: str, options: dict[str, Any]
 ) -> None:

@@ -30,6 +30,7 @@ from steer_tools import (
     remove_all_steering_vectors,
 )
 from steer_tools.engines.base import Row, Sampling
+from steer_tools.errors import UnsupportedCallError
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
 from steer_tools.sites import Site
@@ -411,6 +412,22 @@ def test_a_prompt_with_an_image_is_steered_as_by_hand(positions: str) -> None:
     assert steered == expected * 2
     assert written() == unsteered * 2
     assert expected != unsteered
+
+
+def test_a_condition_refuses_a_prompt_with_an_image_and_takes_one_without(empty_session: Session) -> None:
+    model = seeing("llava")
+    path, _ = vector_of(model, "v")
+    ids, text = torch.tensor([[1, 9, *[IMAGE] * 4, 30]]), torch.tensor([[1, 9, 30, 41]])
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    apply_steering_vector(path, condition=path)
+
+    with pytest.raises(UnsupportedCallError, match=r"gives the model '\w+' beside it"):
+        model.generate(ids, attention_mask=torch.ones_like(ids), pixel_values=image, **OPTIONS)
+    with pytest.raises(UnsupportedCallError, match="'pixel_values' beside it"):
+        model(ids, pixel_values=image)
+
+    assert model.generate(text, attention_mask=torch.ones_like(text), **OPTIONS).shape[1] > 4
+    assert model(text, labels=text).loss.isfinite()
 
 
 # Tied embeddings, half precision

@@ -5,7 +5,7 @@ Arguments come in and are noted, or refused. It must not know hooks or plans.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,21 @@ _OTHER_WAYS = (
     "guidance_scale",
     "custom_generate",
 )
-# What a pass over text is given; any other tensor, such as an image, says something that token ids do not.
-_OF_TEXT = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "cache_position", "inputs_embeds"}
+# What models call what they keep between steps; most say past_key_values.
+CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
+# What a pass over text is given; other tensors, such as an image, say something that token ids do not.
+_OF_TEXT = {
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "cache_position",
+    "labels",
+    "logits_to_keep",
+    "kwargs",  # They are noted one by one, too.
+    *CACHES,
+}
 _HARMLESS = {"guidance_scale": 1}
 
 
@@ -83,14 +96,22 @@ class Callers:
             del self.modules[depth:], self.arguments[depth:]
 
     def other_input(self) -> str | None:
-        """Return the name of a tensor that the outermost call is given beside a text's tokens, if there is one."""
-        given = self.arguments[0]
-        return next((n for n, value in given.items() if isinstance(value, Tensor) and n not in _OF_TEXT), None)
+        """Return the name of what the outermost call is given beside a text's tokens, if there is something."""
+        given = self.arguments[0].items()
+        return next((name for name, value in given if name not in _OF_TEXT and _holds_tensors(value)), None)
 
     def find(self, *names: str) -> Any:
         """Return the innermost of the given arguments that is not None."""
         found = (call.get(name) for call in reversed(self.arguments) for name in names)
         return next((value for value in found if value is not None), None)
+
+
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, cast(Mapping[Any, object], value).values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tensors, cast(list[object], value)))
+    return isinstance(value, Tensor)
 
 
 def noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from steer_tools.engines.calls import Callers, GenerateCall
+from steer_tools.engines.calls import CACHES, Callers, GenerateCall
 from steer_tools.engines.layout import rows_of
-from steer_tools.engines.passes import CACHES, Pass
+from steer_tools.engines.passes import Pass
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.positions import BatchGeometry
 

@@ -11,13 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from steer_tools.engines.calls import Callers, GenerateCall
+from steer_tools.engines.calls import CACHES, Callers, GenerateCall
 from steer_tools.engines.layout import Layout, TokenMarks, extended, layout_of
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.positions import BatchGeometry
-
-# What models call what they keep between steps; most say past_key_values.
-CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
 
 
 @dataclass(frozen=True)
