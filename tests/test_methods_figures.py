@@ -179,11 +179,17 @@ def probe_gain(positive: Tensor, negative: Tensor) -> float:
     return 1 - float(remainder.square().sum() / labels.square().sum())
 
 
-@pytest.mark.parametrize("counts", [(300, 300), (300, 120), (10, 10)], ids=["many", "unequal", "few"])
-@pytest.mark.parametrize("name", ["mean_difference", "paired_mean_difference"])
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("mean_difference", (300, 300)),
+        ("mean_difference", (300, 120)),
+        ("mean_difference", (10, 10)),
+        ("paired_mean_difference", (300, 300)),
+        ("paired_mean_difference", (10, 10)),
+    ],
+)
 def test_after_erasing_no_linear_probe_beats_the_constant(name: str, counts: tuple[int, int]) -> None:
-    if METHODS[name].is_paired and counts[0] != counts[1]:
-        pytest.skip("it needs pairs")
     positive, negative, _ = classes(0, 300, 3.0, anisotropic_covariance())
     positive, negative = positive[: counts[0]] + 5, negative[: counts[1]] + 5
     fitted = fit(METHODS[name], positive, negative)
