@@ -29,7 +29,7 @@ from steer_tools import (
     steering_status,
     update_steering_vector,
 )
-from steer_tools.prompts import NEUTRAL_PROMPTS, TextPrompt
+from steer_tools.prompts import NEUTRAL_PROMPTS, TextPrompt, parse_prompts
 from steer_tools.session import Session
 from steer_tools.sites import Site
 
@@ -106,6 +106,17 @@ def test_the_residual_norm_is_the_median_over_text_tokens_without_the_first(sess
     result = create_steering_vector(POSITIVE, NEGATIVE, 1, "v")
 
     assert result["residual_norm"] == pytest.approx(float(torch.cat(norms).median()), rel=1e-4)
+
+
+def test_the_typical_norm_leaves_the_first_token_out_where_no_special_one_stands_there(session: Session) -> None:
+    session.engine.neutral_prompts = parse_prompts([[20, 30, 40], [21, 31]])
+    traces = session.engine.trace(session.engine.neutral_prompts, [Site(2)])
+    norms = [trace[Site(2)].norm(dim=1) for trace in traces]
+
+    found = session.typical_norm(Site(2))
+
+    assert found == pytest.approx(float(torch.cat([n[1:] for n in norms]).median()))
+    assert found != pytest.approx(float(torch.cat(norms).median()))
 
 
 def test_creating_warns_of_few_prompts_and_of_the_last_block(session: Session) -> None:
