@@ -109,7 +109,7 @@ def test_the_residual_norm_is_the_median_over_text_tokens_without_the_first(sess
 
 
 def test_the_typical_norm_leaves_the_first_token_out_where_no_special_one_stands_there(session: Session) -> None:
-    session.engine.neutral_prompts = parse_prompts([[20, 30, 40], [21, 31]])
+    session.engine.neutral_prompts = parse_prompts([[20 + i, 30 + i] for i in range(5)])
     traces = session.engine.trace(session.engine.neutral_prompts, [Site(2)])
     norms = [trace[Site(2)].norm(dim=1) for trace in traces]
 
