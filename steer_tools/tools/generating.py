@@ -97,6 +97,8 @@ def compare_generations(
         plans = [plan for _, plan in tried]
         sampling = Sampling(max_new_tokens, temperature)
         baseline, *variants = compare(engine, parsed, plans, sampling, seed)
+        # The strengths have one condition.
+        steered = acting(engine, parsed, plans[:1])
         return CompareResult(
             prompts=list(prompts),
             baseline={"texts": _texts(baseline), "metrics": _metrics(baseline)},
@@ -104,7 +106,7 @@ def compare_generations(
                 VariantTexts(
                     strength=strength,
                     residual_strength=_residual_strength(session, strength, plan),
-                    steered=acting(engine, parsed, [plan]),
+                    steered=steered,
                     texts=_texts(side),
                     metrics=_metrics(side),
                 )
