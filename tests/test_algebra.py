@@ -386,3 +386,11 @@ def test_steering_with_a_combination_equals_steering_with_all_of_it(engine: Any)
     for weight in (1.5, 0.1, -1 / 3):
         assert torch.equal(logits(placements(combine([a], [weight]), 1.0)), logits(placements(a, weight)))
     assert not torch.equal(logits(()), one_alone)
+
+
+def test_what_a_threshold_misses_of_one_class_is_a_false_alarm_for_the_opposite() -> None:
+    info = VectorInfo(thresholds={1: 2.0}, misses={1: 0.1}, false_alarms={1: 0.3})
+
+    turned = (-SteeringVector.from_directions({1: torch.ones(4)}, info=info)).info
+
+    assert (turned.thresholds, turned.misses, turned.false_alarms) == ({1: -2.0}, {1: 0.3}, {1: 0.1})

@@ -314,6 +314,7 @@ def test_comparing_takes_the_interventions_too_and_leaves_nothing(session: Sessi
     [
         (torch.float16, "add", 1e5, None),
         (torch.float16, "replace", 1e5, None),
+        (torch.float16, "project_out", 1e6, None),
         (torch.float16, "clamp", 1.0, 1e6),
         (torch.float16, "affine", 1.0, 1e6),
         (torch.float32, "replace", 1e39, None),
