@@ -22,11 +22,14 @@ from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import STRENGTHS, Grid, measure_layer
 from steer_tools.experiments.material import Material, Splits, material_of
 from steer_tools.experiments.measuring import Budget, DamageMeter, propensities, questions, write
-from steer_tools.experiments.sweeps import SweepOptions
+from steer_tools.experiments.nulls import CONTROLS, control_directions, control_plans
+from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.extraction import Where, extract
-from steer_tools.methods import method_named
+from steer_tools.methods import Method, method_named
+from steer_tools.methods.activations import Examples
 from steer_tools.placing import PlacementOptions, place
 from steer_tools.session import current_session
+from steer_tools.sites import Site
 from steer_tools.tools import load_model
 from steer_tools.workspace import Workspace
 
@@ -35,6 +38,8 @@ LAYERS = (0, 1, 2)
 ITEMS, EACH = 270, 100
 METHODS = ("paired_mean_difference", "random", "balanced_shuffle")
 RESAMPLES = 20
+# Controls that are measured before it is asked whether one of them has settled the verdict.
+_AT_ONCE = 11
 
 
 def material_for(trait: str, seed: int) -> Material:
@@ -79,19 +84,54 @@ def measure_choice(trait: str) -> None:
 
 def count_verdicts(trait: str, method: str, strengths: Sequence[float]) -> None:
     """Print the verdicts of RESAMPLES experiments, each with pairs, items and splits of its own."""
-    session, verdicts, margins, started = current_session(), Counter[str](), list[float](), time.monotonic()
+    session, verdicts, margins, exact = current_session(), Counter[str](), list[float](), list[float]()
+    started = time.monotonic()
     for seed in range(RESAMPLES):
         material = replace(material_for(trait, seed), others={})
         way = method_named(method, {} if method == METHODS[0] else {"seed": seed})
-        options = SweepOptions(strengths, seed=seed)
-        found = run_experiment(session, material, LAYERS, way, options, f"{trait}/{method}/{seed}.json")
+        options, path = SweepOptions(strengths, seed=seed), f"{trait}/{method}/{seed}.json"
+        if method != METHODS[0] and not _may_work(material, way, options, path):
+            verdicts["does not work"] += 1
+            continue
+        found = run_experiment(session, material, LAYERS, way, options, path)
         verdicts[found.ruling.verdict] += 1
         margins.append(found.swept.judgement.effect - float(found.null.means.max()))
+        unsteered, steered = found.side_effects.exact or (None, None)
+        exact.append((steered or 0.0) - (unsteered or 0.0))
+    spread = (
+        f"; effect above the largest control by {min(margins):+.2f} to {max(margins):+.2f} nats, exact effect "
+        f"{min(exact):+.2f} to {max(exact):+.2f}"
+        if margins
+        else ""
+    )
     print(
-        f"{trait:12} {method:22} works in {verdicts['works']} of {RESAMPLES}  {dict(verdicts)}; effect above the "
-        f"largest control by {min(margins):+.2f} to {max(margins):+.2f} nats; {time.monotonic() - started:.0f} s",
+        f"{trait:12} {method:22} works in {verdicts['works']} of {RESAMPLES}  {dict(verdicts)}{spread}; "
+        f"{time.monotonic() - started:.0f} s",
         flush=True,
     )
+
+
+def _may_work(material: Material, way: Method, options: SweepOptions, path: str) -> bool:
+    """Whether the verdict may be `works`, found out with as few of its controls as settle it.
+
+    One control that reaches the effect is enough against it, and so is an interval that is not clear of 0.
+    """
+    session = current_session()
+    contrast = contrast_prompts(material.behavior.pairs, as_chat=True)
+    vector = extract(session, contrast, Where(LAYERS, pooling="response"), way).vector
+    swept = sweep(session, vector, LAYERS, material, options, path)
+    judgement, placement = swept.judgement, swept.placed.plan(swept.cell.strength)[0]
+    if judgement.interval is None or judgement.interval.low <= 0:
+        return False
+    site = Site(swept.cell.layer)
+    read = [session.engine.read(side, [site], "response")[site] for side in (contrast.positive, contrast.negative)]
+    directions = [direction for _, direction in control_directions(Examples.of(*read), CONTROLS, options.seed)]
+    for start in range(0, CONTROLS, _AT_ONCE):
+        plans = control_plans(placement, directions[start : start + _AT_ONCE])
+        unsteered, *steered = propensities(session.engine, judgement.asked, [(), *plans])
+        if max(float((own - unsteered).mean()) for own in steered) >= judgement.effect:
+            return False
+    return True
 
 
 def main() -> None:

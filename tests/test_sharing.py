@@ -44,9 +44,9 @@ def test_rows_that_share_a_prompt_score_as_they_do_alone(engine: HuggingFaceEngi
     assert all(float((together[i] - together[i + 4]).abs().max()) > 1e-3 for i in range(0, len(rows) - 4, 4))
 
 
-def test_a_shared_prompt_is_run_once_for_all_rows_that_leave_it_alone(
-    engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def passes_of(engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Return a list to which each later pass adds its (rows, tokens)."""
+    engine.score([Row(PROMPT), Row(PROMPT)], [(9,), (8,)])  # The engine first tries whether a cache can be repeated.
     seen: list[tuple[int, ...]] = []
     forward = sharing.forward
 
@@ -54,8 +54,14 @@ def test_a_shared_prompt_is_run_once_for_all_rows_that_leave_it_alone(
         seen.append(tuple(ids.shape))
         return forward(architecture, ids, real, **options)
 
-    engine.score([Row(PROMPT), Row(PROMPT)], [(9,), (8,)])  # The engine first tries whether a cache can be repeated.
     monkeypatch.setattr(sharing, "forward", counted)
+    return seen
+
+
+def test_a_shared_prompt_is_run_once_for_all_rows_that_leave_it_alone(
+    engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = passes_of(engine, monkeypatch)
     length = len(engine.tokenize(PROMPT).tokens)
 
     engine.score([Row(PROMPT, plan("generated", s)) for s in (0.5, 1.0, 2.0)], [(9, 14)] * 3)
@@ -66,6 +72,28 @@ def test_a_shared_prompt_is_run_once_for_all_rows_that_leave_it_alone(
     assert spared == [(1, length - 1), (3, 2)]
     # Two of these rows edit the prompt alike; the third goes by itself, without a cache.
     assert seen == [(1, length - 1), (2, 2)]
+
+
+def test_completions_of_one_plan_share_their_common_beginning(
+    engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = (9, 14, 6, 7, 30)
+    plans: list[Plan] = [(), plan("generated", 0.5), plan("generated", 2.0), plan("generated", layer=0)]
+    rows = [Row(PROMPT, own) for own in (*plans, *plans)]
+    completions: list[Completion] = [(*beginning, 25)] * 4 + [(*beginning, 31, 8)] * 4
+    with monkeypatch.context() as patch:
+        seen = passes_of(engine, patch)
+        together = engine.score(rows, completions)
+
+    # The prompt once; its last token and four more of the beginning once a plan; then the ends of all.
+    assert seen == [(1, len(engine.tokenize(PROMPT).tokens) - 1), (4, 5), (8, 2)]
+    for row, completion, shared in zip(rows, completions, together, strict=True):
+        (alone,) = engine.score([row], [completion])
+        torch.testing.assert_close(shared, alone, atol=2e-5, rtol=1e-5)
+    assert float((together[0][-1] - together[2][-1]).abs()) > 1e-3
+    monkeypatch.setattr(sharing, "_TOKENS_ON_CPU", 6)  # Several batches take from each cache.
+    for one, other in zip(together, engine.score(rows, completions), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
 def test_a_model_whose_cache_cannot_be_repeated_scores_without_sharing(

@@ -4,7 +4,8 @@ What edits the prompt before its last token must be equal in all of them; what a
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,10 +25,27 @@ from steer_tools.plan import Plan
 
 # New tokens of a batch, and tokens of its repeated cache with them.
 _TOKENS_ON_CPU, _TOKENS_ELSEWHERE, _CACHED_TOKENS = 1024, 4096, 131_072
+# Of fewer tokens a pass of their own costs more than it saves.
+_WORTH_SHARING = 4
 # Caches of these layers can be repeated and hold all that the prompt leaves behind.
 _REPEATABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 # Two rows that begin alike, on which it is tried; any ids will do.
 _TRIED, _TOLERANCE = ((3, 5, 7, 4), (3, 5, 7, 6)), 1e-3
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """What some tokens left behind for rows that begin with them.
+
+    Attributes:
+        cache: Of the distinct beginnings.
+        length: Their tokens.
+        of_row: (rows,) which of them each row begins with.
+    """
+
+    cache: Any
+    length: int
+    of_row: Tensor
 
 
 class SharedPrompts:
@@ -54,18 +72,62 @@ class SharedPrompts:
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each token of its completion) for a group."""
         head, last = prompt.tokens[:-1], prompt.tokens[-1]
-        cache = self._cache_of(rows[group[0]], prompt, head)
-        for batch in self._batches(len(head), [len(completions[index]) for index in group]):
-            chosen = [group[place] for place in batch]
-            ids, real = pad([(last, *completions[i][:-1]) for i in chosen], self._pad_token, left=False)
-            whole = torch.cat([torch.ones(len(chosen), len(head), dtype=torch.bool), real], dim=1)
-            repeated = copy.deepcopy(cache)
-            repeated.batch_repeat_interleave(len(chosen))
-            run = self._plans.run([rows[i] for i in chosen], [prompt] * len(chosen), whole)
-            with self._hooks.running(run):
-                logits, _ = forward(self._architecture, ids, whole, cache=repeated)
+        stem = _Stem(self._cache_of(rows[group[0]], prompt, head), len(head), torch.zeros(len(rows), dtype=torch.long))
+        given = {index: (last, *completions[index][:-1]) for index in group}
+        alike: dict[Plan, list[int]] = {}
+        for index in group:
+            alike.setdefault(rows[index].plan, []).append(index)
+        common = _common_beginning(list(given.values()))
+        if len(alike) == len(group) or common < _WORTH_SHARING:
+            yield from self._ends(group, rows, prompt, given, stem)
+            return
+        # Rows of one plan whose completions begin alike share that beginning, too.
+        by_plan = list(alike.values())
+        for batch in self._batches(len(head), [common] * len(by_plan)):
+            own = [by_plan[place] for place in batch]
+            firsts = [indices[0] for indices in own]
+            begun = {index: given[index][:common] for index in firsts}
+            logits, cache = self._pass(firsts, rows, prompt, begun, stem)
+            members = [index for indices in own for index in indices]
+            of_row = torch.zeros(len(rows), dtype=torch.long)
+            for place, indices in enumerate(own):
+                of_row[indices] = place
+            rest = {index: given[index][common:] for index in members}
+            for index, end in self._ends(members, rows, prompt, rest, _Stem(cache, len(head) + common, of_row)):
+                yield index, torch.cat([logits[of_row[index], :common].float(), end])
+
+    def _ends(
+        self,
+        members: Sequence[int],
+        rows: Sequence[Row],
+        prompt: PromptTokens,
+        given: Mapping[int, tuple[int, ...]],
+        stem: "_Stem",
+    ) -> Iterable[tuple[int, Tensor]]:
+        """Yield (row, (tokens, vocabulary) float32 logits after each token that it is given behind the stem)."""
+        for batch in self._batches(stem.length, [len(given[index]) for index in members]):
+            chosen = [members[place] for place in batch]
+            logits, _ = self._pass(chosen, rows, prompt, given, stem)
             for row, index in enumerate(chosen):
-                yield index, logits[row, : len(completions[index])].float()
+                yield index, logits[row, : len(given[index])].float()
+
+    def _pass(
+        self,
+        chosen: Sequence[int],
+        rows: Sequence[Row],
+        prompt: PromptTokens,
+        given: Mapping[int, tuple[int, ...]],
+        stem: "_Stem",
+    ) -> tuple[Tensor, Any]:
+        """Run what the chosen rows are given behind the stem, and return the logits and the cache that it leaves."""
+        ids, real = pad([given[index] for index in chosen], self._pad_token, left=False)
+        whole = torch.cat([torch.ones(len(chosen), stem.length, dtype=torch.bool), real], dim=1)
+        cache = copy.copy(stem.cache)
+        cache.layers = [copy.copy(layer) for layer in stem.cache.layers]
+        cache.batch_select_indices(stem.of_row[list(chosen)].to(self._architecture.device))
+        run = self._plans.run([rows[i] for i in chosen], [prompt] * len(chosen), whole)
+        with self._hooks.running(run):
+            return forward(self._architecture, ids, whole, cache=cache)
 
     def _cache_of(self, row: Row, prompt: PromptTokens, head: Sequence[int]) -> Any:
         """Return what the prompt but for its last token leaves behind, under the row's plan."""
@@ -92,10 +154,16 @@ class SharedPrompts:
                 _, cache = forward(self._architecture, whole[:1, :2], real[:1, :2], cache=True)
                 if not isinstance(cache, DynamicCache) or any(type(own) not in _REPEATABLE for own in cache.layers):
                     return False
-                cache.batch_repeat_interleave(len(whole))
+                cache.batch_select_indices(torch.zeros(len(whole), dtype=torch.long, device=self._architecture.device))
                 found, _ = forward(self._architecture, whole[:, 2:], real, cache=cache)
         except RuntimeError:
             return False  # Some models keep the rows of their last prompt, and mix them up with those of the next pass.
         gap = (found - expected[:, 2:]).abs().max()
         eps = torch.finfo(self._architecture.dtype).eps
         return bool(gap <= max(_TOLERANCE, 8 * eps) * expected.abs().max())
+
+
+def _common_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all of them begin with, of those that leave each one at least its last."""
+    shortest = min(map(len, sequences))
+    return next((i for i in range(shortest - 1) if len({own[i] for own in sequences}) > 1), shortest - 1)
