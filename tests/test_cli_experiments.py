@@ -372,8 +372,15 @@ def test_a_calibration_shows_the_strength_and_what_is_known_of_it() -> None:
 
 # What reaches the tools, and what comes back.
 
-GRID = ("--layer", 1, "--layer", -1, "--strength", 0.5, "--strength", -2, "--positions", "all", "--damage-budget", 0.25)
-GRID_ARGUMENTS = {"layers": [1, -1], "strengths": [0.5, -2.0], "positions": "all", "damage_budget": 0.25}
+PLACES = ("--layer", 1, "--layer", -1, "--strength", 0.5, "--strength", -2, "--positions", "all")
+GRID = (*PLACES, "--damage-budget", 0.25, "--per-token")
+GRID_ARGUMENTS = {
+    "layers": [1, -1],
+    "strengths": [0.5, -2.0],
+    "positions": "all",
+    "damage_budget": 0.25,
+    "per_token": True,
+}
 UNIT = ("--unit", "contrast", "--allow-other-model")
 UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
 
@@ -413,7 +420,7 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
         (
             ("robustness", "v", "honesty", "--layer", -1, "--strength", -2, *UNIT, "--positions", "all"),
             {"vector_path": "v", "dataset": "honesty", "layer": -1, "strength": -2.0, "positions": "all"}
-            | {**UNIT_ARGUMENTS, "test_prompts": None, "seed": 0},
+            | {**UNIT_ARGUMENTS, "test_prompts": None, "seed": 0, "per_token": False},
         ),
         (
             ("calibrate", "v", "--layer", -1, "--target-damage", 0.5, *UNIT, "--positions", "all"),

@@ -21,7 +21,7 @@ from steer_tools.errors import ArgumentError, Cancelled, PromptError, StrengthEr
 from steer_tools.experiments import sweeps
 from steer_tools.experiments.calibration import calibrate
 from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judging import Judgement, judge
+from steer_tools.experiments.judging import Judgement, judge, shifts_of_others
 from steer_tools.experiments.material import Material, material_named, neutral_for, split
 from steer_tools.experiments.measuring import (
     Budget,
@@ -93,7 +93,7 @@ def test_propensity_is_the_difference_of_the_completions_scores_under_each_plan(
     plan = place(llama_session, vector, 1).plan(1.0)
 
     found = propensities(engine, asked, [(), plan])
-    per_token = propensities(engine, asked, [(), plan], per_token=True)
+    per_token = propensities(engine, [replace(own, per_token=True) for own in asked], [(), plan])
 
     for place_, own in enumerate([(), plan]):
         for index, question in enumerate(asked):
@@ -104,9 +104,11 @@ def test_propensity_is_the_difference_of_the_completions_scores_under_each_plan(
 
 
 def test_control_completions_come_from_two_other_groups_and_show_the_behaviour_alike() -> None:
-    asked = [Question(TextPrompt(f"p{i}"), f"yes {i}", f"no {i}", f"g{i // 2}") for i in range(8)]
+    asked = [Question(TextPrompt(f"p{i}"), f"yes {i}", f"no {i}", f"g{i // 2}", per_token=True) for i in range(8)]
 
     controls = control_questions(asked)
+
+    assert all(control.per_token for control in controls)
 
     by_completion = {question.positive: question.group for question in asked}
     for own, control in zip(asked, controls, strict=True):
@@ -296,7 +298,39 @@ def test_a_sweep_that_was_cancelled_goes_on_where_it_was(
     assert llama_session.engine.ambient() == ()
 
 
-@pytest.mark.parametrize("change", ["strengths", "vector", "items", "template", "spoiled", "empty"])
+def test_per_token_divides_every_effect_by_the_completions_tokens(llama_session: Session, vector: Any) -> None:
+    engine, found = llama_session.engine, material(llama_session)
+    found = replace(found, behavior=replace(found.behavior, choices=items(4)))
+    tokens = len(engine.score([Row(TextPrompt("keke"))], [items(1)[0].positive])[0])
+    whole, by_token = (
+        sweep(llama_session, vector, [1], found, SweepOptions([0.2], per_token=own), f"{own}.json")
+        for own in (False, True)
+    )
+    robust, robust_by_token = (
+        evaluate(engine, whole.placed, 0.2, found.splits.judging, per_token=own) for own in (False, True)
+    )
+    plan = whole.placed.plan(0.2)
+    other, other_by_token = (
+        shifts_of_others(engine, plan, {"other": items(3)}, per_token=own)["other"] for own in (False, True)
+    )
+
+    assert tokens > 1
+    for one, other_one in [
+        (whole.grid.cells[0].effects, by_token.grid.cells[0].effects),
+        (whole.grid.cells[0].opposite_effects, by_token.grid.cells[0].opposite_effects),
+        (whole.judgement.effects, by_token.judgement.effects),
+        (whole.judgement.slopes, by_token.judgement.slopes),
+        (whole.judgement.choices, by_token.judgement.choices),
+        (robust.effects, robust_by_token.effects),
+        (robust.without_template, robust_by_token.without_template),
+        (other, other_by_token),
+    ]:
+        assert one is not None
+        assert np.abs(one).max() > 1e-3
+        np.testing.assert_allclose(one, np.asarray(other_one) * tokens, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["strengths", "vector", "items", "per_token", "template", "spoiled", "empty"])
 def test_cells_of_another_grid_are_measured_anew(
     llama_session: Session, vector: Any, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -319,6 +353,8 @@ def test_cells_of_another_grid_are_measured_anew(
             options = SweepOptions(strengths=[0.2], unit="vector")
         case "items":
             found = material(llama_session, 20)
+        case "per_token":
+            options = SweepOptions(strengths=[0.2], per_token=True)
         case "template":
             tokenizer = make_tokenizer()
             tokenizer.chat_template = (tokenizer.chat_template or "").replace(": {{", "{{")

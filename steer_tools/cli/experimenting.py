@@ -30,6 +30,7 @@ class GridOptions:
     positions: given.Positions = "generated"
     damage_budget: given.DamageBudget = 0.5
     seed: given.DrawSeed = 0
+    per_token: given.PerToken = False
     save: given.SaveFolder = None
 
 
@@ -72,6 +73,7 @@ def experiment(
             scorer=score,
             save_folder=grid.save,
             seed=grid.seed,
+            per_token=grid.per_token,
         )
 
     if score is not None and not isinstance(score, dict):
@@ -109,6 +111,7 @@ def sweep(
             damage_budget=grid.damage_budget,
             save_folder=grid.save,
             seed=grid.seed,
+            per_token=grid.per_token,
             allow_other_model=allow_other_model,
         )
 
@@ -141,6 +144,7 @@ def best_layer(
             damage_budget=grid.damage_budget,
             save_folder=grid.save,
             seed=grid.seed,
+            per_token=grid.per_token,
         )
 
     show(result, evidence.sweep(result, result["vector_path"]), as_json=as_json)
@@ -158,6 +162,7 @@ def robustness(
     strength: given.Strength = 1.0,
     use: UnitOptions,
     seed: given.DrawSeed = 0,
+    per_token: given.PerToken = False,
     bench: Workbench,
     as_json: given.AsJson = False,
 ) -> None:
@@ -175,6 +180,7 @@ def robustness(
             unit=cast(Any, use.unit),
             positions=use.positions,
             seed=seed,
+            per_token=per_token,
             allow_other_model=use.allow_other_model,
         )
 

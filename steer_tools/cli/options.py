@@ -182,15 +182,8 @@ DamageBudget = Annotated[
     float, typer.Option("--damage-budget", metavar="X", help="{DamageBudget}", rich_help_panel=_EVIDENCE)
 ]
 Controls = Annotated[int, typer.Option("--controls", metavar="N", min=19, help="{Controls}", rich_help_panel=_EVIDENCE)]
-DrawSeed = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        help="Draws the questions that choose and those that judge, and the controls.",
-        rich_help_panel=_EVIDENCE,
-    ),
-]
+PerToken = Annotated[bool, typer.Option("--per-token", help="{PerToken}", rich_help_panel=_EVIDENCE)]
+DrawSeed = Annotated[int, typer.Option("--seed", metavar="N", help="{DrawSeed}", rich_help_panel=_EVIDENCE)]
 SaveFolder = Annotated[str | None, typer.Option("--save", metavar="FOLDER", help="{Folder}")]
 TargetDamage = Annotated[float | None, typer.Option("--target-damage", metavar="X", help="{TargetDamage}")]
 TargetEffect = Annotated[float | None, typer.Option("--target-effect", metavar="X", help="{TargetEffect}")]

@@ -133,7 +133,7 @@ def run_experiment(
         read = [engine.read(side, [site], where.pooling)[site] for side in (contrast.positive, contrast.negative)]
         null = measure_null(engine, plan[0], Examples.of(*read), swept.judgement.asked, controls, options.seed)
     with work.stage(_EFFECTS):
-        side_effects, best, worst = _side_effects(session, material, swept)
+        side_effects, best, worst = _side_effects(session, material, swept, per_token=options.per_token)
     ruling = rule(
         swept.judgement,
         null,
@@ -151,7 +151,7 @@ def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
 
 
 def _side_effects(
-    session: Session, material: Material, swept: Sweep
+    session: Session, material: Material, swept: Sweep, *, per_token: bool
 ) -> tuple[SideEffects, tuple[Example, ...], tuple[Example, ...]]:
     engine, judgement = session.engine, swept.judgement
     plan = swept.placed.plan(swept.cell.strength)
@@ -176,7 +176,7 @@ def _side_effects(
 
     effects = SideEffects(
         damage=steered.damage(unsteered, divergence),
-        others=shifts_of_others(engine, plan, material.others),
+        others=shifts_of_others(engine, plan, material.others, per_token=per_token),
         text_scores={
             name: (_mean(score, prompts, unsteered.generations), _mean(score, prompts, steered.generations))
             for name, score in material.scorers.items()

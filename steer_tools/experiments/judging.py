@@ -76,11 +76,12 @@ def judge(
     strengths: Sequence[float],
     items: Sequence[Item],
     *,
+    per_token: bool = False,
     instruction: str | None = None,
     choices: Sequence[Item] = (),
 ) -> Judgement:
     """Measure `strength`, and beside it all `strengths` with both signs, on `items`."""
-    posed = questions(engine, items)
+    posed = questions(engine, items, per_token=per_token)
     groups = [question.group for question in posed]
     tried = sorted({0.0, strength, *strengths, *(-s for s in strengths)})
     plans: list[Plan] = [placed.plan(s) if s else () for s in tried]
@@ -98,13 +99,17 @@ def judge(
         slopes=slopes(measured[gentle], [tried[index] for index in gentle]),
         prompting=None if instruction is None else _prompting(engine, items, posed, instruction, unsteered),
         unrelated=float(np.abs(_shift(engine, control_questions(posed), pair)).mean()),
-        choices=float(_shift(engine, questions(engine, choices), pair).mean()) if choices else None,
+        choices=float(_shift(engine, questions(engine, choices, per_token=per_token), pair).mean())
+        if choices
+        else None,
     )
 
 
-def shifts_of_others(engine: Engine, plan: Plan, others: Mapping[str, Sequence[Item]]) -> dict[str, float]:
+def shifts_of_others(
+    engine: Engine, plan: Plan, others: Mapping[str, Sequence[Item]], *, per_token: bool = False
+) -> dict[str, float]:
     """Return the mean change of the log-odds of other behaviours, in nats."""
-    posed = {name: questions(engine, items) for name, items in others.items()}
+    posed = {name: questions(engine, items, per_token=per_token) for name, items in others.items()}
     every = [question for own in posed.values() for question in own]
     if not every:
         return {}

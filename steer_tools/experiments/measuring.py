@@ -4,7 +4,7 @@ Every plan is a row of the same batches. It must not know vectors, or which plan
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,34 +25,35 @@ _UNSTEERED_TOKENS = 32
 
 @dataclass(frozen=True)
 class Question:
-    """An item as this model is asked it."""
+    """An item as this model is asked it; with `per_token` log-probabilities are divided by their numbers of tokens."""
 
     prompt: Prompt
     positive: str
     negative: str
     group: str
+    per_token: bool = False
 
 
-def questions(engine: Engine, items: Sequence[Item], *, as_chat: bool | None = None) -> tuple[Question, ...]:
+def questions(
+    engine: Engine, items: Sequence[Item], *, per_token: bool = False, as_chat: bool | None = None
+) -> tuple[Question, ...]:
     """Return the items as the model is asked them: by its chat template where it has one, unless `as_chat` says it."""
     is_chat = engine.info.has_chat_template if as_chat is None else as_chat
-    return tuple(Question(*evaluation_prompt(item, is_chat), item.group) for item in items)
+    return tuple(Question(*evaluation_prompt(item, is_chat), item.group, per_token) for item in items)
 
 
-def propensities(
-    engine: Engine, asked: Sequence[Question], plans: Sequence[Plan], *, per_token: bool = False
-) -> Floats:
-    """Return (plans, questions) log p(positive completion) − log p(negative completion), in nats.
-
-    With `per_token` each log-probability is divided by its number of tokens.
-    """
+def propensities(engine: Engine, asked: Sequence[Question], plans: Sequence[Plan]) -> Floats:
+    """Return (plans, questions) log p(positive completion) − log p(negative completion), in nats."""
     rows = [Row(question.prompt, plan) for question in asked for plan in plans]
     completions = [
         *(question.positive for question in asked for _ in plans),
         *(question.negative for question in asked for _ in plans),
     ]
     scores = engine.score([*rows, *rows], completions)
-    totals = np.array([float(own.mean() if per_token else own.sum()) for own in scores], dtype=np.float64)
+    by_token = [question.per_token for _ in range(2) for question in asked for _ in plans]
+    totals = np.array(
+        [float(own.mean() if mean else own.sum()) for own, mean in zip(scores, by_token, strict=True)], dtype=np.float64
+    )
     return (totals[: len(rows)] - totals[len(rows) :]).reshape(len(asked), len(plans)).T
 
 
@@ -65,7 +66,7 @@ def control_questions(asked: Sequence[Question]) -> tuple[Question, ...]:
     for index, own in enumerate(asked):
         after = [other for other in (*asked[index + 1 :], *asked[:index]) if other.group != own.group]
         second = next((other for other in after[1:] if other.group != after[0].group), after[-1])
-        controls.append(Question(own.prompt, after[0].positive, second.positive, own.group))
+        controls.append(replace(own, positive=after[0].positive, negative=second.positive))
     return tuple(controls)
 
 

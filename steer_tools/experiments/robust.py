@@ -61,16 +61,20 @@ class Robustness:
         return [int(i) for i in np.argsort(moved, kind="stable") if moved[i] <= 0]
 
 
-def evaluate(engine: Engine, placed: Placed, strength: float, items: Sequence[Item]) -> Robustness:
+def evaluate(
+    engine: Engine, placed: Placed, strength: float, items: Sequence[Item], *, per_token: bool = False
+) -> Robustness:
     """Measure `strength` on every item, in its own form and without the chat template."""
-    posed = questions(engine, items)
+    posed = questions(engine, items, per_token=per_token)
     groups = [question.group for question in posed]
     measured = _measured(engine, placed, strength, posed)
     effects = measured[2] - measured[1]
     plain = _without_template(items) if engine.info.has_chat_template else None
     without = None
     if plain is not None:
-        unsteered, steered = _measured(engine, placed, strength, questions(engine, plain, as_chat=False))[1:]
+        unsteered, steered = _measured(
+            engine, placed, strength, questions(engine, plain, per_token=per_token, as_chat=False)
+        )[1:]
         without = steered - unsteered
     sign = math.copysign(1.0, strength)
     steerability = sign * slopes(measured, [-1.0, 0.0, 1.0])

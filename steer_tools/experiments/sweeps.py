@@ -37,6 +37,7 @@ class SweepOptions:
         budget: The damage that the chosen cell may do.
         allow_other_model: Whether another model's vector may be used.
         seed: Of all that is drawn.
+        per_token: Whether log-probabilities of completions are divided by their numbers of tokens.
     """
 
     strengths: Sequence[float] | None = None
@@ -45,6 +46,7 @@ class SweepOptions:
     budget: Budget = field(default_factory=Budget)
     allow_other_model: bool = False
     seed: int = 0
+    per_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def sweep(
     engine, strengths = session.engine, magnitudes(options.strengths)
     placement = PlacementOptions(options.unit, positions=options.positions, allow_other_model=options.allow_other_model)
     placed = {layer: place(session, vector, layer, placement) for layer in layers}
-    choosing = questions(engine, material.splits.choosing)
+    choosing = questions(engine, material.splits.choosing, per_token=options.per_token)
     prompts = list(dict.fromkeys(question.prompt for question in choosing))[:_CHOOSING_TEXTS]
     meter = DamageMeter(engine, material.neutral[::2], prompts, material.text_tokens)
     # As the model is asked it: another chat template is another question.
@@ -113,6 +115,7 @@ def sweep(
             cell.strength,
             strengths,
             material.splits.judging,
+            per_token=options.per_token,
             instruction=material.behavior.instruction,
             choices=material.behavior.choices,
         )

@@ -180,20 +180,21 @@ DamageBudget = Annotated[
     float,
     Field(
         gt=0,
-        description="The most KL(unsteered to steered) on neutral prompts, in nats a token. Besides, texts may be 1.5 "
-        "times as surprising, and keep 75 % of distinct-2.",
+        description="The most KL(unsteered to steered) on neutral prompts, in nats a token; texts may not break.",
     ),
 ]
 Folder = Annotated[
     str | None,
     Field(
-        description="Folder for what is written; by the tool and the behaviour's name if omitted. Earlier files there "
-        "are replaced; a call that was cut off goes on."
+        description="Folder to write to; by tool and behaviour if omitted. Its files are replaced; a call that was cut "
+        "off goes on."
     ),
 ]
 Controls = Annotated[
     int, Field(ge=19, description="Control directions that the effect is held against; fewer tell nothing from chance.")
 ]
+PerToken = Annotated[bool, Field(description="Divide log-probabilities by their tokens.")]
+DrawSeed = Annotated[int, Field(description="Draws which questions choose and which judge.")]
 TestPrompts = Annotated[
     list[PromptLike] | None,
     Field(description="Prompts to test on, before the completions of the dataset; its held-out prompts if omitted."),

@@ -27,8 +27,8 @@ def effect_lines(swept: Sweep, material: Material) -> list[str]:
         "## The effect",
         "",
         f"Each item is a prompt with two completions, one {positive} and one {negative}. The measure is how much "
-        "likelier the model finds the first one: the logarithm of the odds, in nats. Effects are the steered model's "
-        "log-odds minus the unsteered model's; unsteered they are "
+        f"likelier the model finds the first one: the logarithm of the odds, in nats{_by_token(judgement)}. "
+        "Effects are the steered model's log-odds minus the unsteered model's; unsteered they are "
         f"{signed(float(judgement.unsteered.mean()))} on average.",
         "",
         f"Mean effect of the chosen cell: **{signed(judgement.effect)} nats**{_bounds(judgement.interval)}. "
@@ -167,6 +167,11 @@ def _example(example: Example) -> list[str]:
 
 def _score(value: float | None) -> str:
     return _NOTHING if value is None else signed(value)
+
+
+def _by_token(judgement: Judgement) -> str:
+    per_token = judgement.asked[0].per_token
+    return ", each completion's log-probability divided by its number of tokens" if per_token else ""
 
 
 def _bounds(interval: Interval | None) -> str:

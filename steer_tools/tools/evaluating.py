@@ -8,12 +8,13 @@ from steer_tools.experiments.robust import evaluate, with_prompts
 from steer_tools.parameters import (
     AllowOtherModel,
     CalibrationResult,
+    DrawSeed,
     FailingItem,
     KnownBehavior,
     OptionalBehaviorName,
+    PerToken,
     RobustnessResult,
     ScoredPositions,
-    Seed,
     SingleLayer,
     Strength,
     TargetDamage,
@@ -41,7 +42,8 @@ def evaluate_steering_robustness(
     test_prompts: TestPrompts = None,
     unit: UnitName = "residual",
     positions: ScoredPositions = "generated",
-    seed: Seed = 0,
+    seed: DrawSeed = 0,
+    per_token: PerToken = False,
     allow_other_model: AllowOtherModel = False,
 ) -> RobustnessResult:
     """Measure how evenly a vector works over prompts, wordings and the chat template, and on which prompts it fails.
@@ -64,7 +66,7 @@ def evaluate_steering_robustness(
             layer,
             PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model),
         )
-        found = evaluate(session.engine, placed, wanted, items)
+        found = evaluate(session.engine, placed, wanted, items, per_token=per_token)
         failing = found.failing
         return RobustnessResult(
             layer=placed.layers[0],
@@ -98,7 +100,7 @@ def calibrate_strength(
     behavior_name: OptionalBehaviorName = None,
     unit: UnitName = "residual",
     positions: ScoredPositions = "generated",
-    seed: Seed = 0,
+    seed: DrawSeed = 0,
     allow_other_model: AllowOtherModel = False,
 ) -> CalibrationResult:
     """Find the least strength that spends a target damage, for instance 0.5, or reaches a target effect; give one.

@@ -23,6 +23,7 @@ from steer_tools.parameters import (
     Controls,
     ControlsStatus,
     DamageBudget,
+    DrawSeed,
     ExperimentResult,
     Folder,
     GridStrengths,
@@ -33,8 +34,8 @@ from steer_tools.parameters import (
     OptionalScorer,
     OwnNegative,
     OwnPositive,
+    PerToken,
     ScoredPositions,
-    Seed,
     SideEffectsStatus,
     SweepResult,
     UnitName,
@@ -64,7 +65,8 @@ def sweep_steering(
     positions: ScoredPositions = "generated",
     damage_budget: DamageBudget = 0.5,
     save_folder: Folder = None,
-    seed: Seed = 0,
+    seed: DrawSeed = 0,
+    per_token: PerToken = False,
     allow_other_model: AllowOtherModel = False,
 ) -> SweepResult:
     """Measure a saved vector's effect and damage at each layer and strength; the layers are the file's if omitted.
@@ -75,7 +77,7 @@ def sweep_steering(
     session, started = current_session(), time.monotonic()
     with session.lock:
         material = material_named(session, behavior_name, seed=seed)
-        options = SweepOptions(strengths, unit, positions, Budget(damage_budget), allow_other_model, seed)
+        options = SweepOptions(strengths, unit, positions, Budget(damage_budget), allow_other_model, seed, per_token)
         loaded = load_for_model(session, vector_path, None, allow_other_model=allow_other_model)
         tried = _resolved(session, layers) if layers is not None else list(loaded.vector.layers)
         folder = save_folder or f"sweeps/{_file_name(material)}"
@@ -97,7 +99,8 @@ def find_best_layer(
     positions: ScoredPositions = "generated",
     damage_budget: DamageBudget = 0.5,
     save_folder: Folder = None,
-    seed: Seed = 0,
+    seed: DrawSeed = 0,
+    per_token: PerToken = False,
 ) -> BestLayerResult:
     """Create a behaviour's vector at several layers, save it, and sweep it as sweep_steering does.
 
@@ -106,7 +109,9 @@ def find_best_layer(
     session, started = current_session(), time.monotonic()
     with session.lock:
         material = material_named(session, behavior_name, positive, negative, seed)
-        options = SweepOptions(strengths, positions=positions, budget=Budget(damage_budget), seed=seed)
+        options = SweepOptions(
+            strengths, positions=positions, budget=Budget(damage_budget), seed=seed, per_token=per_token
+        )
         tried = _resolved(session, layers)
         folder = save_folder or f"layers/{_file_name(material)}"
         where = Where(tried, pooling=pooling_of(session.engine, material.behavior))
@@ -132,7 +137,8 @@ def steering_experiment(
     controls: Controls = 99,
     scorer: OptionalScorer = None,
     save_folder: Folder = None,
-    seed: Seed = 0,
+    seed: DrawSeed = 0,
+    per_token: PerToken = False,
 ) -> ExperimentResult:
     """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
 
@@ -149,7 +155,7 @@ def steering_experiment(
         _refuse_sources(method)
         material = material_named(session, behavior_name, positive, negative, seed)
         material = replace(material, scorers={**material.scorers, **_scorers(scorer)})
-        options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed)
+        options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         folder = save_folder or f"experiments/{_file_name(material)}"
         found = run_experiment(
             session,
