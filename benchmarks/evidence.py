@@ -5,6 +5,7 @@
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -35,7 +36,7 @@ from steer_tools.workspace import Workspace
 
 LAYERS = (0, 1, 2)
 # Items enough for 100 in each part of the split, which is by topic.
-ITEMS, EACH = 270, 100
+ITEMS, EACH = 300, 100
 METHODS = ("paired_mean_difference", "random", "balanced_shuffle")
 RESAMPLES = 20
 # Controls that are measured before it is asked whether one of them has settled the verdict.
@@ -92,9 +93,11 @@ def count_verdicts(trait: str, method: str, strengths: Sequence[float]) -> None:
         options, path = SweepOptions(strengths, seed=seed), f"{trait}/{method}/{seed}.json"
         if method != METHODS[0] and not _may_work(material, way, options, path):
             verdicts["does not work"] += 1
+            print(".", end="", file=sys.stderr, flush=True)
             continue
         found = run_experiment(session, material, LAYERS, way, options, path)
         verdicts[found.ruling.verdict] += 1
+        print(found.ruling.verdict[0], end="", file=sys.stderr, flush=True)
         margins.append(found.swept.judgement.effect - float(found.null.means.max()))
         unsteered, steered = found.side_effects.exact or (None, None)
         exact.append((steered or 0.0) - (unsteered or 0.0))

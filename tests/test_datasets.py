@@ -8,11 +8,13 @@ import json
 import random
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steer_tools import datasets
 from steer_tools.datasets import (
     Behavior,
     Item,
@@ -21,6 +23,7 @@ from steer_tools.datasets import (
     contrast_prompts,
     evaluation_prompt,
     item_of_texts,
+    load_behavior,
     read_behavior,
     read_items,
 )
@@ -46,6 +49,7 @@ CAA_FILES = [
     ("test/truthfulqa/truthful_qa.json", 817),
 ]
 MANY = 100_000
+PARTS = ("pairs", "items", "choices")
 CHAT = [{"role": "user", "content": "How was it?"}]
 
 
@@ -351,7 +355,7 @@ GOOD = '{"positive": "a", "negative": "b"}'
         ("a.jsonl", GOOD[:-1] + ', "promt": "x"}', "a.jsonl, line 1: ", "'promt' is unknown"),
         ("a.jsonl", GOOD[:-1] + ', "correct": "x"}', "a.jsonl, line 1: ", "the keys are"),
         ("a.jsonl", GOOD[:-1] + ', "prompt": [1, 2]}', "a.jsonl, line 1: ", "prompt is [1, 2]"),
-        ("a.jsonl", GOOD[:-1] + ', "prompt": null}', "a.jsonl, line 1: ", "prompt is None"),
+        ("a.jsonl", GOOD[:-1] + ', "prompt": 3}', "a.jsonl, line 1: ", "prompt is 3"),
         ("a.jsonl", GOOD[:-1] + ', "group": ""}', "a.jsonl, line 1: ", "group is blank"),
         ("a.jsonl", '{"correct": "a", "incorrect": "b"}', "a.jsonl, line 1: ", "'prompt' or 'question'"),
         (
@@ -458,6 +462,8 @@ def test_values_of_wrong_types_are_refused_wherever_they_stand() -> None:
     for wrong in (None, 3, 1.5, True, [], {}, ["a"], [[]], [{}], [{"role": "user"}], ""):
         for key in ("prompt", "positive", "negative", "group"):
             record = {"prompt": "Hi.", "positive": "a", "negative": "b", "group": "c", key: wrong}
+            if (key, wrong) == ("prompt", None):
+                continue
             assert "a.json, line 1, [0]: " in refusal("a.json", json.dumps([record]))
 
 
@@ -548,6 +554,29 @@ def test_the_behaviour_form_is_taken_as_it_stands() -> None:
     assert [item.positive for item in found.pairs] == ["Yes to 0.", "Yes to 1.", "Yes to 2."]
     assert [item.group for item in found.items] == ["late", "late"]
     assert [item.positive for item in found.choices] == ["(A)"]
+
+
+@pytest.mark.parametrize("kind", ["built in", "texts", "chats", "strangers"])
+def test_a_behaviour_is_read_from_its_form_as_it_was(kind: str) -> None:
+    topics = [f"The {'abcdefghijkl'[i]}" for i in range(12)]
+    made = {
+        "built in": lambda: load_behavior("honesty"),
+        "texts": lambda: behavior_of_lists("b", [f"{t} is good." for t in topics], [f"{t} is bad." for t in topics]),
+        "chats": lambda: behavior_of_lists(
+            "b", [answered(t, "Yes.") for t in topics], [answered(t, "No.") for t in topics]
+        ),
+        "strangers": lambda: behavior_of_lists(
+            "b", [f"{t} is good." for t in topics], [f"{t} is bad." for t in topics[1:]]
+        ),
+    }[kind]()
+
+    form = json.loads(json.dumps(datasets.behavior_document(made)))
+    found = behavior("other.json", json.dumps(form))
+
+    assert replace(found, **{part: list(getattr(found, part)) for part in PARTS}) == replace(
+        made, **{part: list(getattr(made, part)) for part in PARTS}
+    )
+    assert (kind == "strangers") == all(item.prompt is None for item in made.items)
 
 
 def test_a_behaviour_needs_neither_instruction_nor_source_nor_choices() -> None:

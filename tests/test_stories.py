@@ -17,6 +17,7 @@ from steer_tools import (
     check_steering,
     compare_generations,
     create_steering_vector,
+    evaluate_steering_robustness,
     load_model,
     remove_all_steering_vectors,
     steering_experiment,
@@ -158,4 +159,10 @@ def test_happy_and_sad_are_found_by_themselves_from_two_lists_of_sentences(empty
     assert found["items"] >= 25
     report = Path(found["report_path"]).read_text(encoding="utf-8")
     assert "works" in report
+    # The lists have become a file, with the same items held out.
+    again = evaluate_steering_robustness(
+        found["vector_path"], found["dataset"], found["best_layer"], found["best_strength"]
+    )
+    assert again["items"] == found["items"]
+    assert again["effect"] == pytest.approx(found["effect"], abs=1e-3)
     assert not empty_session.registry.entries()

@@ -45,6 +45,7 @@ def experiment(result: "ExperimentResult", strengths: Sequence[float], cells: "S
             f"{name} {_brief(before)} → {_brief(after)}" for name, (before, after) in damage["text_scores"].items()
         ),
         "vector": result["vector_path"],
+        "dataset": result["dataset"],
         "report": result["report_path"],
     }
     reasons = Table.grid(padding=(0, 1))

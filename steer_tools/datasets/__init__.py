@@ -1,6 +1,7 @@
 """Behaviours and the items they are measured on, built in or read from files. It must not know models."""
 
 from steer_tools.datasets.asking import asked, contrast_prompts, evaluation_prompt
+from steer_tools.datasets.behavior_form import behavior_document
 from steer_tools.datasets.builtin import behavior_names, load_behavior
 from steer_tools.datasets.files import behavior_of_lists, read_behavior
 from steer_tools.datasets.items import Behavior, Item
@@ -12,6 +13,7 @@ __all__ = [
     "Behavior",
     "Item",
     "asked",
+    "behavior_document",
     "behavior_names",
     "behavior_of_lists",
     "contrast_prompts",

@@ -1,4 +1,4 @@
-"""The JSON form of a behaviour → the behaviour. It must not know where it was read from."""
+"""The JSON form of a behaviour ↔ the behaviour. It must not know where it was read from."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -7,6 +7,7 @@ from steer_tools.datasets.documents import decoded, parse_json, require_object
 from steer_tools.datasets.items import Behavior, Item
 from steer_tools.datasets.records import item_of_record, located, require_text
 from steer_tools.errors import PromptError
+from steer_tools.prompts import plain
 
 _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
 _OPTIONAL = ("instruction", "source", "choices")
@@ -56,6 +57,26 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
         items=items,
         choices=choices,
     )
+
+
+def behavior_document(behavior: Behavior) -> dict[str, object]:
+    """Return the JSON form of a behaviour, from which `behavior_of` makes it again."""
+    document: dict[str, object] = {
+        "name": behavior.name,
+        "description": behavior.description,
+        "positive": behavior.poles[0],
+        "negative": behavior.poles[1],
+        "source": behavior.source,
+    }
+    if behavior.instruction is not None:
+        document["instruction"] = behavior.instruction
+    parts = {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
+    return document | {part: [_record(item) for item in items] for part, items in parts.items() if items}
+
+
+def _record(item: Item) -> dict[str, object]:
+    prompt = None if item.prompt is None else plain(item.prompt)
+    return {"prompt": prompt, "positive": item.positive, "negative": item.negative, "group": item.group}
 
 
 def _items(values: object, part: str) -> tuple[Item, ...]:

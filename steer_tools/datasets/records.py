@@ -54,6 +54,7 @@ def located(where: str) -> Generator[None]:
 def item_of_record(record: object) -> Item:
     """Return the item that a record of one of the forms holds.
 
+    Without a prompt what both completions begin with becomes it; where it is null, they are whole texts.
     A question of the form "Human: ... Assistant:", with blank lines between its turns, becomes a chat.
 
     Raises:
@@ -67,7 +68,8 @@ def item_of_record(record: object) -> Item:
     group = require_text(values["group"], "group") if "group" in values else None
     if prompt_key is None:
         return item_of_texts(positive, negative, group)
-    prompt = _prompt_of(values[prompt_key], prompt_key)
+    value = values[prompt_key]
+    prompt = None if value is None and not form.is_open else _prompt_of(value, prompt_key)
     return _item(prompt, positive, negative, group)
 
 

@@ -158,8 +158,8 @@ BehaviorName = Annotated[
         "honesty, verbosity); or a file of items with prompt, positive and negative (.json, .jsonl, .csv, .tsv, .txt)."
     ),
 ]
-KnownBehavior = Annotated[str, Field(description="A behaviour or file, as for steering_experiment.")]
-OptionalBehaviorName = Annotated[str | None, Field(description="A behaviour or file, as for steering_experiment.")]
+KnownBehavior = Annotated[str, Field(description="A behaviour or file, or an experiment's dataset.")]
+OptionalBehaviorName = Annotated[str | None, Field(description="A behaviour or file, or an experiment's dataset.")]
 OwnPositive = Annotated[
     list[PromptLike] | None,
     Field(description="Texts or chats that show a behaviour of your own, which behavior_name then names."),

@@ -245,9 +245,13 @@ class SweepResult(TypedDict):
 
 
 class BestLayerResult(SweepResult):
-    """As from sweep_steering; `vector_path` is the vector at all layers that were tried."""
+    """As from sweep_steering; `vector_path` is the vector at all layers that were tried.
+
+    `dataset` names the behaviour for other tools: lists of your own are a file now.
+    """
 
     vector_path: str
+    dataset: str
 
 
 class ControlsStatus(TypedDict):
@@ -277,12 +281,14 @@ class ExperimentResult(TypedDict):
     """`effect` (nats), with its 95 % `interval`, is on `items` that did not choose.
 
     `prompting` is that of a prompt which simply asks for the behaviour, null where nobody wrote one. `text_scores`: of
-    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1.
+    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1. `dataset` names the
+    behaviour for other tools: lists of your own are a file now.
     """
 
     verdict: str
     reasons: list[str]
     vector_path: str
+    dataset: str
     best_layer: int
     best_strength: float
     unit: str

@@ -1,18 +1,19 @@
 """The tools that find out where and how strongly a vector works, and at what cost."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-from steer_tools.datasets import contrast_prompts
+from steer_tools.datasets import Behavior, behavior_document, contrast_prompts
 from steer_tools.errors import ArgumentError
-from steer_tools.experiments.experiment import Experiment, pooling_of, run_experiment
-from steer_tools.experiments.grids import Grid, by_layer, spread_layers
+from steer_tools.experiments.experiment import pooling_of, run_experiment
+from steer_tools.experiments.grids import spread_layers
 from steer_tools.experiments.material import Material, TextScore, material_named, text_of
 from steer_tools.experiments.measuring import Budget
-from steer_tools.experiments.sweeps import Sweep, SweepOptions, sweep
+from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.extraction import Extraction, Where, extract
 from steer_tools.formats import save_vector
 from steer_tools.loading import load_for_model
@@ -21,14 +22,12 @@ from steer_tools.parameters import (
     BehaviorName,
     BestLayerResult,
     Controls,
-    ControlsStatus,
     DamageBudget,
     DrawSeed,
     ExperimentResult,
     Folder,
     GridStrengths,
     KnownBehavior,
-    LayerCells,
     Layers,
     Method,
     OptionalScorer,
@@ -36,22 +35,18 @@ from steer_tools.parameters import (
     OwnPositive,
     PerToken,
     ScoredPositions,
-    SideEffectsStatus,
     SweepResult,
     UnitName,
     VectorPath,
-    WindowStatus,
 )
 from steer_tools.reports import Facts, save_experiment, save_sweep
 from steer_tools.scorers import Scorer, callable_scorer, keyword_scorer, regex_scorer
 from steer_tools.session import Session, current_session
 from steer_tools.sources import way_named
-from steer_tools.tools.results import rounded, short, short_interval
+from steer_tools.tools.findings import experiment_result, swept_result
 
 _METHOD = "paired_mean_difference"
-_CELLS, _VECTOR = "cells.json", "vector.safetensors"
-# Fewer questions than these say little, whatever the interval.
-_FEW_GROUPS = 12
+_CELLS, _VECTOR, _BEHAVIOR = "cells.json", "vector.safetensors", "behavior.json"
 # With fewer controls no effect can be told from chance at p = 0.05.
 _FEWEST_CONTROLS = 19
 
@@ -87,7 +82,7 @@ def sweep_steering(
             session.engine.info, options, str(vector_path), info.method if info else None, time.monotonic() - started
         )
         files = save_sweep(session.workspace, folder, swept, material, facts)
-        return _swept(swept, options, str(files.heat_map), str(files.document), list(loaded.warnings))
+        return swept_result(swept, options, str(files.heat_map), str(files.document), list(loaded.warnings))
 
 
 def find_best_layer(
@@ -121,8 +116,9 @@ def find_best_layer(
         swept = sweep(session, extraction.vector, tried, material, options, f"{folder}/{_CELLS}")
         facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, material, facts)
-        result = _swept(swept, options, str(files.heat_map), str(files.document), list(extraction.warnings))
-        return BestLayerResult(**result, vector_path=path)
+        result = swept_result(swept, options, str(files.heat_map), str(files.document), list(extraction.warnings))
+        dataset = behavior_name if positive is None else _kept(session, material.behavior, folder)
+        return BestLayerResult(**result, vector_path=path, dataset=dataset)
 
 
 def steering_experiment(
@@ -169,87 +165,8 @@ def steering_experiment(
         path = _saved(session, found.extraction, folder)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_experiment(session.workspace, folder, found, facts)
-        return _found(found, options, path, str(files.report))
-
-
-def _swept(swept: Sweep, options: SweepOptions, heat_map: str, data: str, warnings: list[str]) -> SweepResult:
-    layers = by_layer(swept.grid.cells)
-    strengths = [cell.strength for cell in next(iter(layers.values()))]
-    return SweepResult(
-        unit=options.unit,
-        strengths=strengths,
-        cells=[
-            LayerCells(
-                layer=layer,
-                effects=[short(cell.effect) for cell in cells],
-                opposite_effects=[short(cell.opposite_effect) for cell in cells],
-                kl=[short(cell.damage.divergence) for cell in cells],
-                within_budget=[cell.damage.is_within(options.budget) for cell in cells],
-            )
-            for layer, cells in layers.items()
-        ],
-        window=_window(swept.grid),
-        best_layer=swept.cell.layer,
-        best_strength=swept.cell.strength,
-        effect=short(swept.judgement.effect),
-        interval=short_interval(swept.judgement.interval),
-        items=len(swept.judgement.effects),
-        anti_steerable=short(swept.judgement.anti_steerable),
-        heat_map_path=heat_map,
-        data_path=data,
-        warnings=[*warnings, *_warnings(swept, strengths)],
-    )
-
-
-def _found(found: Experiment, options: SweepOptions, vector_path: str, report_path: str) -> ExperimentResult:
-    swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
-    damage = side_effects.damage
-    strengths = sorted({cell.strength for cell in swept.grid.cells})
-    return ExperimentResult(
-        verdict=found.ruling.verdict,
-        reasons=list(found.ruling.reasons),
-        vector_path=vector_path,
-        best_layer=swept.cell.layer,
-        best_strength=swept.cell.strength,
-        unit=options.unit,
-        effect=short(judgement.effect),
-        interval=short_interval(judgement.interval),
-        items=len(judgement.effects),
-        prompting=None if judgement.prompting is None else short(judgement.prompting),
-        controls=ControlsStatus(
-            count=len(null.means),
-            reached=int((null.means >= judgement.effect).sum()),
-            largest=short(float(null.means.max())),
-            anti_steerable=short(float((null.effects < 0).mean())),
-        ),
-        side_effects=SideEffectsStatus(
-            kl=short(damage.divergence),
-            perplexity=short(damage.perplexity),
-            distinct_2=short(damage.distinct),
-            length=short(damage.length),
-            others={name: short(shift) for name, shift in side_effects.others.items()},
-            text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
-        ),
-        window=_window(swept.grid),
-        report_path=report_path,
-        warnings=[*found.extraction.warnings, *_warnings(swept, strengths)],
-    )
-
-
-def _warnings(swept: Sweep, strengths: Sequence[float]) -> list[str]:
-    warnings: list[str] = []
-    groups = len({question.group for question in swept.judgement.asked})
-    if groups < _FEW_GROUPS:
-        warnings.append(f"Only {groups} different questions judged the choice, so the interval is rough.")
-    if not swept.grid.within:
-        warnings.append("No cell has a positive effect within the damage budget; the best one is only the largest.")
-    elif swept.cell.strength == max(strengths):
-        warnings.append("The chosen strength is the largest that was tried: try larger ones.")
-    return warnings
-
-
-def _window(grid: Grid) -> list[WindowStatus]:
-    return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
+        dataset = behavior_name if positive is None else _kept(session, material.behavior, folder)
+        return experiment_result(found, options, path, dataset, str(files.report))
 
 
 def _refuse_sources(method: str) -> None:
@@ -271,6 +188,12 @@ def _resolved(session: Session, layers: Sequence[int] | None) -> list[int]:
 
 def _saved(session: Session, extraction: Extraction, folder: str) -> str:
     return str(save_vector(extraction.vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
+
+
+def _kept(session: Session, behavior: Behavior, folder: str) -> str:
+    """Write a behaviour of lists, so that other tools measure on the same held-out items."""
+    content = json.dumps(behavior_document(behavior), indent=1, ensure_ascii=False)
+    return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
 
 
 def _file_name(material: Material) -> str:
