@@ -43,6 +43,7 @@ class Tokenization:
         self._tokenizer = tokenizer
         self._context_length = context_length
         self._vocabulary = vocabulary
+        self._spoken = set[str]()  # Words that a closed language was found to have.
 
     @property
     def pad_token(self) -> int:
@@ -291,8 +292,9 @@ class Tokenization:
         example = self._tokenizer.init_kwargs.get("example_prompt")
         if example is None:
             return
-        words = dict.fromkeys(word for text in texts for word in text.split())
+        words = dict.fromkeys(word for text in texts for word in text.split() if word not in self._spoken)
         unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
+        self._spoken.update(words.keys() - unknown)
         if unknown:
             named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5]) + (
                 f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
