@@ -201,6 +201,8 @@ def test_no_training_document_asks_a_held_out_question() -> None:
 
 
 def test_words_outside_the_language_are_refused_with_an_example_that_works(bundled: Session) -> None:
+    with pytest.raises(SteeringError, match="lacks the words 'Why', 'banana'"):
+        generate(["Why is the banana?"])
     with pytest.raises(SteeringError, match="lacks the words 'Why', 'banana'") as refused:
         generate(["Why is the banana?"])
 
