@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steer_tools.prompts import split_by_label
     from steer_tools.session import attach_model, detach_model
     from steer_tools.tools import (
+        analyze_steering_vector,
         apply_steering_vector,
         calibrate_strength,
         check_steering,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "SteeringError": "errors",
     "SteeringVector": "vectors",
+    "analyze_steering_vector": "tools",
     "apply_steering_vector": "tools",
     "attach_model": "session",
     "calibrate_strength": "tools",
@@ -68,6 +70,7 @@ _ROOMS = {
 __all__ = [
     "SteeringError",
     "SteeringVector",
+    "analyze_steering_vector",
     "apply_steering_vector",
     "attach_model",
     "calibrate_strength",

@@ -132,6 +132,27 @@ def place(
     return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
 
 
+def place_once(
+    session: Session,
+    vector: SteeringVector | str | os.PathLike[str],
+    layer: int | None,
+    options: PlacementOptions | None = None,
+) -> Placed:
+    """Place a vector at one layer.
+
+    Raises:
+        ArgumentError: The vector has several and none was named; or as `place` does.
+    """
+    placed = place(session, vector, layer, options)
+    if len(placed.layers) > 1:
+        raise ArgumentError(
+            f"The vector has the layers {list(placed.layers)}, and none was named",
+            valid="one of them",
+            fix="sweep_steering finds the best one.",
+        )
+    return placed
+
+
 def apply(session: Session, placed: Placed, strength: object) -> Applied:
     """Put a placed vector on the live model, on top of what is applied already."""
     applied = Applied(

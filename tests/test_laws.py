@@ -420,10 +420,11 @@ def test_the_unembedding_is_the_final_norm_scale_and_the_head(model: Any, tokeni
         torch.nn.init.normal_(norm.bias)
     engine = HuggingFaceEngine(model, tokenizer)
 
-    scale, matrix = engine.unembedding()
+    found = engine.unembedding()
 
-    torch.testing.assert_close(scale, norm.weight.detach(), atol=1e-4, rtol=1e-4)
-    assert torch.equal(matrix, model.lm_head.weight.detach())
+    torch.testing.assert_close(found.scale, norm.weight.detach(), atol=1e-4, rtol=1e-4)
+    assert found.centers == isinstance(norm, torch.nn.LayerNorm)
+    assert torch.equal(found.matrix, model.lm_head.weight.detach())
 
 
 # Sampling

@@ -201,10 +201,10 @@ def test_the_unembedding_is_found_where_it_is_offloaded(family: str, way: str, t
     before = places(model)
     attach_model(model, make_tokenizer())
 
-    scale, matrix = current_session().engine.unembedding()
+    found = current_session().engine.unembedding()
 
-    torch.testing.assert_close(scale, torch.ones(WIDTH), atol=1e-4, rtol=0)
-    assert torch.equal(matrix, whole.lm_head.weight.detach())
+    torch.testing.assert_close(found.scale, torch.ones(WIDTH), atol=1e-4, rtol=0)
+    assert torch.equal(found.matrix, whole.lm_head.weight.detach())
     assert places(model) == before
 
 
@@ -445,7 +445,7 @@ def test_a_model_with_tied_embeddings_is_steered_and_keeps_its_weights(tmp_path:
     written = steer_and_give_back(model, path)
 
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert torch.equal(empty_session.engine.unembedding()[1], weights["model.embed_tokens.weight"])
+    assert torch.equal(empty_session.engine.unembedding().matrix, weights["model.embed_tokens.weight"])
     assert written == [by_hand(model, model.model.layers[-1], ids_of(t), STRENGTH * direction) for t in PROMPTS]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 

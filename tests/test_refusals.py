@@ -28,6 +28,7 @@ from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditional
 
 from steer_tools import (
     SteeringVector,
+    analyze_steering_vector,
     apply_steering_vector,
     attach_model,
     calibrate_strength,
@@ -1043,6 +1044,7 @@ NEEDS_MODEL = [
     pytest.param(lambda: steering_experiment("sentiment", layers=[1], strengths=[0.5], controls=19), id="experiment"),
     pytest.param(lambda: evaluate_steering_robustness("v", "sentiment"), id="robustness"),
     pytest.param(lambda: calibrate_strength("v", target_damage=0.01), id="calibrate"),
+    pytest.param(lambda: analyze_steering_vector("v"), id="analyze"),
     pytest.param(lambda: generate(PROMPTS, max_new_tokens=2), id="generate"),
     pytest.param(lambda: check_steering(max_new_tokens=2), id="check"),
     pytest.param(lambda: show_tokens(PROMPTS), id="show_tokens"),

@@ -41,6 +41,7 @@ ORDER = (
     "comparison",
     "checks",
     "experiments",
+    "analysis",
     "figures",
     "reports",
     "parameters",
@@ -70,7 +71,16 @@ ONLY_IN = {
         "cli",
     },
 }
-TOOL_MODULES = {"applying", "checking", "creating", "evaluating", "experimenting", "generating", "modeling"}
+TOOL_MODULES = {
+    "analyzing",
+    "applying",
+    "checking",
+    "creating",
+    "evaluating",
+    "experimenting",
+    "generating",
+    "modeling",
+}
 
 
 def room_of(path: str) -> str:

@@ -57,7 +57,7 @@ def experiment(result: "ExperimentResult", strengths: Sequence[float], cells: "S
         reasons,
         Text(),
         *_grid(strengths, cells, result["best_layer"], result["best_strength"]),
-        _facts(facts),
+        facts_table(facts),
         *warning_lines(result["warnings"]),
     )
 
@@ -74,7 +74,7 @@ def sweep(result: "SweepResult", vector_path: str | None = None) -> RenderableTy
     }
     return Group(
         *_grid(result["strengths"], result["cells"], result["best_layer"], result["best_strength"]),
-        _facts(facts),
+        facts_table(facts),
         *warning_lines(result["warnings"]),
     )
 
@@ -93,7 +93,7 @@ def robustness(result: "RobustnessResult") -> RenderableType:
         "template": None if without is None else f"{_nats(without)} nats without the chat template",
         "failing": f"{result['failing_items']} of {result['items']} items do not move towards the behaviour",
     }
-    return Group(_facts(facts), *_failing(result), *warning_lines(result["warnings"]))
+    return Group(facts_table(facts), *_failing(result), *warning_lines(result["warnings"]))
 
 
 def calibration(result: "CalibrationResult") -> RenderableType:
@@ -105,7 +105,7 @@ def calibration(result: "CalibrationResult") -> RenderableType:
         "damage": f"KL {_brief(result['kl'])} nats a token",
         "effect": None if result["effect"] is None else f"{_nats(result['effect'])} nats",
     }
-    return Group(_facts(facts), *warning_lines(result["warnings"]))
+    return Group(facts_table(facts), *warning_lines(result["warnings"]))
 
 
 def _grid(
@@ -167,7 +167,7 @@ def _failing(result: "RobustnessResult") -> list[RenderableType]:
     return [table]
 
 
-def _facts(facts: dict[str, str | None]) -> Table:
+def facts_table(facts: dict[str, str | None]) -> Table:
     """Return one line a fact that is known."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)

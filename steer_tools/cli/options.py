@@ -182,6 +182,13 @@ DamageBudget = Annotated[
     float, typer.Option("--damage-budget", metavar="X", help="{DamageBudget}", rich_help_panel=_EVIDENCE)
 ]
 Controls = Annotated[int, typer.Option("--controls", metavar="N", min=19, help="{Controls}", rich_help_panel=_EVIDENCE)]
+AnalyzedTexts = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="TEXT", help="{AnalyzedTexts} Repeat it for several."),
+]
+Top = Annotated[int, typer.Option("--top", metavar="N", min=1, max=100, help="{Top}")]
+SubtractMeanToken = Annotated[bool, typer.Option("--subtract-mean-token", help="{SubtractMeanToken}")]
+CompareBehaviors = Annotated[bool, typer.Option("--compare-behaviors", help="{CompareBehaviors}")]
 PerToken = Annotated[bool, typer.Option("--per-token", help="{PerToken}", rich_help_panel=_EVIDENCE)]
 DrawSeed = Annotated[int, typer.Option("--seed", metavar="N", help="{DrawSeed}", rich_help_panel=_EVIDENCE)]
 SaveFolder = Annotated[str | None, typer.Option("--save", metavar="FOLDER", help="{Folder}")]

@@ -213,6 +213,21 @@ class Observation:
     firings: dict[Site, int]
 
 
+@dataclass(frozen=True)
+class Unembedding:
+    """What makes logits of the residual stream.
+
+    Attributes:
+        scale: (width,) float32, by which the final norm multiplies.
+        centers: Whether that norm takes away the mean over the width.
+        matrix: (vocabulary, width) float32, the output matrix.
+    """
+
+    scale: Tensor
+    centers: bool
+    matrix: Tensor
+
+
 class Engine(Protocol):
     """A model that can be read, steered row by row, and made to follow an ambient plan.
 
@@ -292,8 +307,8 @@ class Engine(Protocol):
         """
         ...
 
-    def unembedding(self) -> tuple[Tensor, Tensor]:
-        """Return the final norm's scale (width,) and the output matrix (vocabulary, width), float32 on the CPU."""
+    def unembedding(self) -> Unembedding:
+        """Return the final norm and the output matrix, on the CPU."""
         ...
 
     def ambient(self) -> Plan:

@@ -27,6 +27,7 @@ from steer_tools.engines.base import (
     Row,
     Sampling,
     TokenizedPrompt,
+    Unembedding,
 )
 from steer_tools.engines.batching import batches_by_length, pad
 from steer_tools.engines.calls import GenerateCall
@@ -262,8 +263,8 @@ class HuggingFaceEngine:
             first, second = self._reference_logits(), self._reference_logits()
         return float((first - self._pristine).abs().max()), float((first - second).abs().max())
 
-    def unembedding(self) -> tuple[Tensor, Tensor]:
-        """Return the final norm's scale and the output matrix."""
+    def unembedding(self) -> Unembedding:
+        """Return the final norm and the output matrix."""
         return measure_unembedding(self.architecture)
 
     def ambient(self) -> Plan:

@@ -6,14 +6,19 @@ import torch
 from torch import Tensor
 
 from steer_tools.architecture import Architecture
+from steer_tools.engines.base import Unembedding
 from steer_tools.errors import UnsupportedFeatureError
 
+# A norm that does not center moves by a third or more of its scale.
+_STILL = 0.05
 
-def measure_unembedding(architecture: Architecture) -> tuple[Tensor, Tensor]:
-    """Return the final norm's scale (width,) and the output matrix (vocabulary, width), float32 on the CPU.
 
-    The scale is measured, not read: for x of ±1 with mean 0, RMS and layer norms give x · scale + bias, so that
-    (norm(x) - norm(-x)) · x / 2 is the scale, also where the weight is stored as scale - 1.
+def measure_unembedding(architecture: Architecture) -> Unembedding:
+    """Return the final norm and the output matrix, on the CPU.
+
+    The norm is measured, not read: for x of ±1 with mean 0, RMS and layer norms give x · scale + bias, so that
+    (norm(x) - norm(-x)) · x / 2 is the scale, also where the weight is stored as scale - 1. A norm that centers gives
+    for x + 1 what it gives for x.
 
     Raises:
         UnsupportedFeatureError: The model has no final norm or no unembedding that was found.
@@ -27,7 +32,9 @@ def measure_unembedding(architecture: Architecture) -> tuple[Tensor, Tensor]:
     signs[1::2] = -1
     with torch.no_grad():
         scale = (norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] * signs / 2
+        moved = (norm(signs[None, None] + 1) - norm(signs[None, None])).abs().max()
         if weight.is_meta:  # An offloaded matrix is there only while the head runs.
             basis = torch.eye(width, dtype=weight.dtype, device=architecture.device)
             weight = (head(basis) - head(torch.zeros_like(basis))).T
-    return scale.float().cpu(), weight.detach().float().cpu()
+    centers = bool(moved <= _STILL * scale.abs().max())
+    return Unembedding(scale.float().cpu(), centers, weight.detach().float().cpu())

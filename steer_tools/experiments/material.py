@@ -95,10 +95,9 @@ def material_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Material:
         PromptError: It has too few groups of items to hold some out twice.
     """
     speaks_ours = engine.info.language == BUNDLED
-    if speaks_ours:
-        others = {trait: trait_behavior(trait, items=_OTHER_ITEMS, seed=seed + 1).items for trait in TRAITS}
-    else:
-        others = {name: load_behavior(name).items[:_OTHER_ITEMS] for name in behavior_names()}
+    others = {
+        name: own.items[:_OTHER_ITEMS] for name, own in behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1).items()
+    }
     return Material(
         behavior=behavior,
         splits=split(behavior.items, seed),
@@ -107,6 +106,13 @@ def material_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Material:
         others={name: items for name, items in others.items() if name != behavior.name},
         text_tokens=_ANSWER_TOKENS if speaks_ours else _TEXT_TOKENS,
     )
+
+
+def behaviors_of(engine: Engine, *, items: int, seed: int = 0) -> dict[str, Behavior]:
+    """Return all behaviours that a model can be asked for, by name; of the bundled language with so many `items`."""
+    if engine.info.language == BUNDLED:
+        return {trait: trait_behavior(trait, items=items, seed=seed) for trait in TRAITS}
+    return {name: load_behavior(name) for name in behavior_names()}
 
 
 def split(items: Sequence[Item], seed: int) -> Splits:

@@ -4,6 +4,7 @@ from steer_tools.figures.controls import ControlGroup, Controls
 from steer_tools.figures.doses import Curve, DosePanel, dose_response
 from steer_tools.figures.evidence import Evidence, evidence
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
+from steer_tools.figures.strips import Scale, Strip, readable, strip_page, strip_picture
 
 __all__ = [
     "ControlGroup",
@@ -13,7 +14,12 @@ __all__ = [
     "Evidence",
     "HeatCell",
     "HeatMap",
+    "Scale",
+    "Strip",
     "dose_response",
     "evidence",
     "heat_map",
+    "readable",
+    "strip_page",
+    "strip_picture",
 ]

@@ -193,6 +193,12 @@ Folder = Annotated[
 Controls = Annotated[
     int, Field(ge=19, description="Control directions that the effect is held against; fewer tell nothing from chance.")
 ]
+AnalyzedTexts = Annotated[
+    list[str] | None, Field(description="Texts whose tokens are projected on the vector, and drawn.")
+]
+Top = Annotated[int, Field(ge=1, le=100, description="Tokens in each list.")]
+SubtractMeanToken = Annotated[bool, Field(description="Take the mean row of the output matrix off every row.")]
+CompareBehaviors = Annotated[bool, Field(description="Also make every built-in behaviour's vector; takes a while.")]
 PerToken = Annotated[bool, Field(description="Divide log-probabilities by their tokens.")]
 DrawSeed = Annotated[int, Field(description="Draws which questions choose and which judge.")]
 TestPrompts = Annotated[

@@ -336,6 +336,47 @@ class RobustnessResult(TypedDict):
     warnings: list[str]
 
 
+class TokenRanking(TypedDict):
+    """Tokens with their values, the strongest first; `chance` is what a random direction's best token has."""
+
+    boosted: dict[str, float]
+    suppressed: dict[str, float]
+    chance: float
+
+
+class TextProjection(TypedDict):
+    """û·h of each token, for the unit direction û; null at the first token and special ones, which lie elsewhere."""
+
+    tokens: list[str]
+    values: list[float | None]
+
+
+class AnalysisResult(TypedDict):
+    """`lens`: cosines with what raises each token's logit; null at a single head. `observed`: changes in nats of the
+    next token's log-probability at `observed_strength` residual norms.
+
+    `layer_cosines`: with the vector's other layers. `saved`: vectors of the workspace. `behaviors`: mean differences of
+    the built-in behaviours, null if not asked for; by chance, cosines reach `cosine_chance`.
+    """
+
+    vector_path: str
+    layer: int
+    component: str
+    norm: float
+    residual_norm: float
+    lens: TokenRanking | None
+    observed: TokenRanking
+    observed_strength: float
+    layer_cosines: dict[str, float]
+    saved: dict[str, float]
+    behaviors: dict[str, float] | None
+    cosine_chance: float
+    texts: list[TextProjection]
+    picture_path: str | None
+    page_path: str | None
+    warnings: list[str]
+
+
 class CalibrationResult(TypedDict):
     """`strength`, in `unit`, reaches the target; `kl` and `effect` are what it does, `effect` null without a behaviour.
 

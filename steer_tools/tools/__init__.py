@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from steer_tools.tools.analyzing import analyze_steering_vector
 from steer_tools.tools.applying import (
     apply_steering_vector,
     remove_all_steering_vectors,
@@ -69,6 +70,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(find_best_layer, "Find the best layer", is_read_only=False, is_destructive=True),
     Tool(evaluate_steering_robustness, "Measure how evenly it works", is_read_only=True, is_idempotent=True),
     Tool(calibrate_strength, "Find the strength for a target", is_read_only=True, is_idempotent=True),
+    Tool(analyze_steering_vector, "Show what a vector means and does", is_read_only=False, is_destructive=True),
     Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
     Tool(check_steering, "Prove that the steering is exact", is_read_only=True, is_idempotent=True),
     Tool(show_tokens, "Show tokens and which would be steered", is_read_only=True, is_idempotent=True),
@@ -95,6 +97,7 @@ TOOLS: tuple[Tool, ...] = (
 __all__ = [
     "TOOLS",
     "Tool",
+    "analyze_steering_vector",
     "apply_steering_vector",
     "calibrate_strength",
     "check_steering",

@@ -23,9 +23,9 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
-from steer_tools.placing import Placed, PlacementOptions, place, require_finite, residual_strengths
+from steer_tools.placing import PlacementOptions, place_once, require_finite, residual_strengths
 from steer_tools.prompts import parse_prompts, plain
-from steer_tools.session import Session, current_session
+from steer_tools.session import current_session
 from steer_tools.tools.results import short, short_interval
 
 # The items that failed worst are listed; all are counted.
@@ -60,7 +60,7 @@ def evaluate_steering_robustness(
         items = material.splits.judging
         if test_prompts is not None:
             items = with_prompts(items, parse_prompts(test_prompts, "test_prompts"))
-        placed = _placed_once(
+        placed = place_once(
             session,
             vector_path,
             layer,
@@ -116,7 +116,7 @@ def calibrate_strength(
             raise ArgumentError("target_effect came without behavior_name", fix="Name what the effect is measured on.")
         material = None if behavior_name is None else material_named(session, behavior_name, seed=seed)
         options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
-        placed = _placed_once(session, vector_path, layer, options)
+        placed = place_once(session, vector_path, layer, options)
         (per_unit,) = residual_strengths(session, placed.plan(1.0))
         assert per_unit is not None  # Additions have a length.
         meter = DamageMeter(engine, neutral_for(engine), [], 1)
@@ -138,19 +138,3 @@ def calibrate_strength(
             effect=None if effect is None else short(effect([found.strength])[0]),
             warnings=list(placed.warnings),
         )
-
-
-def _placed_once(session: Session, vector_path: str, layer: int | None, options: PlacementOptions) -> Placed:
-    """Place a vector at one layer.
-
-    Raises:
-        ArgumentError: The file has several and none was named.
-    """
-    placed = place(session, vector_path, layer, options)
-    if len(placed.layers) > 1:
-        raise ArgumentError(
-            f"The vector has the layers {list(placed.layers)}, and none was named",
-            valid="one of them",
-            fix="sweep_steering finds the best one.",
-        )
-    return placed

@@ -1,0 +1,50 @@
+"""A vector beside others: saved ones, and those of behaviours made for the comparison. It must not know files."""
+
+from collections.abc import Mapping
+
+import torch
+
+from steer_tools.datasets import Behavior, contrast_prompts
+from steer_tools.engines.base import Engine
+from steer_tools.errors import SteeringError
+from steer_tools.experiments.experiment import pooling_of
+from steer_tools.progress import report
+from steer_tools.sites import Site
+from steer_tools.vectors import SteeringVector, cosines
+
+
+def nearest(
+    vector: SteeringVector, layer: int, others: Mapping[str, SteeringVector], most: int
+) -> tuple[tuple[str, float], ...]:
+    """Return the names and cosines of the others that have the layer, from the most alike or opposed on."""
+    found: dict[str, float] = {}
+    for name, other in others.items():
+        if layer in other.directions and (other.component, other.head) == (vector.component, vector.head):
+            try:
+                found[name] = float(cosines([vector, other], layer)[0, 1])
+            except SteeringError:
+                continue  # Made on another model, or of another width.
+    return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
+
+
+def behavior_cosines(
+    engine: Engine, vector: SteeringVector, layer: int, site: Site, behaviors: Mapping[str, Behavior]
+) -> tuple[tuple[str, float], ...]:
+    """Return behaviours with the cosine of the vector and their mean difference at the site, the most alike first.
+
+    The mean difference (Marks and Tegmark 2023, arXiv 2310.06824) is that of their own pairs, read as an experiment
+    reads them.
+    """
+    direction = vector.directions[layer].double()
+    found: dict[str, float] = {}
+    for done, (name, behavior) in enumerate(behaviors.items()):
+        report(done, len(behaviors), "reading behaviours")
+        contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
+        pooling = pooling_of(engine, behavior)
+        means = [
+            engine.read(side, [site], pooling)[site].double().mean(dim=0)
+            for side in (contrast.positive, contrast.negative)
+        ]
+        difference = means[0] - means[1]
+        found[name] = float(torch.nn.functional.cosine_similarity(direction, difference, dim=0))
+    return tuple(sorted(found.items(), key=lambda own: -abs(own[1])))

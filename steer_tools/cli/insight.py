@@ -1,0 +1,103 @@
+"""What a vector means → what people read in the terminal. It must not know tools."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from steer_tools.cli.evidence import facts_table
+from steer_tools.cli.marking import shown
+from steer_tools.cli.rendering import warning_lines
+from steer_tools.figures import Scale, Strip, readable
+
+if TYPE_CHECKING:
+    from steer_tools.parameters import AnalysisResult, TextProjection, TokenRanking
+
+_LEVELS = 3
+_LIKE = 5
+
+
+def analysis(result: "AnalysisResult", *, is_plain: bool) -> RenderableType:
+    """Render tokens by the lens and as observed side by side, relations, and the texts on colours."""
+    lens, observed = result["lens"], result["observed"]
+    facts = {
+        "layer": f"{result['layer']} ({result['component']})",
+        "norm": f"{result['norm']:.3g}, {result['norm'] / result['residual_norm']:.3g} of the typical norm there",
+        "layers": _named({f"layer {layer}": value for layer, value in result["layer_cosines"].items()}),
+        "saved": _named(result["saved"]),
+        "behaviors": _named(result["behaviors"] or {}),
+        "picture": result["picture_path"],
+        "page": result["page_path"],
+    }
+    chance = f"By chance: lens {lens['chance']:.3g}, " if lens else "By chance: "
+    return Group(
+        Text(
+            "Tokens by cosine with their row of the unembedding (lens), and by nats at "
+            f"{result['observed_strength']:g} residual norms (observed)",
+            style="bold",
+        ),
+        _tokens(lens, observed),
+        Text(f"{chance}observed {observed['chance']:.3g}, cosines ±{result['cosine_chance']:.2g}", style="dim"),
+        Text(),
+        facts_table(facts),
+        *_texts(result["texts"], is_plain=is_plain),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _tokens(lens: "TokenRanking | None", observed: "TokenRanking") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
+    names = ["lens +", "lens -", "observed +", "observed -"][-len(sides) :]
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    columns = [[f"{value:+.2f} {readable(token)}" for token, value in own.items()] for own in sides]
+    for row in range(max(map(len, columns), default=0)):
+        table.add_row(*(shown(column[row]) if row < len(column) else "" for column in columns))
+    return table
+
+
+def _texts(texts: "list[TextProjection]", *, is_plain: bool) -> list[RenderableType]:
+    """Render each text with its tokens on colours, or in plain text with a level from -3 to +3 behind each."""
+    strips = [
+        Strip(
+            tuple(map(readable, own["tokens"])),
+            tuple(value or 0.0 for value in own["values"]),
+            tuple(value is not None for value in own["values"]),
+        )
+        for own in texts
+    ]
+    if not strips:
+        return []
+    scale = Scale.of(strips)
+    levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
+    return [
+        Text(),
+        *(_line(strip, scale, is_plain=is_plain) for strip in strips),
+        Text(f"({levels}{scale.legend})", style="dim"),
+    ]
+
+
+def _line(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
+    line = Text()
+    for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True):
+        share = scale.share(value) if counts else 0.0
+        words = shown(token).plain if token.strip() else token
+        line.append(" " if token.startswith(" ") else "")
+        level = round(_LEVELS * share)
+        line.append(words, None if is_plain or not level else f"black on {_background(share)}")
+        if is_plain and level:
+            line.append(f"[{level:+d}]")
+    return line
+
+
+def _background(share: float) -> str:
+    faded = round(235 - 110 * abs(share))
+    return f"rgb(255,{faded},{faded - 40})" if share > 0 else f"rgb({faded - 40},{faded},255)"
+
+
+def _named(cosines: dict[str, float]) -> str | None:
+    shown_ = [f"{name} {value:+.2f}" for name, value in list(cosines.items())[:_LIKE]]
+    return ", ".join(shown_) + (f"; {len(cosines) - _LIKE} more" if len(cosines) > _LIKE else "") or None

@@ -1,0 +1,147 @@
+"""The tool that says what a vector means to its model, and what it really does there."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from steer_tools.analysis import (
+    Projection,
+    Ranking,
+    behavior_cosines,
+    effect_ranking,
+    lens_ranking,
+    nearest,
+    project,
+)
+from steer_tools.errors import SteeringError
+from steer_tools.experiments.material import behaviors_of
+from steer_tools.figures import Strip, readable, strip_page, strip_picture
+from steer_tools.formats import SUFFIXES, load_vector
+from steer_tools.interventions import Add
+from steer_tools.loading import load_for_model
+from steer_tools.parameters import (
+    AllowOtherModel,
+    AnalysisResult,
+    AnalyzedTexts,
+    CompareBehaviors,
+    Folder,
+    SingleLayer,
+    SubtractMeanToken,
+    TextProjection,
+    TokenRanking,
+    Top,
+    VectorPath,
+)
+from steer_tools.placing import PlacementOptions, place_once
+from steer_tools.prompts import parse_prompts
+from steer_tools.session import Session, current_session
+from steer_tools.tools.results import short
+from steer_tools.vectors import SteeringVector, layer_cosines
+
+# In residual norms: small, so that the change is that of the direction and not of broken texts.
+_SMALL = 0.05
+_MOST_SAVED = 10
+_PICTURE, _PAGE = "projections.png", "projections.html"
+
+
+def analyze_steering_vector(
+    vector_path: VectorPath,
+    layer: SingleLayer = None,
+    texts: AnalyzedTexts = None,
+    top: Top = 10,
+    subtract_mean_token: SubtractMeanToken = False,
+    compare_behaviors: CompareBehaviors = False,
+    save_folder: Folder = None,
+    allow_other_model: AllowOtherModel = False,
+) -> AnalysisResult:
+    """Say what a vector means: tokens by the logit lens, tokens that it really raises, norms, and what is like it.
+
+    Believe `observed` before `lens`, and neither where its values are not above `chance`.
+    """
+    session = current_session()
+    with session.lock:
+        engine = session.engine
+        loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)
+        placed = place_once(
+            session, loaded.vector, layer, PlacementOptions("residual", allow_other_model=allow_other_model)
+        )
+        (unit,) = placed.unit_placements
+        assert isinstance(unit.intervention, Add)
+        at, direction = unit.site.layer, unit.intervention.direction
+        vector = (
+            loaded.vector
+            if at in loaded.vector.directions
+            else SteeringVector.from_directions({at: direction}, component=unit.site.component, head=unit.site.head)
+        )
+        lens = None
+        if unit.site.head is None:
+            lens = lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token)
+        prompts = () if texts is None else parse_prompts(texts, "texts")
+        projections = project(engine, direction, unit.site, prompts) if prompts else ()
+        picture, page = _saved_strips(session, projections, save_folder or f"analysis/{Path(loaded.source).stem}")
+        behaviors = None
+        if compare_behaviors:
+            behaviors = behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1))
+        return AnalysisResult(
+            vector_path=loaded.source,
+            layer=at,
+            component=unit.site.part,
+            norm=short(vector.magnitude(at)),
+            residual_norm=short(session.typical_norm(unit.site)),
+            lens=None if lens is None else _ranking(lens),
+            observed=_ranking(effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top)),
+            observed_strength=_SMALL,
+            layer_cosines=_other_layers(vector, at),
+            saved={
+                name: short(value) for name, value in nearest(vector, at, _others(session, loaded.source), _MOST_SAVED)
+            },
+            behaviors=None if behaviors is None else {name: short(value) for name, value in behaviors},
+            cosine_chance=short(2 / math.sqrt(vector.width)),
+            texts=[
+                TextProjection(
+                    tokens=list(p.pieces),
+                    values=[short(v) if counts else None for v, counts in zip(p.values, p.counts, strict=True)],
+                )
+                for p in projections
+            ],
+            picture_path=picture,
+            page_path=page,
+            warnings=[*loaded.warnings, *placed.warnings],
+        )
+
+
+def _ranking(found: Ranking) -> TokenRanking:
+    return TokenRanking(
+        boosted={token: short(value) for token, value in found.boosted},
+        suppressed={token: short(value) for token, value in found.suppressed},
+        chance=short(found.chance),
+    )
+
+
+def _other_layers(vector: SteeringVector, at: int) -> dict[str, float]:
+    own = layer_cosines(vector)[vector.layers.index(at)].tolist()
+    return {str(layer): short(value) for layer, value in zip(vector.layers, own, strict=True) if layer != at}
+
+
+def _others(session: Session, own: str) -> dict[str, SteeringVector]:
+    """Return the vectors of the workspace that say their layers; others are no vectors, or not to be compared."""
+    found: dict[str, SteeringVector] = {}
+    for path in session.workspace.files(SUFFIXES):
+        if str(path) != own:
+            try:
+                found[str(path)] = load_vector(path, workspace=session.workspace)
+            except SteeringError:
+                continue
+    return found
+
+
+def _saved_strips(session: Session, projections: Sequence[Projection], folder: str) -> tuple[str | None, str | None]:
+    if not projections:
+        return None, None
+    strips = [Strip(tuple(map(readable, p.pieces)), p.values, p.counts) for p in projections]
+    title = "Projection of each token on the vector"
+    paths = {f"{folder}/{_PICTURE}": strip_picture(strips, title=title)}
+    paths[f"{folder}/{_PAGE}"] = strip_page(strips, title=title).encode()
+    session.workspace.write_together(paths)
+    picture, page = (str(session.workspace.resolve(path)) for path in paths)
+    return picture, page
