@@ -136,6 +136,8 @@ def test_a_projection_is_that_of_each_tokens_activation_on_the_unit_direction(en
     assert found.pieces == told.pieces
     assert found.counts == (False, *(not special for special in told.special[1:]))
     assert max(map(abs, found.values)) > 0.01
+    (without_start,) = project(engine, along, site, [TokenPrompt((9, 14))])
+    assert without_start.counts == (False, True)
 
 
 def test_the_scale_of_a_strip_is_that_of_the_tokens_that_count() -> None:

@@ -19,11 +19,11 @@ def nearest(
     """Return the names and cosines of the others that have the layer, from the most alike or opposed on."""
     found: dict[str, float] = {}
     for name, other in others.items():
-        if layer in other.directions and (other.component, other.head) == (vector.component, vector.head):
+        if layer in other.directions:
             try:
                 found[name] = float(cosines([vector, other], layer)[0, 1])
             except SteeringError:
-                continue  # Made on another model, or of another width.
+                continue  # Made on another model, or at another place.
     return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
 
 
