@@ -38,7 +38,6 @@ LAYERS = (0, 1, 2)
 # Items enough for 100 in each part of the split, which is by topic.
 ITEMS, EACH = 300, 100
 METHODS = ("paired_mean_difference", "random", "balanced_shuffle")
-RESAMPLES = 20
 # Controls that are measured before it is asked whether one of them has settled the verdict.
 _AT_ONCE = 11
 
@@ -83,11 +82,11 @@ def measure_choice(trait: str) -> None:
     )
 
 
-def count_verdicts(trait: str, method: str, strengths: Sequence[float]) -> None:
-    """Print the verdicts of RESAMPLES experiments, each with pairs, items and splits of its own."""
+def count_verdicts(trait: str, method: str, strengths: Sequence[float], resamples: int) -> None:
+    """Print the verdicts of so many experiments, each with pairs, items and splits of its own."""
     session, verdicts, margins, exact = current_session(), Counter[str](), list[float](), list[float]()
     started = time.monotonic()
-    for seed in range(RESAMPLES):
+    for seed in range(resamples):
         material = replace(material_for(trait, seed), others={})
         way = method_named(method, {} if method == METHODS[0] else {"seed": seed})
         options, path = SweepOptions(strengths, seed=seed), f"{trait}/{method}/{seed}.json"
@@ -108,7 +107,7 @@ def count_verdicts(trait: str, method: str, strengths: Sequence[float]) -> None:
         else ""
     )
     print(
-        f"{trait:12} {method:22} works in {verdicts['works']} of {RESAMPLES}  {dict(verdicts)}{spread}; "
+        f"{trait:12} {method:22} works in {verdicts['works']} of {resamples}  {dict(verdicts)}{spread}; "
         f"{time.monotonic() - started:.0f} s",
         flush=True,
     )
@@ -143,6 +142,7 @@ def main() -> None:
     parser.add_argument("what", choices=("choice", "resamples"))
     parser.add_argument("traits", nargs="*", default=list(TRAITS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--resamples", type=int, default=20)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         current_session().workspace = Workspace(folder)
@@ -152,7 +152,7 @@ def main() -> None:
                 measure_choice(trait)
             else:
                 for method in asked.methods:
-                    count_verdicts(trait, method, (0.1, 0.2, 0.4))
+                    count_verdicts(trait, method, (0.1, 0.2, 0.4), asked.resamples)
 
 
 if __name__ == "__main__":
