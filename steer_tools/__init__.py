@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steer_tools.prompts import split_by_label
     from steer_tools.session import attach_model, detach_model
     from steer_tools.tools import (
+        ablate_component,
         analyze_steering_vector,
         apply_steering_vector,
         calibrate_strength,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         find_best_layer,
         generate,
         load_model,
+        patch_activations,
         remove_all_steering_vectors,
         remove_steering_vector,
         show_tokens,
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "SteeringError": "errors",
     "SteeringVector": "vectors",
+    "ablate_component": "tools",
     "analyze_steering_vector": "tools",
     "apply_steering_vector": "tools",
     "attach_model": "session",
@@ -54,6 +57,7 @@ _ROOMS = {
     "generate": "tools",
     "load_model": "tools",
     "load_vector": "formats",
+    "patch_activations": "tools",
     "remove_all_steering_vectors": "tools",
     "remove_steering_vector": "tools",
     "reporting_to": "progress",
@@ -70,6 +74,7 @@ _ROOMS = {
 __all__ = [
     "SteeringError",
     "SteeringVector",
+    "ablate_component",
     "analyze_steering_vector",
     "apply_steering_vector",
     "attach_model",
@@ -84,6 +89,7 @@ __all__ = [
     "generate",
     "load_model",
     "load_vector",
+    "patch_activations",
     "remove_all_steering_vectors",
     "remove_steering_vector",
     "reporting_to",

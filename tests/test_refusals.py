@@ -28,6 +28,7 @@ from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditional
 
 from steer_tools import (
     SteeringVector,
+    ablate_component,
     analyze_steering_vector,
     apply_steering_vector,
     attach_model,
@@ -40,6 +41,7 @@ from steer_tools import (
     generate,
     load_model,
     load_vector,
+    patch_activations,
     remove_all_steering_vectors,
     remove_steering_vector,
     save_vector,
@@ -1045,6 +1047,8 @@ NEEDS_MODEL = [
     pytest.param(lambda: evaluate_steering_robustness("v", "sentiment"), id="robustness"),
     pytest.param(lambda: calibrate_strength("v", target_damage=0.01), id="calibrate"),
     pytest.param(lambda: analyze_steering_vector("v"), id="analyze"),
+    pytest.param(lambda: ablate_component("sentiment"), id="ablate"),
+    pytest.param(lambda: patch_activations("baba keke", "baba lili", "zuzu", "mora"), id="patch"),
     pytest.param(lambda: generate(PROMPTS, max_new_tokens=2), id="generate"),
     pytest.param(lambda: check_steering(max_new_tokens=2), id="check"),
     pytest.param(lambda: show_tokens(PROMPTS), id="show_tokens"),

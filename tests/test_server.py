@@ -41,7 +41,7 @@ from steer_tools.workspace import Workspace
 
 MODES = ("auto", "legacy")
 NAMES = [tool.name for tool in TOOLS]
-MOST_SCHEMA_TOKENS = 7_600
+MOST_SCHEMA_TOKENS = 8_800
 CONTEXT = 8_192
 # No call of these tests takes half a minute by itself: what does is stuck.
 STUCK_SECONDS = 60
@@ -200,6 +200,14 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "find_best_layer": {"behavior_name": "mine", **LISTS, "layers": [1, 2], "strengths": [0.5]},
     "evaluate_steering_robustness": {"vector_path": "v.safetensors", "dataset": "sentiment", "test_prompts": PROMPTS},
     "calibrate_strength": {"vector_path": "v.safetensors", "target_damage": 0.1},
+    "ablate_component": {"behavior_name": "sentiment", "layers": [1]},
+    "patch_activations": {
+        "source_prompt": "baba keke",
+        "target_prompt": "baba lili",
+        "positive": "baba",
+        "negative": "zuzu",
+        "layers": [1],
+    },
     "analyze_steering_vector": {"vector_path": "v.safetensors", "texts": ["baba keke"]},
     "generate": {"prompts": [PROMPTS[0], [{"role": "user", "content": "keke"}], [1, 7, 9]], "temperature": 0.7},
     "check_steering": {"prompts": PROMPTS[:2], "max_new_tokens": 3},

@@ -257,6 +257,10 @@ class Engine(Protocol):
         """Return the size of the last dimension of what is at a site, or raise what its reading would."""
         ...
 
+    def heads(self, layer: int) -> int:
+        """Return how many heads the attention of a layer has, or raise what reading one would."""
+        ...
+
     def decided(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows with what acts on each: their conditions answered, each on its own prompt."""
         ...

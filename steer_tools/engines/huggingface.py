@@ -159,6 +159,11 @@ class HuggingFaceEngine:
         refuse_sites(self.architecture, self._taps, [site])
         return self._taps.at(site).width
 
+    def heads(self, layer: int) -> int:
+        """Return how many heads the attention of a layer has."""
+        self.width(Site(layer, "attention", 0))
+        return self.parts[layer].mixers[0].heads or 0
+
     def decided(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows with what acts on each."""
         return self._plans.decided(rows)

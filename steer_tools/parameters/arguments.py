@@ -193,6 +193,18 @@ Folder = Annotated[
 Controls = Annotated[
     int, Field(ge=19, description="Control directions that the effect is held against; fewer tell nothing from chance.")
 ]
+AblatedComponent = Annotated[
+    Literal["head", "attention", "mlp", "block"], Field(description="What is taken out, one at a time.")
+]
+AblationName = Annotated[
+    Literal["zero", "mean", "mean_by_position", "resample"],
+    Field(description="What stands in its place: nothing, its mean on the behaviour's prompts, or another prompt's."),
+]
+OnePrompt = Annotated[PromptLike, Field(description="A prompt.")]
+AllLayers = Annotated[list[int] | None, Field(description="Layers to try; all if omitted.")]
+OneCompletion = Annotated[str, Field(description="How the answer may begin.")]
+PatchedComponent = Annotated[Literal["residual", "attention", "mlp"], Field(description="What is put in.")]
+PatchMethod = Annotated[Literal["exact", "gradient"], Field(description="Run every patch, or estimate them.")]
 AnalyzedTexts = Annotated[
     list[str] | None, Field(description="Texts whose tokens are projected on the vector, and drawn.")
 ]

@@ -16,6 +16,7 @@ from steer_tools.tools.applying import (
 )
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
+from steer_tools.tools.dissecting import ablate_component, patch_activations
 from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
 from steer_tools.tools.experimenting import find_best_layer, steering_experiment, sweep_steering
 from steer_tools.tools.generating import compare_generations, generate
@@ -71,6 +72,8 @@ TOOLS: tuple[Tool, ...] = (
     Tool(evaluate_steering_robustness, "Measure how evenly it works", is_read_only=True, is_idempotent=True),
     Tool(calibrate_strength, "Find the strength for a target", is_read_only=True, is_idempotent=True),
     Tool(analyze_steering_vector, "Show what a vector means and does", is_read_only=False, is_destructive=True),
+    Tool(ablate_component, "Find the parts that a behaviour needs", is_read_only=False, is_destructive=True),
+    Tool(patch_activations, "Patch activations between prompts", is_read_only=False, is_destructive=True),
     Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
     Tool(check_steering, "Prove that the steering is exact", is_read_only=True, is_idempotent=True),
     Tool(show_tokens, "Show tokens and which would be steered", is_read_only=True, is_idempotent=True),
@@ -97,6 +100,7 @@ TOOLS: tuple[Tool, ...] = (
 __all__ = [
     "TOOLS",
     "Tool",
+    "ablate_component",
     "analyze_steering_vector",
     "apply_steering_vector",
     "calibrate_strength",
@@ -108,6 +112,7 @@ __all__ = [
     "find_best_layer",
     "generate",
     "load_model",
+    "patch_activations",
     "remove_all_steering_vectors",
     "remove_steering_vector",
     "show_tokens",

@@ -1,0 +1,125 @@
+"""Two prompts of one length → what of one must be put into the other, at which layer and token, to change an answer.
+
+Activation patching (Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262), and its first-order
+estimate by gradients (Nanda 2023, attribution patching). It must not know pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steer_tools.engines.base import Engine, Row
+from steer_tools.errors import PromptError
+from steer_tools.experiments.measuring import Floats
+from steer_tools.interventions import Replace
+from steer_tools.plan import Placement
+from steer_tools.positions import PromptSlice, Scope
+from steer_tools.prompts import Prompt
+from steer_tools.sites import Site
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt whose activations are taken, one that they are put into, and completions that tell the answers apart.
+
+    Whether that denoises or adds noise is a question of which prompt is which.
+    """
+
+    source: Prompt
+    target: Prompt
+    positive: str
+    negative: str
+
+    def aligned(self, engine: Engine) -> list[tuple[str, str]]:
+        """Return the tokens of both prompts side by side, as the vocabulary writes them.
+
+        Raises:
+            PromptError: One has more tokens than the other.
+        """
+        source, target = (engine.tokenize(prompt).pieces for prompt in (self.source, self.target))
+        if len(source) != len(target):
+            raise PromptError(
+                f"The source has {len(source)} tokens and the target {len(target)}",
+                valid="prompts of equally many tokens, so that each one has a partner",
+                fix="show_tokens shows them; exchange words for others of as many tokens.",
+            )
+        return list(zip(source, target, strict=True))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What patches do.
+
+    Attributes:
+        sites: The rows.
+        tokens: The columns, source and target side by side.
+        source: Log-odds of the source prompt, in nats.
+        target: Those of the target prompt.
+        effects: (sites, tokens) change of the target's log-odds, in nats.
+    """
+
+    sites: tuple[Site, ...]
+    tokens: tuple[tuple[str, str], ...]
+    source: float
+    target: float
+    effects: Floats
+
+    @property
+    def recovered(self) -> Floats:
+        """(sites, tokens) the effects as shares of the way from the target to the source."""
+        return self.effects / (self.source - self.target)
+
+
+def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
+    """Put the source's activation at each site and token into the target, one at a time.
+
+    Raises:
+        PromptError: The prompts have different numbers of tokens, or the same log-odds.
+    """
+    tokens = pair.aligned(engine)
+    (trace,) = engine.trace([pair.source], sites)
+    patched = [
+        Row(pair.target, (Placement(Replace(trace[site][place]), site, 1.0, Scope((PromptSlice(place, place + 1),))),))
+        for site in sites
+        for place in range(len(tokens))
+    ]
+    source, target, *odds = _log_odds(engine, [Row(pair.source), Row(pair.target), *patched], pair)
+    effects = np.array(odds).reshape(len(sites), len(tokens)) - target
+    return Patches(tuple(sites), tuple(tokens), source, _told_apart(source, target), effects)
+
+
+def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
+    """Estimate what `patch` measures from one pass there and back: (source − target) · gradient at the target.
+
+    Raises:
+        PromptError: As `patch` does.
+    """
+    tokens = pair.aligned(engine)
+    source_trace, target_trace = engine.trace([pair.source, pair.target], sites)
+    source, target = _log_odds(engine, [Row(pair.source), Row(pair.target)], pair)
+    positive, negative = engine.gradients([Row(pair.target)] * 2, [pair.positive, pair.negative], sites)
+    effects = [
+        (
+            (source_trace[site] - target_trace[site])
+            * (positive.by_site[site][: len(tokens)] - negative.by_site[site][: len(tokens)])
+        ).sum(dim=1)
+        for site in sites
+    ]
+    found = np.stack([own.double().numpy() for own in effects])
+    return Patches(tuple(sites), tuple(tokens), source, _told_apart(source, target), found)
+
+
+def _log_odds(engine: Engine, rows: Sequence[Row], pair: Pair) -> list[float]:
+    completions = [pair.positive] * len(rows) + [pair.negative] * len(rows)
+    scores = [float(own.sum()) for own in engine.score([*rows, *rows], completions)]
+    return [scores[i] - scores[len(rows) + i] for i in range(len(rows))]
+
+
+def _told_apart(source: float, target: float) -> float:
+    if source == target:
+        raise PromptError(
+            f"Source and target have the same log-odds of the completions ({source:+.4g} nats)",
+            valid="completions that the two prompts decide between",
+        )
+    return target

@@ -1,0 +1,273 @@
+"""Ablations and patches: a planted head is found, replacements are what they say, estimates agree with the exact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steer_tools import ablate_component, load_model, patch_activations
+from steer_tools.bundled_model.behaviors import trait_behavior
+from steer_tools.bundled_model.language import contrast_pairs
+from steer_tools.causal import Component, Pair, ablate, ablation_plans, attribute, components_of, patch, replacement_of
+from steer_tools.datasets import Item
+from steer_tools.engines.base import Row
+from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.errors import PromptError, UnsupportedFeatureError
+from steer_tools.experiments.measuring import propensities, questions
+from steer_tools.interventions import Replace
+from steer_tools.plan import Placement
+from steer_tools.positions import PromptSlice, Scope
+from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
+from steer_tools.session import Session
+from steer_tools.sites import Site
+
+PROMPTS = [TokenPrompt((9, 14, 6, 7, 30)), TokenPrompt((25, 8, 11)), TokenPrompt((31, 12, 6, 20))]
+ITEMS = [Item(TextPrompt(f"ratisemo {word}"), "baba", "zuzu", word) for word in ("lili", "keke", "mora", "seti")]
+
+
+def asked(engine: HuggingFaceEngine) -> Any:
+    return questions(engine, ITEMS, as_chat=False)
+
+
+# Replacements
+
+
+def test_a_pooled_mean_leaves_out_the_first_token_and_means_by_position_are_those_of_the_prompts_that_are_so_long() -> (
+    None
+):
+    traces = [torch.tensor([[100.0], [1.0], [3.0]]), torch.tensor([[50.0], [5.0]])]
+
+    mean, by_position = replacement_of(traces, "mean"), replacement_of(traces, "mean_by_position")
+
+    assert mean.everywhere is not None
+    assert mean.everywhere.tolist() == [3.0]
+    assert mean.by_position is None
+    assert by_position.everywhere is not None
+    assert by_position.by_position is not None
+    assert by_position.everywhere.tolist() == [3.0]
+    assert by_position.by_position.tolist() == [[75.0], [3.0], [3.0]]
+
+
+def test_a_resampled_component_takes_another_prompts_activations_and_its_last_behind_them() -> None:
+    traces = [torch.tensor([[100.0], [1.0], [3.0]]), torch.tensor([[50.0], [5.0]])]
+
+    found = replacement_of(traces, "resample", 1)
+
+    assert found.everywhere is not None
+    assert found.by_position is not None
+    assert found.everywhere.tolist() == [5.0]
+    assert found.by_position.tolist() == [[50.0], [5.0]]
+    assert replacement_of(traces, "zero").everywhere is None
+
+
+@pytest.mark.parametrize("how", ["zero", "mean", "mean_by_position"])
+@pytest.mark.parametrize("kind", ["head", "attention", "mlp", "block"])
+def test_what_an_ablated_component_puts_out_is_its_replacement(engine: HuggingFaceEngine, how: Any, kind: Any) -> None:
+    component = components_of(engine, kind, [1])[-1]
+    (draws,) = ablation_plans(engine, [component], how, PROMPTS)
+
+    seen: dict[Site, torch.Tensor] = {}
+    engine._hooks.reach(component.sites)
+    traces = {site: [trace[site] for trace in engine.trace(PROMPTS, [site])] for site in component.sites}
+    engine.set_ambient(draws[0])
+    with engine._hooks.witnessing(
+        dict.fromkeys(component.sites, 0), lambda site, _, after: seen.update({site: after[0]})
+    ):
+        engine._model(torch.tensor([PROMPTS[0].tokens]), use_cache=False)
+
+    for site in component.sites:
+        expected = replacement_of(traces[site], how)
+        after = seen[site]
+        if how == "mean_by_position":
+            assert expected.by_position is not None
+            torch.testing.assert_close(after, expected.by_position, atol=1e-5, rtol=1e-5)
+        else:
+            whole = torch.zeros(after.shape[-1]) if expected.everywhere is None else expected.everywhere
+            torch.testing.assert_close(after, whole.expand_as(after), atol=1e-5, rtol=1e-5)
+
+
+def test_a_resampled_prompt_is_replaced_by_itself_without_effect_and_by_another_with_one(
+    engine: HuggingFaceEngine,
+) -> None:
+    component = Component("attention", 1)
+    questions_ = asked(engine)
+    own = [questions_[0].prompt]
+
+    (same,) = ablate(engine, ablation_plans(engine, [component], "resample", own), questions_[:1])
+    (other,) = ablate(engine, ablation_plans(engine, [component], "resample", PROMPTS), questions_[:1])
+
+    # The first completion token is predicted at the last prompt token, where the activations are its own.
+    assert abs(same[0]) < 1e-4
+    assert abs(other[0]) > 1e-4
+
+
+# Ablations
+
+
+def test_the_head_that_carries_all_is_found_and_the_others_do_nothing(model: Any, tokenizer: Any, family: str) -> None:
+    if family != "llama":
+        pytest.skip("The weights are made by hand for one family.")
+    with torch.no_grad():
+        for layer, block in enumerate(model.model.layers):
+            block.mlp.down_proj.weight.mul_(1e-4)
+            width = block.self_attn.head_dim
+            for head in range(model.config.num_attention_heads):
+                if (layer, head) != (1, 2):
+                    block.self_attn.o_proj.weight[:, head * width : (head + 1) * width] *= 1e-4
+    engine = HuggingFaceEngine(model, tokenizer)
+    heads = components_of(engine, "head", range(engine.info.layers))
+
+    effects = np.abs(ablate(engine, ablation_plans(engine, heads, "zero", []), asked(engine))).mean(axis=1)
+
+    assert len(heads) == engine.info.layers * model.config.num_attention_heads
+    order = np.argsort(-effects)
+    assert str(heads[order[0]]) == "layer 1 head 2"
+    assert effects[order[0]] > 100 * effects[order[1]]
+
+
+def test_ablations_of_many_components_are_those_of_each_alone(engine: HuggingFaceEngine) -> None:
+    parts = [*components_of(engine, "attention", [0, 1]), *components_of(engine, "block", [2])]
+    plans = ablation_plans(engine, parts, "mean", PROMPTS)
+
+    together = ablate(engine, plans, asked(engine))
+
+    for index, plan in enumerate(plans):
+        without, with_ = propensities(engine, asked(engine), [(), plan[0]])
+        np.testing.assert_allclose(together[index], with_ - without, atol=2e-4)
+    assert np.abs(together).mean(axis=1).min() > 1e-4
+
+
+def test_means_need_prompts_to_calibrate_on(engine: HuggingFaceEngine) -> None:
+    with pytest.raises(PromptError, match="no prompt to take activations from"):
+        ablation_plans(engine, [Component("mlp", 0)], "mean", [])
+
+
+def test_a_model_without_heads_side_by_side_says_so(engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = engine.parts
+    headless = [replace(own, mixers=tuple(replace(m, heads=None) for m in own.mixers)) for own in parts]
+    monkeypatch.setitem(vars(engine), "parts", tuple(headless))
+
+    with pytest.raises(UnsupportedFeatureError, match="heads side by side"):
+        components_of(engine, "head", [0])
+
+
+# Patches
+
+
+def test_a_patch_is_the_source_put_in_by_hand_and_at_all_tokens_gives_the_source(engine: HuggingFaceEngine) -> None:
+    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6, 8)), "baba", "zuzu")
+    sites = [Site(0), Site(1), Site(2, "attention")]
+
+    found = patch(engine, pair, sites)
+
+    # Before the first token that differs there is nothing to put in; at the last block only the last token counts.
+    np.testing.assert_allclose(found.effects[:, 0], 0, atol=1e-4)
+    assert np.abs(found.effects[:, -1]).min() > 1e-4
+    last = patch(engine, pair, [Site(engine.info.layers - 1)])
+    assert last.recovered[0, -1] == pytest.approx(1.0, abs=0.05)
+    np.testing.assert_allclose(last.effects[0, :-1], 0, atol=1e-4)
+    assert found.tokens[1][0] != found.tokens[1][1]
+
+
+def test_prompts_of_unequal_lengths_or_of_no_difference_are_refused(engine: HuggingFaceEngine) -> None:
+    with pytest.raises(PromptError, match="4 tokens and the target 3"):
+        patch(engine, Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6)), "baba", "zuzu"), [Site(0)])
+    with pytest.raises(PromptError, match="the same log-odds"):
+        attribute(engine, Pair(PROMPTS[0], PROMPTS[0], "baba", "zuzu"), [Site(0)])
+
+
+def test_the_estimate_is_the_slope_of_the_patch_at_the_target(engine: HuggingFaceEngine) -> None:
+    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6, 8)), "baba", "zuzu")
+    sites, share = [Site(0), Site(2), Site(1, "attention")], 1e-3
+
+    estimate = attribute(engine, pair, sites)
+
+    (trace,) = engine.trace([pair.source], sites)
+    rows = [
+        Row(pair.target, (Placement(Replace(trace[site][3]), site, share, Scope((PromptSlice(3, 4),))),))
+        for site in sites
+    ]
+    scores = engine.score([Row(pair.target), *rows] * 2, ["baba"] * 4 + ["zuzu"] * 4)
+    odds = [float(scores[i].sum() - scores[i + 4].sum()) for i in range(4)]
+    slopes = [(own - odds[0]) / share for own in odds[1:]]
+    np.testing.assert_allclose(estimate.effects[:, 3], slopes, rtol=0.1, atol=0.05)
+    assert np.abs(estimate.effects[:, 3]).min() > 0.01
+    assert estimate.target == pytest.approx(odds[0], abs=1e-4)
+
+
+# The bundled model
+
+
+@pytest.fixture
+def bundled(empty_session: Session) -> Session:
+    load_model("bundled")
+    return empty_session
+
+
+@pytest.mark.parametrize("trait", ["sentiment", "formality", "verbosity"])
+def test_the_top_head_of_one_half_of_the_questions_is_among_the_first_three_of_the_other(
+    bundled: Session, trait: str
+) -> None:
+    found = ablate_component(trait)
+
+    first, second = (sorted(found["strongest"], key=lambda own: -abs(own["halves"][half])) for half in (0, 1))
+    assert first[0] in second[:3]
+    assert abs(first[0]["effect"]) > 1
+    assert sum(len(row) for row in found["effects"].values()) == 16
+    assert Path(found["heat_map_path"]).read_bytes().startswith(b"\x89PNG")
+    assert bundled.engine.ambient() == ()
+
+
+def following(trait: str, count: int) -> list[dict[str, Any]]:
+    """Pairs of chats whose first answers show a trait and its opposite, with completions of the second answer."""
+    asked = trait_behavior(trait, items=count, seed=3).items
+    found: list[dict[str, Any]] = []
+    for (prompt, positive, negative), item in zip(contrast_pairs(trait, count, seed=2), asked, strict=True):
+        assert isinstance(item.prompt, ChatPrompt)
+        question = {"role": "user", "content": item.prompt.messages[-1][1]}
+        source, target = (
+            [*prompt, {"role": "assistant", "content": reply}, question] for reply in (positive, negative)
+        )
+        found.append(
+            {"source_prompt": source, "target_prompt": target, "positive": item.positive, "negative": item.negative}
+        )
+    return found
+
+
+def test_formality_is_decided_at_the_last_prompt_token_behind_the_second_block(bundled: Session) -> None:
+    (chats, *_) = same_length(bundled, following("formality", 12))
+
+    found = patch_activations(**chats)
+
+    last = {layer: row[-1] for layer, row in found["recovered"].items()}
+    assert found["source"] > 5 > -5 > found["target"]
+    assert abs(last["0"]) <= 0.1
+    assert last["1"] >= 0.9
+    assert (found["strongest"][0]["layer"], found["strongest"][0]["token"]) >= (1, 0)
+
+
+@pytest.mark.parametrize("trait", ["formality", "sentiment"])
+def test_the_gradients_estimate_agrees_with_exact_patches(bundled: Session, trait: str) -> None:
+    chats = same_length(bundled, following(trait, 12))[:3]
+
+    def shares(how: Any) -> list[float]:
+        found = [patch_activations(**own, method=how)["recovered"] for own in chats]
+        return [share for recovered in found for row in recovered.values() for share in row]
+
+    exact, estimate = shares("exact"), shares("gradient")
+
+    assert len(chats) == 3
+    assert np.corrcoef(exact, estimate)[0, 1] >= 0.8
+    assert max(exact) > 0.2
+
+
+def same_length(session: Session, chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def length(prompt: object) -> int:
+        return len(session.engine.tokenize(parse_prompt(prompt)).tokens)
+
+    return [own for own in chats if length(own["source_prompt"]) == length(own["target_prompt"])]
