@@ -38,6 +38,7 @@ ORDER = (
     "loading",
     "conditioning",
     "placing",
+    "weights",
     "comparison",
     "checks",
     "experiments",
@@ -70,7 +71,7 @@ ONLY_IN = {
         "cli",
     },
 }
-TOOL_MODULES = {"applying", "checking", "creating", "evaluating", "experimenting", "generating", "modeling"}
+TOOL_MODULES = {"applying", "baking", "checking", "creating", "evaluating", "experimenting", "generating", "modeling"}
 
 
 def room_of(path: str) -> str:

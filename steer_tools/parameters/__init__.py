@@ -1,9 +1,12 @@
 """What tools take and give, which is what their schemas are made of. It must not know engines."""
 
 from steer_tools.parameters.arguments import (
+    AblatedLayer,
+    AblatedVector,
     AllowOtherModel,
     ApplyLayer,
     BehaviorName,
+    CheckpointFolder,
     CheckPrompts,
     ComponentName,
     Condition,
@@ -81,6 +84,7 @@ from steer_tools.parameters.results import (
     RemoveResult,
     RobustnessResult,
     SavedStatus,
+    SaveModelResult,
     SideEffectsStatus,
     StatusResult,
     SweepResult,
@@ -91,6 +95,8 @@ from steer_tools.parameters.results import (
 )
 
 __all__ = [
+    "AblatedLayer",
+    "AblatedVector",
     "AllowOtherModel",
     "AppliedStatus",
     "ApplyLayer",
@@ -102,6 +108,7 @@ __all__ = [
     "CheckFigure",
     "CheckPrompts",
     "CheckResult",
+    "CheckpointFolder",
     "CombineResult",
     "CompareResult",
     "ComponentName",
@@ -151,6 +158,7 @@ __all__ = [
     "Prompts",
     "RemoveResult",
     "RobustnessResult",
+    "SaveModelResult",
     "SavePath",
     "SavedStatus",
     "ScoredPositions",

@@ -349,3 +349,26 @@ class CalibrationResult(TypedDict):
     kl: float
     effect: float | None
     warnings: list[str]
+
+
+class SaveModelResult(TypedDict):
+    """`changed` and `added` count tensors; `kind` is addition or ablation.
+
+    `difference`: the largest between logits of the reloaded checkpoint and of the steered model, on `prompts` and
+    greedy new tokens, of which `same_tokens` are the same; `effect`: between the unsteered and the steered model.
+    `undo` and `llama_cpp` are commands; null where llama.cpp cannot add it.
+    """
+
+    success: bool
+    folder: str
+    kind: str
+    changed: int
+    added: int
+    prompts: int
+    same_tokens: int
+    difference: float
+    tolerance: float
+    effect: float
+    undo: str
+    llama_cpp: str | None
+    warnings: list[str]

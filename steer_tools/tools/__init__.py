@@ -13,6 +13,7 @@ from steer_tools.tools.applying import (
     remove_steering_vector,
     update_steering_vector,
 )
+from steer_tools.tools.baking import save_edited_model
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
 from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
@@ -81,6 +82,7 @@ TOOLS: tuple[Tool, ...] = (
         is_destructive=True,
         is_idempotent=True,
     ),
+    Tool(save_edited_model, "Save the steered model", is_read_only=False, is_destructive=True, is_idempotent=True),
     Tool(
         load_model,
         "Load another model",
@@ -107,6 +109,7 @@ __all__ = [
     "load_model",
     "remove_all_steering_vectors",
     "remove_steering_vector",
+    "save_edited_model",
     "show_tokens",
     "steering_experiment",
     "steering_status",
