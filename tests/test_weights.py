@@ -26,9 +26,9 @@ from steer_tools import (
     SteeringVector,
     apply_steering_vector,
     create_steering_vector,
-    remove_all_steering_vectors,
     save_edited_model,
     save_vector,
+    steering_status,
     undo_edited_model,
 )
 from steer_tools.conditions import Condition
@@ -789,15 +789,21 @@ def test_the_layer_output_at_0_and_a_part_have_no_control_vector(llama_session: 
     assert not (Path(result["folder"]) / "control_vector.gguf").exists()
 
 
-def test_nothing_applied_or_both_ways_at_once_is_refused(vector: str) -> None:
+def test_nothing_applied_is_refused(vector: str) -> None:
     with pytest.raises(ArgumentError, match="Nothing is applied"):
         save_edited_model("edited")
-    apply_steering_vector(vector, positions="all")
-    with pytest.raises(ArgumentError, match="while something is applied"):
-        save_edited_model("edited", ablate=vector)
-    remove_all_steering_vectors()
 
-    assert save_edited_model("edited", ablate=vector)["success"]
+
+def test_what_is_applied_is_left_out_of_an_ablation_and_that_is_told(vector: str, llama_session: Session) -> None:
+    alone = save_edited_model("alone", ablate=vector)
+    apply_steering_vector(vector, strength=3.0)
+
+    beside = save_edited_model("beside", ablate=vector)
+
+    assert alone["warnings"] == []
+    assert ["What is applied now is not in the weights" in warning for warning in beside["warnings"]] == [True]
+    assert weights_of(Path(alone["folder"])) == weights_of(Path(beside["folder"]))
+    assert len(llama_session.registry) == 1
 
 
 def test_a_vector_of_a_heads_own_space_is_not_ablated(llama_session: Session) -> None:
@@ -805,6 +811,14 @@ def test_a_vector_of_a_heads_own_space_is_not_ablated(llama_session: Session) ->
 
     with pytest.raises(BakingError, match="of a head's own space"):
         save_edited_model("edited", ablate=path)
+
+
+def test_a_checkpoint_in_the_workspace_is_not_listed_among_the_vectors(vector: str) -> None:
+    save_edited_model("edited", ablate=vector)
+
+    saved = steering_status()["saved"]
+
+    assert [(Path(one["vector_path"]).name, one["problem"]) for one in saved] == [("v.safetensors", None)]
 
 
 def test_only_a_folder_that_was_baked_is_replaced(vector: str, llama_session: Session) -> None:

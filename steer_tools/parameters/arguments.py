@@ -204,7 +204,7 @@ CheckpointFolder = Annotated[
 ]
 AblatedVector = Annotated[
     str | None,
-    Field(description="Vector to project out of everything that is written to the stream, instead of what is applied."),
+    Field(description="Vector to project out of all that is written to the stream, instead of what is applied."),
 ]
 AblatedLayer = Annotated[int | None, Field(description="Which of its directions, where it has several.")]
 TargetDamage = Annotated[float | None, Field(gt=0, description="KL(unsteered to steered) to spend, in nats a token.")]

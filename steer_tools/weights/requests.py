@@ -47,13 +47,8 @@ def ablation_of(session: Session, vector_path: str, layer: int | None, *, allow_
     """Return the plan that projects a vector's direction, at `layer` where it has several, out everywhere.
 
     Raises:
-        ArgumentError: Something is applied, which would be baked too.
         LayerError: The vector has several directions, or none for the layer.
     """
-    if len(session.registry):
-        raise ArgumentError(
-            "`ablate` is given while something is applied", fix="Call remove_all_steering_vectors() first."
-        )
     engine = engine_for_baking(session)
     at = None if layer is None else engine.resolve_layer(layer)
     loaded = load_for_model(session, vector_path, at, allow_other_model=allow_other_model)
@@ -69,7 +64,8 @@ def ablation_of(session: Session, vector_path: str, layer: int | None, *, allow_
             fix="",
         )
     plan = ablation_everywhere(directions[at], writing_sites(engine.find_writers()))
-    return Baking(plan, f"{Path(loaded.source).name}, layer {at}", loaded.warnings)
+    left_out = ["What is applied now is not in the weights: `ablate` is."] if len(session.registry) else []
+    return Baking(plan, f"{Path(loaded.source).name}, layer {at}", (*loaded.warnings, *left_out))
 
 
 def engine_for_baking(session: Session) -> HuggingFaceEngine:
