@@ -748,9 +748,8 @@ def test_what_a_loader_prints_stays_off_stdout(
 def test_a_vector_is_baked_and_taken_out_again(steer: Callable[..., Done], vector: str, checkpoint: str) -> None:
     before = (Path(checkpoint) / "model.safetensors").read_bytes()
 
-    baked = steer(
-        "bake", "keke", "--vector", vector, "--positions", "all", "--strength", 2, "--save", "baked", "--json"
-    )
+    use = ["--vector", vector, "--positions", "all", "--strength", 2, "--json"]
+    baked = steer("bake", "keke", "--save", "baked", *use)
     result = json.loads(baked.stdout)
     texts = steer("generate", "keke", "lili", "--model", result["folder"], "--json", of_the_model=False)
     steered = steer("generate", "keke", "lili", *use)

@@ -51,7 +51,7 @@ def find_bias_flag(model: nn.Module, wanted: Iterable[str]) -> BiasFlag | None:
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def _growing_axis(tensor: Tensor) -> int:

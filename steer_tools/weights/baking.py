@@ -103,7 +103,12 @@ def _ablated(along: Tensor, architecture: Architecture, writers: Sequence[Writer
 def _untied(model: nn.Module) -> dict[str, str]:
     """Return unembedding → embedding, by their names on disk, where one tensor is both."""
     embedding, unembedding = cast(Any, model).get_input_embeddings(), cast(Any, model).get_output_embeddings()
-    if unembedding is None or unembedding.weight is not embedding.weight:
+    config = cast(Any, model).config
+    # Offloaded weights are stand-ins, of which each module has its own.
+    says_tied = any(part.tie_word_embeddings for part in (config, config.get_text_config(decoder=True)))
+    if unembedding is None or not (
+        unembedding.weight is embedding.weight or (unembedding.weight.is_meta and says_tied)
+    ):
         return {}
     names = {id(module): name for name, module in model.named_modules()}
     own, source = (
