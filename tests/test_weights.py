@@ -498,7 +498,7 @@ def test_a_checkpoint_of_many_times_the_memory_is_edited_tensor_by_tensor(tmp_pa
 
     assert done.returncode == 0, done.stderr
     assert size > 300 * 2**20
-    assert float(done.stdout) < 120
+    assert float(done.stdout) < 100
 
 
 # What cannot be baked
@@ -723,6 +723,24 @@ def test_a_writer_with_an_expert_that_was_never_asked_cannot_be_told(
     )
 
 
+def test_a_norm_whose_bias_alone_can_be_told_is_not_taken_for_a_linear_layer(attach: Callable[[Any], Session]) -> None:
+    class Normed(nn.Module):
+        def __init__(self, routed: nn.Module) -> None:
+            super().__init__()
+            self.routed, self.norm = routed, nn.LayerNorm(WIDTH)
+
+        def forward(self, *args: Any) -> Tensor:
+            return self.norm(self.routed(*args))
+
+    model: Any = with_random_vectors(build("mixtral"))
+    model.model.layers[2].mlp.experts = Normed(model.model.layers[2].mlp.experts)
+    engine: Any = attach(with_random_vectors(model.eval())).engine
+
+    (writer,) = [w for w in engine.find_writers() if w.site == Site(2, "mlp")]
+
+    assert (writer.kind, writer.parameters, writer.bias) == ("LayerNorm", (), None)
+
+
 def test_names_on_disk_are_those_of_the_saved_checkpoint(tmp_path: Path) -> None:
     model: Any = build("qwen3_moe")
     model.save_pretrained(tmp_path)
@@ -745,6 +763,20 @@ def test_the_flag_that_gives_the_last_writer_a_bias_is_found_and_no_other() -> N
     assert flag.name == "mlp_bias"
     assert flag.biases[last] == (WIDTH,)
     assert find_bias_flag(model, ["model.norm.bias"]) is None
+
+
+def test_a_flag_that_gives_more_than_biases_is_not_taken() -> None:
+    class Odd(LlamaForCausalLM):
+        def __init__(self, config: LlamaConfig) -> None:
+            super().__init__(config)
+            if config.odd_bias:  # type: ignore[attr-defined]  # set below
+                self.odd = nn.Linear(2, 2)
+
+    config = make_model("llama").config
+    config.odd_bias = False
+
+    assert find_bias_flag(Odd(config), ["odd.bias"]) is None
+    assert find_bias_flag(Odd(config), ["model.layers.0.mlp.down_proj.bias"]) is not None
 
 
 # The tools

@@ -14,7 +14,7 @@ import torch
 
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
-from steer_tools.weights.edits import Change, CheckpointEdits, changed_bytes
+from steer_tools.weights.edits import Change, CheckpointEdits, change_slice, slices
 from steer_tools.weights.shards import (
     FLOATS,
     INDEX,
@@ -163,13 +163,15 @@ def _set_config(folder: Path, edits: CheckpointEdits) -> None:
 
 def _change(place: Place, change: Change) -> None:
     """Change one tensor where it lies, slice by slice."""
-    dtype, at = FLOATS[place.dtype], place.start
+    at = place.start
     with place.file.open("r+b") as file:
-        for size in change.slices(place.shape, dtype.itemsize):
+        for size in slices(place, change):
+            data = bytearray(size)
             file.seek(at)
-            data = bytearray(file.read(size))
+            file.readinto(data)
+            change_slice(data, place, change)
             file.seek(at)
-            file.write(changed_bytes(data, dtype, place.shape, change))
+            file.write(data)
             at += size
 
 

@@ -1,28 +1,29 @@
-"""The edits of a checkpoint: which tensors change and how, and what is new. It must not know models or files."""
+"""The edits of a checkpoint: which tensors change and how, and what is new. It must not know models."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from steer_tools.engines.writers import project_out
+from steer_tools.weights.shards import FLOATS, Place
 
-# What is in memory at once, unless a tensor cannot be cut without being summed over.
-_SLICE_BYTES = 2**23
+# What is computed at once: float32 copies of it take ten times as much.
+_SLICE_BYTES = 2**22
 
 
 class Change(Protocol):
     """How one tensor changes."""
 
-    def apply(self, tensor: Tensor) -> Tensor:
-        """Return the changed copy, in the same dtype."""
+    @property
+    def free_axis(self) -> int:
+        """The axis along which its parts change by themselves, if the tensor has that axis."""
         ...
 
-    def slices(self, shape: tuple[int, ...], itemsize: int) -> Iterator[int]:
-        """Yield how many bytes may be changed by themselves, one slice after the other."""
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Return the changed copy, in the same dtype."""
         ...
 
 
@@ -33,30 +34,26 @@ class ProjectedOut:
     axis: int
     along: Tensor
 
+    @property
+    def free_axis(self) -> int:
+        """The first axis that is not summed over."""
+        return 1 if self.axis == 0 else 0
+
     def apply(self, tensor: Tensor) -> Tensor:
         """Project."""
         return project_out(tensor, self.axis, self.along)
 
-    def slices(self, shape: tuple[int, ...], itemsize: int) -> Iterator[int]:
-        """Cut the first axis, unless that is the one to be summed over."""
-        row = prod(shape[1:]) * itemsize
-        rows = shape[0] if self.axis == 0 else max(1, _SLICE_BYTES // row)
-        yield from (row * min(rows, shape[0] - start) for start in range(0, shape[0], rows))
-
 
 @dataclass(frozen=True, eq=False)
 class Increased:
-    """b + `by`, of one shape."""
+    """b + `by`, both (width,)."""
 
     by: Tensor
+    free_axis: int = 1
 
     def apply(self, tensor: Tensor) -> Tensor:
         """Add in float64."""
         return (tensor.double() + self.by).to(tensor.dtype)
-
-    def slices(self, shape: tuple[int, ...], itemsize: int) -> Iterator[int]:
-        """Take it whole."""
-        yield prod(shape) * itemsize
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,21 @@ class CheckpointEdits:
         )
 
 
-def changed_bytes(data: bytearray, dtype: torch.dtype, shape: tuple[int, ...], change: Change) -> bytes:
-    """Return a slice's bytes after the change; `shape` is the whole tensor's."""
-    numbers = torch.frombuffer(data, dtype=dtype)
-    after = change.apply(numbers.view(-1, *shape[1:]))
-    return after.contiguous().view(torch.uint8).numpy().tobytes()
+def slices(place: Place, change: Change) -> Iterator[int]:
+    """Yield how many bytes of a tensor are read and written at once: the whole, where its first axis is summed."""
+    rows = _rows_at_once(place.shape, place.size) if change.free_axis == 0 else place.shape[0]
+    for start in range(0, place.shape[0], rows):
+        yield place.size // place.shape[0] * min(rows, place.shape[0] - start)
+
+
+def change_slice(data: bytearray, place: Place, change: Change) -> None:
+    """Change the bytes of a slice where they are, in pieces."""
+    tensor = torch.frombuffer(data, dtype=FLOATS[place.dtype]).view(-1, *place.shape[1:])
+    axis = change.free_axis
+    pieces = tensor.split(_rows_at_once(tensor.shape, len(data), axis), dim=axis) if axis < tensor.ndim else [tensor]
+    for piece in pieces:
+        piece.copy_(change.apply(piece))
+
+
+def _rows_at_once(shape: Sequence[int], size: int, axis: int = 0) -> int:
+    return max(1, _SLICE_BYTES * shape[axis] // size)
