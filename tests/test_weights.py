@@ -109,7 +109,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama with mlp_bias": lambda: rebuilt(make_model("llama"), mlp_bias=True),
     "llama with attention_bias": lambda: rebuilt(make_model("llama"), attention_bias=True),
     "llama, tied": lambda: with_tied_embeddings(make_model("llama")),
-    "gpt2": lambda: with_random_vectors(make_model("gpt2")),
+    "gpt2": lambda: rebuilt(make_model("gpt2"), tie_word_embeddings=False),
     "gpt2, tied": lambda: with_tied_embeddings(make_model("gpt2")),
     "mixtral": lambda: with_random_vectors(build("mixtral")),
     "qwen3_moe": lambda: with_random_vectors(build("qwen3_moe")),
@@ -498,7 +498,7 @@ def test_a_checkpoint_of_many_times_the_memory_is_edited_tensor_by_tensor(tmp_pa
 
     assert done.returncode == 0, done.stderr
     assert size > 300 * 2**20
-    assert float(done.stdout) < 100
+    assert float(done.stdout) < 120
 
 
 # What cannot be baked
@@ -634,6 +634,14 @@ def test_a_broken_weight_file_is_refused(content: bytes, tmp_path: Path) -> None
     (tmp_path / "model.safetensors").write_bytes(content)
 
     with pytest.raises(BakingError, match="safetensors file"):
+        find_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors"])
+def test_an_index_that_leaves_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}), encoding="utf-8")
+
+    with pytest.raises(BakingError, match="in the same folder"):
         find_tensors(tmp_path)
 
 

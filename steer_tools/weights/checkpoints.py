@@ -41,10 +41,9 @@ _METADATA = "steer_tools_undo"
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Copy a checkpoint's weights and configs, and nothing else that may lie beside them."""
     names = weight_files(source)
-    beside = [name for name in (INDEX, CONFIG, _GENERATION_CONFIG) if (source / name).is_file() and names != [name]]
-    for name in (*names, *beside):
-        if name == INDEX and names == [SINGLE]:
-            continue
+    # transformers takes a single file before an index, which is then a leftover.
+    beside = (CONFIG, _GENERATION_CONFIG) if names == [SINGLE] else (CONFIG, _GENERATION_CONFIG, INDEX)
+    for name in (*names, *(name for name in beside if (source / name).is_file())):
         shutil.copyfile(source / name, target / name)
 
 

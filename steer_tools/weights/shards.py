@@ -63,7 +63,10 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         raise BakingError(f"{folder} holds no safetensors checkpoint", valid=f"a folder with {SINGLE} or {INDEX}")
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if strangers := [name for name in names if Path(name).name != name]:
+        raise BakingError(f"{index} names the file {strangers[0]!r}", valid="names of files in the same folder")
+    return names
 
 
 def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
