@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         patch_activations,
         remove_all_steering_vectors,
         remove_steering_vector,
+        save_edited_model,
         show_tokens,
         steering_experiment,
         steering_status,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         update_steering_vector,
     )
     from steer_tools.vectors import SteeringVector
+    from steer_tools.weights import undo_edited_model
 
 __version__ = "0.1.0"
 
@@ -61,6 +63,7 @@ _ROOMS = {
     "remove_all_steering_vectors": "tools",
     "remove_steering_vector": "tools",
     "reporting_to": "progress",
+    "save_edited_model": "tools",
     "save_vector": "formats",
     "show_tokens": "tools",
     "split_by_label": "prompts",
@@ -68,6 +71,7 @@ _ROOMS = {
     "steering_experiment": "tools",
     "steering_status": "tools",
     "sweep_steering": "tools",
+    "undo_edited_model": "weights",
     "update_steering_vector": "tools",
 }
 
@@ -93,6 +97,7 @@ __all__ = [
     "remove_all_steering_vectors",
     "remove_steering_vector",
     "reporting_to",
+    "save_edited_model",
     "save_vector",
     "show_tokens",
     "split_by_label",
@@ -100,6 +105,7 @@ __all__ = [
     "steering_experiment",
     "steering_status",
     "sweep_steering",
+    "undo_edited_model",
     "update_steering_vector",
 ]
 

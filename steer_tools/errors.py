@@ -14,6 +14,7 @@ SteeringError
 ├── ForeignVectorError        a vector that was made on another model
 ├── WorkspacePathError        a path outside the workspace
 ├── UnknownSteeringIdError    no such thing is applied
+├── BakingError               what weights cannot hold, or do not hold as was proved
 └── Cancelled                 the caller stopped the work; nothing was left behind
 """
 
@@ -80,6 +81,10 @@ class WorkspacePathError(SteeringError):
 
 class UnknownSteeringIdError(SteeringError):
     """A steering id that is not applied."""
+
+
+class BakingError(SteeringError):
+    """What is applied cannot be held by weights, a checkpoint cannot be edited, or the proof failed."""
 
 
 class Cancelled(SteeringError):  # noqa: N818  # The name says what happened; nothing went wrong.

@@ -7,6 +7,7 @@ not one that is swapped in while a file is being opened. It must not know what t
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -150,6 +151,34 @@ class Workspace:
                 f"{first} cannot be written ({error.strerror})", fix="Choose another save_path."
             ) from error
 
+    @contextmanager
+    def new_folder(self, path: str | os.PathLike[str]) -> Generator[Path]:
+        """Give an empty folder to fill, which takes the place of what is at `path` at the end of a `with` block.
+
+        Where anything is raised, nothing is left of it, and what was at `path` stays.
+
+        Raises:
+            VectorFileError: The folder cannot be made.
+            WorkspacePathError: It lies outside a confined root.
+        """
+        target = self.resolve(path)
+        part, old = (f"{target.name}.{secrets.token_hex(4)}.{kind}" for kind in ("part", "old"))
+        try:
+            with self._parent(target, create=True) as (folder, _):
+                os.mkdir(part if folder is not None else target.with_name(part), 0o755, dir_fd=folder)
+                try:
+                    yield target.with_name(part)
+                    with suppress(FileNotFoundError):
+                        self._rename(target.name, old, target, folder)
+                    self._rename(part, target.name, target, folder)
+                finally:
+                    for name in (part, old):
+                        shutil.rmtree(target.with_name(name), ignore_errors=True)
+        except OSError as error:
+            raise VectorFileError(
+                f"{target} cannot be written ({error.strerror})", fix="Choose another save_folder."
+            ) from error
+
     def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
         """Yield the files below the root whose names end in one of `suffixes`, in order of name; links are skipped."""
         for folder, folders, names in os.walk(self.root):
@@ -191,6 +220,14 @@ class Workspace:
             ) from error
         finally:
             os.close(descriptor)
+
+    @staticmethod
+    def _rename(name: str, new: str, target: Path, folder: int | None) -> None:
+        """Rename within the folder of `target`, which is open as `folder` when confined."""
+        if folder is None:
+            target.with_name(name).rename(target.with_name(new))
+        else:
+            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=folder)
 
     @staticmethod
     def _discard(part: str, folder: int | None) -> None:

@@ -22,7 +22,7 @@ import steer_tools
 import steer_tools.tools.checking as checking
 from steer_tools import parameters, tools
 from steer_tools.checks import Check, Proof
-from steer_tools.cli import commands, main
+from steer_tools.cli import baking, commands, main
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.spreading import spread
 from steer_tools.cli.work import SteeringOptions, VectorUse
@@ -187,6 +187,7 @@ def test_help_names_the_values_that_an_option_may_have(
         (commands.check, tools.check_steering),
         (commands.check, tools.apply_steering_vector),
         (commands.status, tools.load_model),
+        (baking.bake, tools.save_edited_model),
     ],
 )
 def test_a_command_has_the_defaults_of_its_tool(command: Callable[..., Any], tool: Callable[..., Any]) -> None:
@@ -740,3 +741,57 @@ def test_what_a_loader_prints_stays_off_stdout(
 
     assert "noise" in done.stderr
     assert json.loads(done.stdout)["model"]["layers"] == 4
+
+
+# Into the weights and out again.
+
+
+def test_a_vector_is_baked_and_taken_out_again(steer: Callable[..., Done], vector: str, checkpoint: str) -> None:
+    before = (Path(checkpoint) / "model.safetensors").read_bytes()
+
+    use = ["--vector", vector, "--positions", "all", "--strength", 2, "--json"]
+    baked = steer("bake", "keke", "--save", "baked", *use)
+    result = json.loads(baked.stdout)
+    texts = steer("generate", "keke", "lili", "--model", result["folder"], "--json", of_the_model=False)
+    steered = steer("generate", "keke", "lili", *use)
+    undone = steer(*shlex.split(result["undo"])[1:], "--json", of_the_model=False)
+
+    assert (baked.code, result["kind"], result["prompts"]) == (0, "addition", 1)
+    assert json.loads(texts.stdout)["texts"] == json.loads(steered.stdout)["texts"]
+    assert json.loads(steer("generate", "keke", "lili", "--json").stdout)["texts"] != json.loads(texts.stdout)["texts"]
+    assert json.loads(undone.stdout) == {"restored": 0, "removed": 12}
+    assert (Path(result["folder"]) / "model.safetensors").read_bytes() == before
+
+
+def test_an_ablation_is_baked_with_its_figures_and_how_it_comes_out(steer: Callable[..., Done], vector: str) -> None:
+    done = steer("bake", "--ablate", vector, "--save", "ablated")
+
+    assert done.code == 0
+    assert "ablation: 9 tensors changed, 0 added" in done.stdout
+    assert "8 of 8 greedy continuations are the same" in done.stdout
+    folder = re.search(r"steer-tools undo (\S+)", done.stdout)
+    assert folder is not None
+    assert "llama-cli" not in done.stdout
+    undone = steer("undo", folder[1], of_the_model=False)
+    assert undone.stdout == "9 tensors restored, 0 removed\n"
+    again = steer("undo", folder[1], of_the_model=False)
+    assert (again.code, "undo.safetensors" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--vector", "VECTOR"], "positions is 'generated'"),
+        ([], "One vector is needed"),
+        (["--vector", "VECTOR", "--ablate", "VECTOR"], "One vector is needed"),
+        (["--ablate", "VECTOR", "--strength", "2"], "--strength came without --vector"),
+    ],
+)
+def test_what_cannot_be_baked_is_refused(
+    arguments: list[str], words: str, steer: Callable[..., Done], vector: str, tmp_path: Path
+) -> None:
+    done = steer("bake", "--save", "baked", *(vector if argument == "VECTOR" else argument for argument in arguments))
+
+    assert (done.code, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert not (tmp_path / "workspace" / "baked").exists()

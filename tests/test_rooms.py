@@ -38,6 +38,7 @@ ORDER = (
     "loading",
     "conditioning",
     "placing",
+    "weights",
     "comparison",
     "checks",
     "experiments",
@@ -75,6 +76,7 @@ ONLY_IN = {
 TOOL_MODULES = {
     "analyzing",
     "applying",
+    "baking",
     "checking",
     "creating",
     "dissecting",

@@ -215,6 +215,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "update_steering_vector": {"steering_id": "steer-1", "strength": 3},
     "remove_steering_vector": {"steering_id": "steer-1"},
     "remove_all_steering_vectors": {},
+    "save_edited_model": {"save_folder": "baked", "ablate": "v.safetensors"},
     "load_model": {"name_or_path": "MODEL_FOLDER", "dtype": "bfloat16"},
 }
 

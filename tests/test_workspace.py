@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import tracemalloc
@@ -446,3 +447,33 @@ def test_a_confined_root_is_made_at_once(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "deep" / "root", is_confined=True)
 
     assert workspace.root.is_dir()
+
+
+# Folders
+
+
+def test_a_new_folder_takes_its_place_whole(workspace: Workspace) -> None:
+    with workspace.new_folder("models/one") as part:
+        (part / "a.bin").write_bytes(SECRET)
+        assert not (workspace.root / "models" / "one").exists()
+        assert part.parent == workspace.root / "models"
+    with workspace.new_folder("models/one") as part:
+        (part / "b.bin").write_bytes(SECRET)
+        assert (workspace.root / "models" / "one" / "a.bin").exists()
+
+    assert [path.name for path in (workspace.root / "models").iterdir()] == ["one"]
+    assert [path.name for path in (workspace.root / "models" / "one").iterdir()] == ["b.bin"]
+
+
+def test_a_new_folder_that_fails_leaves_what_was_there(workspace: Workspace) -> None:
+    with workspace.new_folder("one") as part:
+        (part / "a.bin").write_bytes(SECRET)
+
+    with pytest.raises(ZeroDivisionError), workspace.new_folder("one") as part:
+        (part / "b.bin").write_bytes(SECRET)
+        raise ZeroDivisionError
+    with pytest.raises(VectorFileError, match="No space left"), workspace.new_folder("one"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert [path.name for path in workspace.root.iterdir()] == ["one"]
+    assert [path.name for path in (workspace.root / "one").iterdir()] == ["a.bin"]

@@ -12,6 +12,7 @@ import typer
 
 from steer_tools import __version__
 from steer_tools.cli.analyzing import analyze
+from steer_tools.cli.baking import bake, undo
 from steer_tools.cli.behaviors import app as behaviors
 from steer_tools.cli.commands import check, combine, compare, create, demo, generate, models, serve, status, tokens
 from steer_tools.cli.converting import convert
@@ -29,7 +30,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
-for command in (demo, create, combine, compare, *_EVIDENCE, analyze, generate, tokens, check, status, models, convert):
+_FILES = (convert, bake, undo)
+_INSIGHT = (analyze,)
+for command in (
+    demo,
+    create,
+    combine,
+    compare,
+    *_EVIDENCE,
+    *_INSIGHT,
+    generate,
+    tokens,
+    check,
+    status,
+    models,
+    *_FILES,
+):
     app.command(cls=DescribedCommand)(spread(command))
 app.add_typer(behaviors, name="behaviors")
 # The server reads its options itself, `--help` as well.

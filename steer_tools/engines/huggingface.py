@@ -43,6 +43,7 @@ from steer_tools.engines.sharing import SharedPrompts
 from steer_tools.engines.taps import Taps
 from steer_tools.engines.tokenization import PromptTokens, Tokenization
 from steer_tools.engines.unembedding import measure_unembedding
+from steer_tools.engines.writers import Writer, find_writers
 from steer_tools.errors import (
     ArgumentError,
     UnsupportedModelError,
@@ -291,6 +292,11 @@ class HuggingFaceEngine:
         """What writes to the residual stream in each block, found by one unsteered pass."""
         with self._hooks.running(Run()):
             return find_parts(self.architecture)
+
+    def find_writers(self) -> tuple[Writer, ...]:
+        """Return the parameters that make what is written to the residual stream, told by one unsteered pass."""
+        with self._hooks.running(Run()):
+            return find_writers(self.architecture, self.parts)
 
     def hooks_are_live(self) -> bool:
         """Return whether all hooks are on the model."""

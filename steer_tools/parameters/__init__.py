@@ -2,12 +2,15 @@
 
 from steer_tools.parameters.arguments import (
     AblatedComponent,
+    AblatedLayer,
+    AblatedVector,
     AblationName,
     AllLayers,
     AllowOtherModel,
     AnalyzedTexts,
     ApplyLayer,
     BehaviorName,
+    CheckpointFolder,
     CheckPrompts,
     CompareBehaviors,
     ComponentName,
@@ -106,6 +109,7 @@ from steer_tools.parameters.results import (
     PromptTokensStatus,
     RemoveResult,
     SavedStatus,
+    SaveModelResult,
     StatusResult,
     TextMetrics,
     TokensResult,
@@ -114,6 +118,8 @@ from steer_tools.parameters.results import (
 
 __all__ = [
     "AblatedComponent",
+    "AblatedLayer",
+    "AblatedVector",
     "AblationName",
     "AblationResult",
     "AllLayers",
@@ -130,6 +136,7 @@ __all__ = [
     "CheckFigure",
     "CheckPrompts",
     "CheckResult",
+    "CheckpointFolder",
     "CombineResult",
     "CompareBehaviors",
     "CompareResult",
@@ -186,6 +193,7 @@ __all__ = [
     "Prompts",
     "RemoveResult",
     "RobustnessResult",
+    "SaveModelResult",
     "SavePath",
     "SavedStatus",
     "ScoredPositions",

@@ -217,6 +217,14 @@ TestPrompts = Annotated[
     list[PromptLike] | None,
     Field(description="Prompts to test on, before the completions of the dataset; its held-out prompts if omitted."),
 ]
+CheckpointFolder = Annotated[
+    str, Field(description="New folder, or one that this tool wrote, which is replaced; in the workspace.")
+]
+AblatedVector = Annotated[
+    str | None,
+    Field(description="Vector to project out of all that is written to the stream, instead of what is applied."),
+]
+AblatedLayer = Annotated[int | None, Field(description="Which of its directions, where it has several.")]
 TargetDamage = Annotated[float | None, Field(gt=0, description="KL(unsteered to steered) to spend, in nats a token.")]
 TargetEffect = Annotated[
     float | None, Field(gt=0, description="Mean change of log-odds to reach on behavior_name, in nats.")

@@ -198,3 +198,26 @@ class LoadResult(TypedDict):
     success: bool
     model: ModelStatus
     dropped: int
+
+
+class SaveModelResult(TypedDict):
+    """`changed` and `added` count tensors; `kind` is addition or ablation.
+
+    `difference`: the largest between logits of the reloaded checkpoint and of the steered model, on `prompts` and
+    greedy new tokens, of which `same_tokens` are the same; `effect`: between the unsteered and the steered model.
+    `undo` and `llama_cpp` are commands; null where llama.cpp cannot add it.
+    """
+
+    success: bool
+    folder: str
+    kind: str
+    changed: int
+    added: int
+    prompts: int
+    same_tokens: int
+    difference: float
+    tolerance: float
+    effect: float
+    undo: str
+    llama_cpp: str | None
+    warnings: list[str]

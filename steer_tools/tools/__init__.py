@@ -14,6 +14,7 @@ from steer_tools.tools.applying import (
     remove_steering_vector,
     update_steering_vector,
 )
+from steer_tools.tools.baking import save_edited_model
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
 from steer_tools.tools.dissecting import ablate_component, patch_activations
@@ -86,6 +87,7 @@ TOOLS: tuple[Tool, ...] = (
         is_destructive=True,
         is_idempotent=True,
     ),
+    Tool(save_edited_model, "Save the steered model", is_read_only=False, is_destructive=True, is_idempotent=True),
     Tool(
         load_model,
         "Load another model",
@@ -115,6 +117,7 @@ __all__ = [
     "patch_activations",
     "remove_all_steering_vectors",
     "remove_steering_vector",
+    "save_edited_model",
     "show_tokens",
     "steering_experiment",
     "steering_status",

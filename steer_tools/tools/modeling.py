@@ -28,7 +28,8 @@ def steering_status() -> StatusResult:
     session = current_session()
     with session.lock:
         engine = session.engine
-        paths = list(session.workspace.files(SUFFIXES))
+        # Beside a config lie a model's weights, which save_edited_model may have written there.
+        paths = [p for p in session.workspace.files(SUFFIXES) if not (p.parent / "config.json").is_file()]
         return StatusResult(
             model=_model_status(engine.info),
             in_force=engine.hooks_are_live() and engine.ambient() == session.registry.plan(),
