@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import make_model
 
 from steer_tools import ablate_component, load_model, patch_activations
 from steer_tools.bundled_model.behaviors import trait_behavior
@@ -109,9 +110,8 @@ def test_a_resampled_prompt_is_replaced_by_itself_without_effect_and_by_another_
 # Ablations
 
 
-def test_the_head_that_carries_all_is_found_and_the_others_do_nothing(model: Any, tokenizer: Any, family: str) -> None:
-    if family != "llama":
-        pytest.skip("The weights are made by hand for one family.")
+def test_the_head_that_carries_all_is_found_and_the_others_do_nothing(tokenizer: Any) -> None:
+    model = make_model("llama")
     with torch.no_grad():
         for layer, block in enumerate(model.model.layers):
             block.mlp.down_proj.weight.mul_(1e-4)
