@@ -18,6 +18,9 @@ from steer_tools.positions import PromptSlice, Scope
 from steer_tools.prompts import Prompt
 from steer_tools.sites import Site
 
+# In nats: shares of a smaller way would be those of rounding.
+_LEAST_DIFFERENCE = 0.01
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -117,9 +120,9 @@ def _log_odds(engine: Engine, rows: Sequence[Row], pair: Pair) -> list[float]:
 
 
 def _told_apart(source: float, target: float) -> float:
-    if source == target:
+    if abs(source - target) < _LEAST_DIFFERENCE:
         raise PromptError(
-            f"Source and target have the same log-odds of the completions ({source:+.4g} nats)",
+            f"Source and target have the same log-odds of the completions ({source:+.4g} and {target:+.4g} nats)",
             valid="completions that the two prompts decide between",
         )
     return target
