@@ -225,6 +225,12 @@ def test_the_tool_says_all_of_it_and_draws_the_texts(llama_session: Session) -> 
     assert not llama_session.registry.entries()
 
 
+def test_a_warning_is_given_once(llama_session: Session) -> None:
+    save_vector(SteeringVector.from_directions({1: direction()}), "bare", workspace=llama_session.workspace)
+
+    assert len(analyze_steering_vector("bare")["warnings"]) == 1
+
+
 def test_without_texts_nothing_is_written(llama_session: Session) -> None:
     path = create_steering_vector(POSITIVE, NEGATIVE, 1, "own.safetensors")["vector_path"]
 

@@ -18,7 +18,7 @@ from steer_tools.causal import Component, Pair, ablate, ablation_plans, attribut
 from steer_tools.datasets import Item
 from steer_tools.engines.base import Row
 from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.errors import PromptError, UnsupportedFeatureError
+from steer_tools.errors import ArgumentError, PromptError, UnsupportedFeatureError
 from steer_tools.experiments.measuring import propensities, questions
 from steer_tools.interventions import Replace
 from steer_tools.plan import Placement
@@ -271,3 +271,18 @@ def same_length(session: Session, chats: list[dict[str, Any]]) -> list[dict[str,
         return len(session.engine.tokenize(parse_prompt(prompt)).tokens)
 
     return [own for own in chats if length(own["source_prompt"]) == length(own["target_prompt"])]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ablate_component("sentiment", layers=[]), "layers is an empty list"),
+        (lambda: ablate_component("sentiment", "neuron"), "component is 'neuron'"),  # type: ignore[arg-type]
+        (lambda: ablate_component("sentiment", method="noise"), "method is 'noise'"),  # type: ignore[arg-type]
+        (lambda: patch_activations("baba", "keke", "a", "b", "head"), "component is 'head'"),  # type: ignore[arg-type]
+        (lambda: patch_activations("baba", "keke", "a", "b", method="exakt"), "method is 'exakt'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_tool_knows_is_refused(llama_session: Session, call: Any, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        call()

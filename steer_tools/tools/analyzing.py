@@ -106,7 +106,7 @@ def analyze_steering_vector(
             ],
             picture_path=picture,
             page_path=page,
-            warnings=[*loaded.warnings, *placed.warnings],
+            warnings=list(placed.warnings),
         )
 
 

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steer_tools.causal import Component, Pair, Patches, ablate, ablation_plans, attribute, components_of, patch
+from steer_tools.causal import (
+    ABLATIONS,
+    KINDS,
+    Component,
+    Pair,
+    Patches,
+    ablate,
+    ablation_plans,
+    attribute,
+    components_of,
+    patch,
+)
 from steer_tools.experiments.material import material_named
 from steer_tools.experiments.measuring import DamageMeter, Floats, Question, questions
 from steer_tools.figures import Matrix, matrix, readable
@@ -26,8 +37,9 @@ from steer_tools.parameters import (
     StrongestPatch,
 )
 from steer_tools.prompts import parse_prompt
-from steer_tools.session import Session, current_session
+from steer_tools.session import current_session
 from steer_tools.sites import Site
+from steer_tools.tools.resolving import require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
 
 # Items of each half; more make the ranking no other, only slower.
@@ -50,10 +62,12 @@ def ablate_component(
     model instead.
     """
     session = current_session()
+    require_one_of("component", component, KINDS)
+    require_one_of("method", method, ABLATIONS)
     with session.lock:
         engine, material = session.engine, material_named(session, behavior_name, seed=seed)
         halves = [questions(engine, own[:_MOST_ITEMS]) for own in (material.splits.choosing, material.splits.judging)]
-        parts = components_of(engine, component, _resolved(session, layers))
+        parts = components_of(engine, component, resolved_layers(session, layers, engine.info.steerable_layers))
         asked = [question for half in halves for question in half]
         plans = ablation_plans(engine, parts, method, list(dict.fromkeys(own.prompt for own in asked)), seed)
         effects = ablate(engine, plans, asked)
@@ -93,6 +107,8 @@ def patch_activations(
     noise, exchange both. `gradient` estimates all patches from one pass: a fast first look.
     """
     session = current_session()
+    require_one_of("component", component, ("residual", "attention", "mlp"))
+    require_one_of("method", method, ("exact", "gradient"))
     with session.lock:
         engine = session.engine
         pair = Pair(
@@ -101,7 +117,7 @@ def patch_activations(
             positive,
             negative,
         )
-        sites = [Site(layer, component) for layer in _resolved(session, layers)]
+        sites = [Site(layer, component) for layer in resolved_layers(session, layers, engine.info.steerable_layers)]
         found = (patch if method == "exact" else attribute)(engine, pair, sites)
         picture = session.workspace.write(f"{save_folder or 'patches'}/{_PATCHES}", _patch_picture(found, component))
         recovered = found.recovered
@@ -117,12 +133,6 @@ def patch_activations(
             strongest=[_strongest(found, *divmod(index, len(found.tokens))) for index in order],
             heat_map_path=str(picture),
         )
-
-
-def _resolved(session: Session, layers: Sequence[int] | None) -> list[int]:
-    if layers is None:
-        return session.engine.info.steerable_layers
-    return sorted({session.engine.resolve_layer(layer) for layer in layers})
 
 
 def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[float]]:

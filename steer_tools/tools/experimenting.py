@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -44,6 +44,7 @@ from steer_tools.scorers import Scorer, callable_scorer, keyword_scorer, regex_s
 from steer_tools.session import Session, current_session
 from steer_tools.sources import way_named
 from steer_tools.tools.findings import experiment_result, swept_result
+from steer_tools.tools.resolving import resolved_layers
 
 _METHOD = "paired_mean_difference"
 _CELLS, _VECTOR, _BEHAVIOR = "cells.json", "vector.safetensors", "behavior.json"
@@ -74,7 +75,7 @@ def sweep_steering(
         material = material_named(session, behavior_name, seed=seed)
         options = SweepOptions(strengths, unit, positions, Budget(damage_budget), allow_other_model, seed, per_token)
         loaded = load_for_model(session, vector_path, None, allow_other_model=allow_other_model)
-        tried = _resolved(session, layers) if layers is not None else list(loaded.vector.layers)
+        tried = resolved_layers(session, layers, loaded.vector.layers)
         folder = save_folder or f"sweeps/{_file_name(material)}"
         swept = sweep(session, loaded.vector, tried, material, options, f"{folder}/{_CELLS}")
         info = loaded.vector.info
@@ -107,7 +108,7 @@ def find_best_layer(
         options = SweepOptions(
             strengths, positions=positions, budget=Budget(damage_budget), seed=seed, per_token=per_token
         )
-        tried = _resolved(session, layers)
+        tried = resolved_layers(session, layers, spread_layers(session.engine))
         folder = save_folder or f"layers/{_file_name(material)}"
         where = Where(tried, pooling=pooling_of(session.engine, material.behavior))
         contrast = contrast_prompts(material.behavior.pairs, session.engine.info.has_chat_template)
@@ -156,7 +157,7 @@ def steering_experiment(
         found = run_experiment(
             session,
             material,
-            _resolved(session, layers),
+            resolved_layers(session, layers, spread_layers(session.engine)),
             way_named(method, None),
             options,
             f"{folder}/{_CELLS}",
@@ -176,14 +177,6 @@ def _refuse_sources(method: str) -> None:
             "method is 'sae_feature', which is not made of prompts",
             fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
         )
-
-
-def _resolved(session: Session, layers: Sequence[int] | None) -> list[int]:
-    if layers is None:
-        return spread_layers(session.engine)
-    if not layers:
-        raise ArgumentError("layers is an empty list", valid="at least one layer, or leave it out")
-    return sorted({session.engine.resolve_layer(layer) for layer in layers})
 
 
 def _saved(session: Session, extraction: Extraction, folder: str) -> str:

@@ -1,0 +1,30 @@
+"""Arguments that several tools take → what they mean, or a refusal."""
+
+from collections.abc import Sequence
+
+from steer_tools.errors import ArgumentError
+from steer_tools.session import Session
+
+
+def resolved_layers(session: Session, layers: Sequence[int] | None, default: Sequence[int]) -> list[int]:
+    """Return the layers counted from 0, once each and in order; `default` where none are given.
+
+    Raises:
+        ArgumentError: The list is empty.
+        LayerError: The model lacks one.
+    """
+    if layers is None:
+        return list(default)
+    if not layers:
+        raise ArgumentError("layers is an empty list", valid="at least one layer, or leave it out")
+    return sorted({session.engine.resolve_layer(layer) for layer in layers})
+
+
+def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:
+    """Refuse a value that is none of some names: in Python nobody has held it to the schema.
+
+    Raises:
+        ArgumentError: It is another one.
+    """
+    if value not in valid:
+        raise ArgumentError(f"{name} is {value!r:.80}", valid=", ".join(map(repr, valid)))
