@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -107,7 +107,27 @@ def test_a_resampled_prompt_is_replaced_by_itself_without_effect_and_by_another_
     assert abs(other[0]) > 1e-4
 
 
+def test_each_draw_takes_another_prompt(engine: HuggingFaceEngine) -> None:
+    (draws,) = ablation_plans(engine, [Component("mlp", 1)], "resample", PROMPTS)
+
+    taken = {tuple(cast(Replace, plan[0].intervention).direction.tolist()) for plan in draws}
+    assert len(draws) == len(taken) == len(PROMPTS)
+
+
 # Ablations
+
+
+def test_the_stream_goes_on_unchanged_where_a_block_is_taken_out(engine: HuggingFaceEngine) -> None:
+    ids = torch.tensor([PROMPTS[0].tokens])
+    ((plan,),) = ablation_plans(engine, [Component("block", 1)], "zero", [])
+
+    with torch.no_grad():
+        whole = engine._model(ids, output_hidden_states=True).hidden_states
+        engine.set_ambient(plan)
+        without = engine._model(ids, output_hidden_states=True).hidden_states
+
+    torch.testing.assert_close(without[2], without[1], atol=1e-6, rtol=0)
+    assert float((whole[2] - whole[1]).abs().max()) > 1e-3
 
 
 def test_the_head_that_carries_all_is_found_and_the_others_do_nothing(tokenizer: Any) -> None:
