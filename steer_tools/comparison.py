@@ -1,4 +1,4 @@
-"""Prompts and plans → the unsteered and each steered text, from one batch, with measures that need no judge.
+"""Prompts and plans → the unsteered and each steered text or next token, from one batch, with what needs no judge.
 
 It must not know vector files or what tools return.
 """
@@ -6,10 +6,13 @@ It must not know vector files or what tools return.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
 from steer_tools.metrics import changed_share, distinct_2, perplexity
 from steer_tools.plan import Plan
-from steer_tools.prompts import Prompt
+from steer_tools.prompts import Prompt, TokenPrompt
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,38 @@ def compare(
         scored = TextScores(changed_share(tokens, reference), perplexity(own_log_probs), distinct_2(tokens))
         sides.append(Side(tuple(own), scored))
     return tuple(sides)
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What may come next after one prompt; the first column is the unsteered model's, then one a plan.
+
+    Attributes:
+        probabilities: Of the likeliest tokens of any column, as the vocabulary writes them, the likeliest first.
+        divergences: KL(unsteered to steered) in nats, one a plan.
+    """
+
+    probabilities: dict[str, tuple[float, ...]]
+    divergences: tuple[float, ...]
+
+
+def next_tokens(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], top: int) -> tuple[NextTokens, ...]:
+    """Read the next token's distribution of every prompt without a plan and under each of `plans`, in one batch."""
+    every: list[Plan] = [(), *plans]
+    found = torch.stack(engine.distributions([Row(prompt, plan) for prompt in prompts for plan in every]))
+    return tuple(_next_tokens(engine, own, top) for own in found.reshape(len(prompts), len(every), -1))
+
+
+def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
+    """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
+    ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
+    ids = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)]
+    pieces = engine.tokenize(TokenPrompt(tuple(ids.tolist()))).pieces
+    divergences = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(dim=1)
+    return NextTokens(
+        {piece: tuple(own) for piece, own in zip(pieces, log_probs[:, ids].exp().T.tolist(), strict=True)},
+        tuple(divergences.clamp(min=0).tolist()),
+    )
 
 
 def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> list[int] | None:

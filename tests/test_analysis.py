@@ -128,15 +128,16 @@ def test_behind_the_last_block_the_lens_and_what_is_observed_agree(llama_session
 def test_a_projection_is_that_of_each_tokens_activation_on_the_unit_direction(engine: HuggingFaceEngine) -> None:
     along, site = 7 * direction(), Site(2)
 
-    (found,) = project(engine, along, site, [PROMPT])
+    (found,) = project(engine, {site: along, Site(0): -along}, [PROMPT])
 
-    (trace,) = engine.trace([PROMPT], [site])
-    assert found.values == pytest.approx((trace[site] @ (along / along.norm())).tolist(), abs=1e-4)
+    (trace,) = engine.trace([PROMPT], [site, Site(0)])
+    assert found.values[site] == pytest.approx((trace[site] @ (along / along.norm())).tolist(), abs=1e-4)
     told = engine.tokenize(PROMPT)
     assert found.pieces == told.pieces
     assert found.counts == (False, *(not special for special in told.special[1:]))
-    assert max(map(abs, found.values)) > 0.01
-    (without_start,) = project(engine, along, site, [TokenPrompt((9, 14))])
+    assert found.values[Site(0)] == pytest.approx((-trace[Site(0)] @ (along / along.norm())).tolist(), abs=1e-4)
+    assert max(map(abs, found.values[site])) > 0.01
+    (without_start,) = project(engine, {site: along}, [TokenPrompt((9, 14))])
     assert without_start.counts == (False, True)
 
 

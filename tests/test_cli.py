@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from conftest import NEGATIVE, POSITIVE, make_model, make_tokenizer
+from conftest import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
 from transformers.utils import logging as transformers_logging
 
 import steer_tools
 import steer_tools.tools.checking as checking
 from steer_tools import parameters, tools
 from steer_tools.checks import Check, Proof
-from steer_tools.cli import baking, commands, main
+from steer_tools.cli import analyzing, baking, commands, main
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.spreading import spread
 from steer_tools.cli.work import SteeringOptions, VectorUse
@@ -136,7 +136,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     for command in (
         *("demo", "serve", "create", "combine", "compare", "generate"),
         *("experiment", "sweep", "best-layer", "robustness", "calibrate"),
-        "analyze",
+        *("analyze", "read", "next-tokens"),
         *("tokens", "check", "status", "models", "convert", "behaviors"),
     ):
         assert f" {command} " in done.stdout
@@ -182,7 +182,9 @@ def test_help_names_the_values_that_an_option_may_have(
         (commands.create, tools.create_steering_vector),
         (commands.combine, tools.combine_steering_vectors),
         (commands.compare, tools.compare_generations),
+        (commands.next_tokens, tools.compare_next_tokens),
         (commands.generate, tools.generate),
+        (analyzing.read, tools.read_activations),
         (commands.generate, tools.apply_steering_vector),
         (commands.check, tools.check_steering),
         (commands.check, tools.apply_steering_vector),
@@ -795,3 +797,39 @@ def test_what_cannot_be_baked_is_refused(
     assert (done.code, done.stdout) == (1, "")
     assert words in done.stderr
     assert not (tmp_path / "workspace" / "baked").exists()
+
+
+# Looking inside
+
+SIDE_ENDS = (("positive", "baba"), ("negative", "zuzu"))
+
+
+def test_the_next_tokens_stand_side_by_side(steer: Callable[..., Done], vector: str) -> None:
+    arguments = ("next-tokens", PROMPTS[0], "--vector", vector, "--strength", 0, "--strength", 3, "--top", 2)
+
+    table = steer(*arguments).stdout
+    told = json.loads(steer(*arguments, "--json").stdout)
+
+    (own,) = told["prompts"]
+    assert own["kl"][0] == 0 < own["kl"][1]
+    assert re.search(r"next token +baseline +0 +\+3", table)
+    likeliest, (unsteered, *_) = next(iter(own["tokens"].items()))
+    assert re.search(rf"{re.escape(likeliest.strip('▁Ġ'))} .*{unsteered:.1%}", table)
+    assert "KL, nats" in table
+
+
+def test_a_reading_shows_the_detector_and_the_tokens(steer: Callable[..., Done], vector: str, tmp_path: Path) -> None:
+    sides = {key: [f"{WORDS[i]} {WORDS[i + 1]} {end}" for i in range(16)] for key, end in SIDE_ENDS}
+    labelled = tmp_path / "labelled.json"
+    labelled.write_text(json.dumps(sides), encoding="utf-8")
+    arguments = ("read", sides["positive"][0], "--vector", vector, "--labelled", labelled, "--layer", 2, "--layer", 1)
+
+    table = steer(*arguments).stdout
+    told = json.loads(steer(*arguments, "--json").stdout)
+
+    first = told["detectors"][0]
+    assert re.search(rf"1 +{first['auc']:.3f} +\S+ to \S+ +{first['chance']:.3f}", table)
+    answer = "yes" if told["prompts"][0]["detected"]["1"] else "no"
+    assert f"layer 1, reading {told['prompts'][0]['scores']['1']:.4g}: {answer}" in table
+    assert "levels from -3 to +3" in table
+    assert steer("read", "--vector", vector).code == 1

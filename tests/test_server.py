@@ -41,7 +41,7 @@ from steer_tools.workspace import Workspace
 
 MODES = ("auto", "legacy")
 NAMES = [tool.name for tool in TOOLS]
-MOST_SCHEMA_TOKENS = 8_800
+MOST_SCHEMA_TOKENS = 10_100
 CONTEXT = 8_192
 # No call of these tests takes half a minute by itself: what does is stuck.
 STUCK_SECONDS = 60
@@ -200,6 +200,8 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "find_best_layer": {"behavior_name": "mine", **LISTS, "layers": [1, 2], "strengths": [0.5]},
     "evaluate_steering_robustness": {"vector_path": "v.safetensors", "dataset": "sentiment", "test_prompts": PROMPTS},
     "calibrate_strength": {"vector_path": "v.safetensors", "target_damage": 0.1},
+    "compare_next_tokens": {"prompts": PROMPTS[:2], "vector_path": "v.safetensors", "strengths": [-2, 2], "top": 3},
+    "read_activations": {"vector_path": "v.safetensors", "prompts": PROMPTS[:2], **LISTS, "layers": [1, 2]},
     "ablate_component": {"behavior_name": "sentiment", "layers": [1]},
     "patch_activations": {
         "source_prompt": "baba keke",

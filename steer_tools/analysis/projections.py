@@ -1,6 +1,6 @@
-"""Texts and a direction → how far each token's activation lies along it. It must not know pictures."""
+"""Texts and directions → how far each token's activation lies along them. It must not know pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,28 +12,28 @@ from steer_tools.sites import Site
 
 @dataclass(frozen=True)
 class Projection:
-    """A prompt's tokens with û·h of each, for the unit direction û and the activation h at the site.
+    """A prompt's tokens with û·h of each, for the unit direction û and the activation h at each site.
 
     Attributes:
         pieces: As the vocabulary writes them.
-        values: (tokens,) in the model's own units.
+        values: (tokens,) by site, in the model's own units.
         counts: (tokens,) false at the first token and at special ones, whose activations lie elsewhere.
     """
 
     pieces: tuple[str, ...]
-    values: tuple[float, ...]
+    values: Mapping[Site, tuple[float, ...]]
     counts: tuple[bool, ...]
 
 
-def project(engine: Engine, direction: Tensor, site: Site, prompts: Sequence[Prompt]) -> tuple[Projection, ...]:
-    """Project every token of the prompts on a direction (width,)."""
-    unit = (direction / direction.norm()).float()
-    traces = engine.trace(prompts, [site])
+def project(engine: Engine, directions: Mapping[Site, Tensor], prompts: Sequence[Prompt]) -> tuple[Projection, ...]:
+    """Project every token of the prompts on the direction (width,) of each site, in one pass."""
+    units = {site: (direction / direction.norm()).float() for site, direction in directions.items()}
+    traces = engine.trace(prompts, list(units))
     told = [engine.tokenize(prompt) for prompt in prompts]
     return tuple(
         Projection(
             pieces=one.pieces,
-            values=tuple((trace[site] @ unit).tolist()),
+            values={site: tuple((trace[site] @ unit).tolist()) for site, unit in units.items()},
             counts=tuple(place > 0 and not special for place, special in enumerate(one.special)),
         )
         for one, trace in zip(told, traces, strict=True)

@@ -11,10 +11,22 @@ from typing import Annotated
 import typer
 
 from steer_tools import __version__
-from steer_tools.cli.analyzing import analyze
+from steer_tools.cli.analyzing import analyze, read
 from steer_tools.cli.baking import bake, undo
 from steer_tools.cli.behaviors import app as behaviors
-from steer_tools.cli.commands import check, combine, compare, create, demo, generate, models, serve, status, tokens
+from steer_tools.cli.commands import (
+    check,
+    combine,
+    compare,
+    create,
+    demo,
+    generate,
+    models,
+    next_tokens,
+    serve,
+    status,
+    tokens,
+)
 from steer_tools.cli.converting import convert
 from steer_tools.cli.experimenting import best_layer, calibrate, experiment, robustness, sweep
 from steer_tools.cli.options import DescribedCommand
@@ -31,12 +43,13 @@ app = typer.Typer(
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
 _FILES = (convert, bake, undo)
-_INSIGHT = (analyze,)
+_INSIGHT = (analyze, read)
 for command in (
     demo,
     create,
     combine,
     compare,
+    next_tokens,
     *_EVIDENCE,
     *_INSIGHT,
     generate,

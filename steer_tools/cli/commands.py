@@ -14,7 +14,7 @@ from steer_tools.cli import options as given
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.output import is_plain, show, show_command, warn
 from steer_tools.cli.suggestion import comparison_command
-from steer_tools.cli.work import SteeringOptions, VectorUse, Workbench, choose_workspace, spare_threads
+from steer_tools.cli.work import ActingOptions, SteeringOptions, VectorUse, Workbench, choose_workspace, spare_threads
 
 LAW_BROKEN = 3
 
@@ -123,6 +123,37 @@ def compare(
         )
 
     show(result, rendering.comparison(result, is_plain=is_plain()), as_json=as_json)
+
+
+def next_tokens(
+    *,
+    source: PromptSource,
+    vector: given.Vector,
+    strength: given.Strengths = None,
+    steering: ActingOptions,
+    top: given.Top = 5,
+    bench: Workbench,
+    as_json: given.AsJson = False,
+) -> None:
+    """Show the likeliest next tokens, unsteered and steered, of one forward pass."""
+    prompts = source.read_any()
+    with bench.at_work():
+        from steer_tools.tools import compare_next_tokens
+
+        result = compare_next_tokens(
+            prompts,
+            vector,
+            steering.layers,
+            strength or None,
+            unit=cast(Any, steering.unit),
+            positions=steering.positions,
+            top=top,
+            allow_other_model=steering.allow_other_model,
+            intervention=cast(Any, steering.intervention),
+            target=steering.target,
+        )
+
+    show(result, rendering.next_tokens(prompts, result), as_json=as_json)
 
 
 def generate(

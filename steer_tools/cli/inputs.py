@@ -138,6 +138,18 @@ def read_behavior(name: str, prompts: str | None) -> tuple[str, list[PromptLike]
     return (read_behavior_name(name), None, None) if prompts is None else (name, *_contrast_in(prompts))
 
 
+def read_labels(
+    name: str | None, labelled: str | None
+) -> tuple[str | None, list[PromptLike] | None, list[PromptLike] | None]:
+    """Return a behaviour as `read_behavior` does, the two lists of a file, or nothing; what is wrong the tool refuses.
+
+    Raises:
+        PromptError: The file cannot be read or has another form.
+    """
+    behavior = None if name is None else read_behavior_name(name)
+    return (behavior, None, None) if labelled is None else (behavior, *_contrast_in(labelled))
+
+
 def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
     """Return NAME=VALUE texts as a mapping, or None of none; a value that is not JSON is a text.
 

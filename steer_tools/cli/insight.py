@@ -13,10 +13,18 @@ from steer_tools.cli.rendering import warning_lines
 from steer_tools.figures import Scale, Strip, readable
 
 if TYPE_CHECKING:
-    from steer_tools.parameters import AnalysisResult, TextProjection, TokenRanking
+    from steer_tools.parameters import (
+        AnalysisResult,
+        DetectorStatus,
+        PromptReading,
+        ReadResult,
+        TextProjection,
+        TokenRanking,
+    )
 
 _LEVELS = 3
 _LIKE = 5
+_REMARK = Text("One random direction in twenty reaches the AUC by chance; believe what is well above it.", style="dim")
 
 
 def analysis(result: "AnalysisResult", *, is_plain: bool) -> RenderableType:
@@ -47,6 +55,46 @@ def analysis(result: "AnalysisResult", *, is_plain: bool) -> RenderableType:
     )
 
 
+def readings(result: "ReadResult", *, is_plain: bool) -> RenderableType:
+    """Render the detector of each layer, and each prompt on colours at each layer, with its reading."""
+    parts: list[RenderableType] = []
+    if result["detectors"]:
+        parts += [Text(f"As a detector, on held-out prompts read at: {result['pooling']}", style="bold")]
+        parts += [_detectors(result["detectors"]), _REMARK, Text()]
+    for i, prompt in enumerate(result["prompts"]):
+        parts += [*_lines(prompt, is_plain=is_plain)]
+        if i < len(result["picture_paths"]):
+            parts.append(Text(f"picture: {result['picture_paths'][i]}", style="dim"))
+    return Group(*parts, *warning_lines(result["warnings"]))
+
+
+def _detectors(detectors: "list[DetectorStatus]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layer", "AUC", "95 % interval", "by chance", "threshold", "misses", "false alarms"):
+        table.add_column(name, justify="right")
+    for own in detectors:
+        interval = "–" if own["interval"] is None else " to ".join(f"{end:.3f}" for end in own["interval"])
+        rates = (f"{own['misses']:.0%}", f"{own['false_alarms']:.0%}")
+        auc, chance = f"{own['auc']:.3f}", f"{own['chance']:.3f}"
+        table.add_row(str(own["layer"]), auc, interval, chance, f"{own['threshold']:.4g}", *rates)
+    return table
+
+
+def _lines(prompt: "PromptReading", *, is_plain: bool) -> list[RenderableType]:
+    """Render one prompt at each layer; the first token, which lies elsewhere, has no colour."""
+    lines: list[RenderableType] = []
+    for layer, values in prompt["values"].items():
+        strip = Strip(
+            tuple(map(readable, prompt["tokens"])), tuple(values), tuple(place > 0 for place in range(len(values)))
+        )
+        scale = Scale.of([strip])
+        score = prompt["scores"].get(layer)
+        found = "" if score is None else f", reading {score:.4g}: {'yes' if prompt['detected'][layer] else 'no'}"
+        lines += [Text(f"layer {layer}{found}", style="bold"), _line(strip, scale, is_plain=is_plain)]
+        lines.append(_legend(scale, is_plain=is_plain))
+    return lines
+
+
 def _tokens(lens: "TokenRanking | None", observed: "TokenRanking") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
@@ -72,12 +120,8 @@ def _texts(texts: "list[TextProjection]", *, is_plain: bool) -> list[RenderableT
     if not strips:
         return []
     scale = Scale.of(strips)
-    levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
-    return [
-        Text(),
-        *(_line(strip, scale, is_plain=is_plain) for strip in strips),
-        Text(f"({levels}{scale.legend})", style="dim"),
-    ]
+    lines = (_line(strip, scale, is_plain=is_plain) for strip in strips)
+    return [Text(), *lines, _legend(scale, is_plain=is_plain)]
 
 
 def _line(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
@@ -91,6 +135,11 @@ def _line(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
         if is_plain and level:
             line.append(f"[{level:+d}]")
     return line
+
+
+def _legend(scale: Scale, *, is_plain: bool) -> Text:
+    levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
+    return Text(f"({levels}{scale.legend})", style="dim")
 
 
 def _background(share: float) -> str:

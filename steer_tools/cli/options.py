@@ -182,6 +182,19 @@ DamageBudget = Annotated[
     float, typer.Option("--damage-budget", metavar="X", help="{DamageBudget}", rich_help_panel=_EVIDENCE)
 ]
 Controls = Annotated[int, typer.Option("--controls", metavar="N", min=19, help="{Controls}", rich_help_panel=_EVIDENCE)]
+ReadLayers = Annotated[
+    list[int] | None,
+    typer.Option("--layer", metavar="N", help="{ReadLayers} Repeat it for several.", rich_help_panel=_STEERING),
+]
+ReadPooling = Annotated[str | None, typer.Option("--pooling", help="{OptionalPooling}")]
+LabelledPrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--labelled",
+        metavar="FILE",
+        help="Instead of a behaviour: a JSON object with the lists 'positive' and 'negative', of texts or chats.",
+    ),
+]
 AnalyzedTexts = Annotated[
     list[str] | None,
     typer.Option("--text", metavar="TEXT", help="{AnalyzedTexts} Repeat it for several."),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from steer_tools.cli.marking import chosen, marked, shown
 from steer_tools.cli.wording import figure, known, layer_names, signed, span, warning_lines
+from steer_tools.figures import readable
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # At run time this would import torch.
         CheckResult,
         CompareResult,
         GenerateResult,
+        NextTokensResult,
         PromptTokensStatus,
         StatusResult,
         TokensResult,
@@ -49,6 +51,21 @@ def comparison(result: "CompareResult", *, is_plain: bool) -> RenderableType:
     explained = f" words differ from the baseline's. {_BREAKING}{_ADDED if any(residuals) else ''}"
     legend = Text.assemble(marked("Marked", "", is_plain=is_plain), (explained, "dim"))
     return Group(*parts, _figures(result, variants, residuals), legend, *warning_lines(result["warnings"]))
+
+
+def next_tokens(prompts: Sequence[PromptLike], result: "NextTokensResult") -> RenderableType:
+    """Render one table a prompt: the likeliest next tokens with their probability, unsteered and at each strength."""
+    parts: list[RenderableType] = []
+    for prompt, found in zip(prompts, result["prompts"], strict=True):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("next token", no_wrap=True)
+        for name in ("baseline", *map(_strength, result["strengths"])):
+            table.add_column(name, justify="right")
+        for token, probabilities in found["tokens"].items():
+            table.add_row(shown(readable(token)), *(f"{probability:.1%}" for probability in probabilities))
+        table.add_row(Text("KL, nats", style="dim"), "", *map(figure, found["kl"]))
+        parts += [prompt_text(prompt), table]
+    return Group(*parts, *warning_lines(result["warnings"]))
 
 
 def tokens(result: "TokensResult", *, is_plain: bool) -> RenderableType:

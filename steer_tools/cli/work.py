@@ -65,15 +65,14 @@ class Workbench:
 
 
 @dataclass(frozen=True)
-class SteeringOptions:
-    """How a vector acts, at whatever strength."""
+class ActingOptions:
+    """How a vector acts, at whatever strength, on every prompt."""
 
     layer: given.ApplyLayers = None
     unit: given.Unit = "vector"
     intervention: given.Intervention = "add"
     target: given.Target = None
     positions: given.Positions = "generated"
-    condition: given.Condition = None
     allow_other_model: given.AllowOtherModel = False
 
     @property
@@ -82,6 +81,13 @@ class SteeringOptions:
         if not self.layer:
             return None
         return self.layer[0] if len(self.layer) == 1 else self.layer
+
+
+@dataclass(frozen=True)
+class SteeringOptions(ActingOptions):
+    """How a vector acts, and on which prompts."""
+
+    condition: given.Condition = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Numbers come in and numbers go out. It must not know models.
 """
 
+from steer_tools.metrics.areas import roc_interval
 from steer_tools.metrics.effects import anti_steerable_share, empirical_p, paraphrase_share, robustness, slopes
 from steer_tools.metrics.intervals import Interval, cluster_interval, cluster_share_interval, share_interval
 from steer_tools.metrics.texts import changed_share, distinct_2, perplexity
@@ -18,6 +19,7 @@ __all__ = [
     "paraphrase_share",
     "perplexity",
     "robustness",
+    "roc_interval",
     "share_interval",
     "slopes",
 ]

@@ -86,6 +86,12 @@ PoolingName = Annotated[
     Literal["last", "first", "mean", "response"] | SkipJsonSchema[Callable[[Any], Any]],
     Field(description="Which tokens are read: mean skips special ones, response is the last assistant message."),
 ]
+OptionalPooling = Annotated[
+    Literal["last", "first", "mean", "response"] | SkipJsonSchema[Callable[[Any], Any]] | None,
+    Field(description="Which tokens are a prompt's reading; as the behaviour or vector was read if omitted."),
+]
+ReadPrompts = Annotated[list[PromptLike] | None, Field(description="Prompts whose tokens are projected.")]
+ReadLayers = Annotated[list[int] | None, Field(description="Layers to read; the vector's own if omitted.")]
 Normalize = Annotated[bool, Field(description="Save unit length instead of the length of one contrast.")]
 Strength = Annotated[float, Field(description="Multiplies the unit. 0 changes nothing, negative steers the other way.")]
 Strengths = Annotated[

@@ -44,6 +44,44 @@ class AnalysisResult(TypedDict):
     warnings: list[str]
 
 
+class DetectorStatus(TypedDict):
+    """How well û·h tells held-out prompts at a layer: `auc` with its 95 % interval; one in twenty random directions
+    reaches `chance`. At `threshold`, fitted on other prompts: the error rates `misses` and `false_alarms`.
+    """
+
+    layer: int
+    auc: float
+    interval: list[float] | None
+    chance: float
+    threshold: float
+    misses: float
+    false_alarms: float
+
+
+class PromptReading(TypedDict):
+    """By layer: `values`, û·h of each token for the unit direction û; `scores`, that of the tokens which `pooling`
+    takes, and whether it is above the threshold. The first token and special ones lie elsewhere than others.
+    """
+
+    tokens: list[str]
+    values: dict[str, list[float]]
+    scores: dict[str, float]
+    detected: dict[str, bool]
+
+
+class ReadResult(TypedDict):
+    """`residual_norms`: by layer, the typical norm there; thresholds are the file's own where none was fitted."""
+
+    vector_path: str
+    component: str
+    pooling: str
+    residual_norms: dict[str, float]
+    detectors: list[DetectorStatus]
+    prompts: list[PromptReading]
+    picture_paths: list[str]
+    warnings: list[str]
+
+
 class ComponentEffect(TypedDict):
     """What taking one part out changes: mean log-odds in nats, with its 95 % interval, also on each half of the items,
     and KL on neutral prompts in nats a token. A block, attention or MLP has no `head`.

@@ -113,6 +113,22 @@ class CompareResult(TypedDict):
     warnings: list[str]
 
 
+class NextTokensStatus(TypedDict):
+    """One prompt: probabilities of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
+
+    tokens: dict[str, list[float]]
+    kl: list[float]
+
+
+class NextTokensResult(TypedDict):
+    """The prompts in their order; a strength is null for several applied vectors."""
+
+    strengths: list[float | None]
+    residual_strengths: list[float | list[float | None] | None]
+    prompts: list[NextTokensStatus]
+    warnings: list[str]
+
+
 class PromptTokensStatus(TypedDict):
     """One prompt: its ids, the vocabulary's writing of each, and the positions that would be steered."""
 

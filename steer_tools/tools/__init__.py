@@ -20,8 +20,9 @@ from steer_tools.tools.creating import combine_steering_vectors, create_steering
 from steer_tools.tools.dissecting import ablate_component, patch_activations
 from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
 from steer_tools.tools.experimenting import find_best_layer, steering_experiment, sweep_steering
-from steer_tools.tools.generating import compare_generations, generate
+from steer_tools.tools.generating import compare_generations, compare_next_tokens, generate
 from steer_tools.tools.modeling import load_model, steering_status
+from steer_tools.tools.reading import read_activations
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(apply_steering_vector, "Apply a steering vector", is_read_only=False),
     Tool(compare_generations, "Compare unsteered and steered texts", is_read_only=True, is_idempotent=True),
+    Tool(compare_next_tokens, "Compare unsteered and steered next tokens", is_read_only=True, is_idempotent=True),
     Tool(steering_experiment, "Find out whether a behaviour can be steered", is_read_only=False, is_destructive=True),
     Tool(sweep_steering, "Measure layers and strengths", is_read_only=False, is_destructive=True),
     Tool(find_best_layer, "Find the best layer", is_read_only=False, is_destructive=True),
     Tool(evaluate_steering_robustness, "Measure how evenly it works", is_read_only=True, is_idempotent=True),
     Tool(calibrate_strength, "Find the strength for a target", is_read_only=True, is_idempotent=True),
     Tool(analyze_steering_vector, "Show what a vector means and does", is_read_only=False, is_destructive=True),
+    Tool(read_activations, "Read a model along a vector", is_read_only=False, is_destructive=True),
     Tool(ablate_component, "Find the parts that a behaviour needs", is_read_only=False, is_destructive=True),
     Tool(patch_activations, "Patch activations between prompts", is_read_only=False, is_destructive=True),
     Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
@@ -109,12 +112,14 @@ __all__ = [
     "check_steering",
     "combine_steering_vectors",
     "compare_generations",
+    "compare_next_tokens",
     "create_steering_vector",
     "evaluate_steering_robustness",
     "find_best_layer",
     "generate",
     "load_model",
     "patch_activations",
+    "read_activations",
     "remove_all_steering_vectors",
     "remove_steering_vector",
     "save_edited_model",

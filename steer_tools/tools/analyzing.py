@@ -35,6 +35,7 @@ from steer_tools.parameters import (
 from steer_tools.placing import PlacementOptions, place_once
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
+from steer_tools.sites import Site
 from steer_tools.tools.results import short
 from steer_tools.vectors import SteeringVector, layer_cosines
 
@@ -77,8 +78,10 @@ def analyze_steering_vector(
         if unit.site.head is None:
             lens = lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token)
         prompts = () if texts is None else parse_prompts(texts, "texts")
-        projections = project(engine, direction, unit.site, prompts) if prompts else ()
-        picture, page = _saved_strips(session, projections, save_folder or f"analysis/{Path(loaded.source).stem}")
+        projections = project(engine, {unit.site: direction}, prompts) if prompts else ()
+        picture, page = _saved_strips(
+            session, projections, unit.site, save_folder or f"analysis/{Path(loaded.source).stem}"
+        )
         behaviors = None
         if compare_behaviors:
             behaviors = behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1))
@@ -100,7 +103,9 @@ def analyze_steering_vector(
             texts=[
                 TextProjection(
                     tokens=list(p.pieces),
-                    values=[short(v) if counts else None for v, counts in zip(p.values, p.counts, strict=True)],
+                    values=[
+                        short(v) if counts else None for v, counts in zip(p.values[unit.site], p.counts, strict=True)
+                    ],
                 )
                 for p in projections
             ],
@@ -135,10 +140,12 @@ def _others(session: Session, own: str) -> dict[str, SteeringVector]:
     return found
 
 
-def _saved_strips(session: Session, projections: Sequence[Projection], folder: str) -> tuple[str | None, str | None]:
+def _saved_strips(
+    session: Session, projections: Sequence[Projection], site: Site, folder: str
+) -> tuple[str | None, str | None]:
     if not projections:
         return None, None
-    strips = [Strip(tuple(map(readable, p.pieces)), p.values, p.counts) for p in projections]
+    strips = [Strip(tuple(map(readable, p.pieces)), p.values[site], p.counts) for p in projections]
     title = "Projection of each token on the vector"
     paths = {f"{folder}/{_PICTURE}": strip_picture(strips, title=title)}
     paths[f"{folder}/{_PAGE}"] = strip_page(strips, title=title).encode()

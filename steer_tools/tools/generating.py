@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from steer_tools.comparison import Side, acting, compare
+from steer_tools.comparison import Side, acting, compare, next_tokens
 from steer_tools.engines.base import Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.parameters import (
@@ -14,22 +14,26 @@ from steer_tools.parameters import (
     GenerateResult,
     Intervention,
     MaxNewTokens,
+    NextTokensResult,
+    NextTokensStatus,
     OptionalVectorPath,
     Positions,
     Prompts,
+    ScoredPositions,
     Seed,
     Strengths,
     Target,
     Temperature,
     TextMetrics,
+    Top,
     UnitName,
     VariantTexts,
 )
-from steer_tools.placing import PlacementOptions, place, require_finite, residual_strengths
+from steer_tools.placing import Layers, PlacementOptions, place, require_finite, residual_strengths
 from steer_tools.plan import Plan
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
-from steer_tools.tools.results import one_or_list_rounded, rounded
+from steer_tools.tools.results import one_or_list_rounded, rounded, short
 
 
 def generate(
@@ -76,24 +80,10 @@ def compare_generations(
     session = current_session()
     with session.lock:
         engine, parsed = session.engine, parse_prompts(prompts)
-        warnings: list[str] = []
-        if vector_path is None:
-            asked = (layer, strengths, target, condition, unit, positions, intervention, allow_other_model)
-            if asked != (None, None, None, None, "vector", "generated", "add", False):
-                raise ArgumentError(
-                    "How a vector acts was said without vector_path, and what is applied now acts in its own way",
-                    fix="Give vector_path as well, or leave out layer, strengths, unit, positions, intervention, "
-                    "target, condition and allow_other_model.",
-                )
-            tried = [_applied_now(session)]
-        else:
-            values = [1.0] if strengths is None else _finite_strengths(strengths)
-            options = PlacementOptions(
-                unit, intervention, target, positions, condition, allow_other_model=allow_other_model
-            )
-            placed = place(session, vector_path, layer, options)
-            warnings.extend(placed.warnings)
-            tried = [(value, placed.plan(value)) for value in values]
+        options = PlacementOptions(
+            unit, intervention, target, positions, condition, allow_other_model=allow_other_model
+        )
+        tried, warnings = _tried(session, vector_path, layer, strengths, options)
         plans = [plan for _, plan in tried]
         sampling = Sampling(max_new_tokens, temperature)
         baseline, *variants = compare(engine, parsed, plans, sampling, seed)
@@ -114,6 +104,59 @@ def compare_generations(
             ],
             warnings=warnings,
         )
+
+
+def compare_next_tokens(
+    prompts: Prompts,
+    vector_path: OptionalVectorPath = None,
+    layer: ApplyLayer = None,
+    strengths: Strengths = None,
+    unit: UnitName = "vector",
+    positions: ScoredPositions = "generated",
+    top: Top = 5,
+    allow_other_model: AllowOtherModel = False,
+    intervention: Intervention = "add",
+    target: Target = None,
+) -> NextTokensResult:
+    """Show the likeliest next tokens, unsteered and steered, of a single forward pass; nothing stays applied.
+
+    The quickest look at an intervention: no text is written. The rest is as in compare_generations.
+    """
+    session = current_session()
+    with session.lock:
+        engine, parsed = session.engine, parse_prompts(prompts)
+        options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
+        tried, warnings = _tried(session, vector_path, layer, strengths, options)
+        found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
+        return NextTokensResult(
+            strengths=[strength for strength, _ in tried],
+            residual_strengths=[_residual_strength(session, strength, plan) for strength, plan in tried],
+            prompts=[
+                NextTokensStatus(
+                    tokens={piece: [short(value) for value in own] for piece, own in one.probabilities.items()},
+                    kl=[short(value) for value in one.divergences],
+                )
+                for one in found
+            ],
+            warnings=warnings,
+        )
+
+
+def _tried(
+    session: Session, vector_path: str | None, layer: Layers, strengths: object, options: PlacementOptions
+) -> tuple[list[tuple[float | None, Plan]], list[str]]:
+    """Return the plans to compare with their strengths: those of a vector, or what is applied now; and warnings."""
+    if vector_path is None:
+        if layer is not None or strengths is not None or options != PlacementOptions():
+            raise ArgumentError(
+                "How a vector acts was said without vector_path, and what is applied now acts in its own way",
+                fix="Give vector_path as well, or leave out layer, strengths, unit, positions, intervention, "
+                "target, condition and allow_other_model.",
+            )
+        return [_applied_now(session)], []
+    values = [1.0] if strengths is None else _finite_strengths(strengths)
+    placed = place(session, vector_path, layer, options)
+    return [(value, placed.plan(value)) for value in values], list(placed.warnings)
 
 
 def _finite_strengths(strengths: object) -> list[float]:

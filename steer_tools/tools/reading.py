@@ -1,0 +1,156 @@
+"""The tool that reads a model along a vector, and says how well that tells a behaviour."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from steer_tools.analysis import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
+from steer_tools.datasets import contrast_prompts
+from steer_tools.errors import ArgumentError
+from steer_tools.experiments.experiment import pooling_of
+from steer_tools.experiments.material import material_named
+from steer_tools.figures import Matrix, matrix, readable
+from steer_tools.loading import load_for_model
+from steer_tools.parameters import (
+    AllowOtherModel,
+    DetectorStatus,
+    Folder,
+    OptionalBehaviorName,
+    OptionalPooling,
+    OwnNegative,
+    OwnPositive,
+    PromptReading,
+    ReadLayers,
+    ReadPrompts,
+    ReadResult,
+    VectorPath,
+)
+from steer_tools.positions import POOLINGS, Pooling
+from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.session import Session, current_session
+from steer_tools.sites import Site
+from steer_tools.tools.resolving import require_one_of, resolved_layers
+from steer_tools.tools.results import short, short_interval
+from steer_tools.vectors import SteeringVector
+
+# Prompts that get a picture.
+_DRAWN = 8
+
+
+def read_activations(
+    vector_path: VectorPath,
+    prompts: ReadPrompts = None,
+    layers: ReadLayers = None,
+    behavior_name: OptionalBehaviorName = None,
+    positive: OwnPositive = None,
+    negative: OwnNegative = None,
+    pooling: OptionalPooling = None,
+    save_folder: Folder = None,
+    allow_other_model: AllowOtherModel = False,
+) -> ReadResult:
+    """Project the unsteered model's activations on a vector, token by token, and use it as a detector (a probe).
+
+    With behavior_name, or positive and negative prompts, a threshold is fitted on some and judged on the others; use
+    prompts that did not make the vector.
+    """
+    session = current_session()
+    if pooling is not None and not callable(pooling):
+        require_one_of("pooling", pooling, POOLINGS)
+    with session.lock:
+        engine = session.engine
+        at = engine.resolve_layer(layers[0]) if layers else None
+        loaded = load_for_model(session, vector_path, at, allow_other_model=allow_other_model)
+        vector = loaded.vector
+        directions = directions_at(vector, resolved_layers(session, layers, vector.layers))
+        labelled, usual = _labelled(session, vector, behavior_name, positive, negative)
+        if prompts is None and labelled is None:
+            raise ArgumentError("There is nothing to read", valid="prompts, a behavior_name, or positive and negative")
+        read_as = pooling or usual
+        detectors = {} if labelled is None else detect(engine, directions, labelled, read_as)
+        thresholds = {site: found.threshold for site, found in detectors.items()}
+        if labelled is None and read_as == vector.info.pooling:
+            known = vector.info.thresholds
+            thresholds = {site: known[site.layer] for site in directions if site.layer in known}
+        parsed = () if prompts is None else parse_prompts(prompts)
+        readings = read_along(engine, directions, list(thresholds), parsed, read_as)
+        name = Path(loaded.source).stem
+        folder = save_folder or f"readings/{name}"
+        pictures = {
+            f"{folder}/prompt_{i}.png": _picture(session, own.projection, title=f"Prompt {i} along {name}")
+            for i, own in enumerate(readings[:_DRAWN])
+        }
+        if pictures:
+            session.workspace.write_together(pictures)
+        return ReadResult(
+            vector_path=loaded.source,
+            component=vector.component,
+            pooling=read_as if isinstance(read_as, str) else "custom",
+            residual_norms={str(site.layer): short(session.typical_norm(site)) for site in directions},
+            detectors=[_status(site, found) for site, found in detectors.items()],
+            prompts=[_reading(own, thresholds) for own in readings],
+            picture_paths=[str(session.workspace.resolve(path)) for path in pictures],
+            warnings=list(loaded.warnings),
+        )
+
+
+def _labelled(
+    session: Session,
+    vector: SteeringVector,
+    behavior_name: str | None,
+    positive: Sequence[PromptLike] | None,
+    negative: Sequence[PromptLike] | None,
+) -> tuple[Labelled | None, Pooling]:
+    """Return the prompts that fit and judge a threshold, if any were given, and the tokens at which to read."""
+    own: Pooling | None = next((known for known in POOLINGS if known == vector.info.pooling), None)
+    if positive is None and negative is None:
+        if behavior_name is None:
+            return None, own or "last"
+        behavior, is_chat = material_named(session, behavior_name).behavior, session.engine.info.has_chat_template
+        groups = [item.group for item in behavior.items]
+        seen, held_out = (contrast_prompts(items, is_chat) for items in (behavior.pairs, behavior.items))
+        return Labelled(seen, held_out, (groups, groups)), pooling_of(session.engine, behavior)
+    if behavior_name is not None or positive is None or negative is None:
+        raise ArgumentError(
+            "behavior_name, positive and negative were not given as one source of labels",
+            valid="behavior_name by itself, or positive and negative together",
+        )
+    return Labelled.halves(parse_prompts(positive, "positive"), parse_prompts(negative, "negative")), own or "last"
+
+
+def _status(site: Site, found: Detector) -> DetectorStatus:
+    return DetectorStatus(
+        layer=site.layer,
+        auc=short(found.area),
+        interval=short_interval(found.interval),
+        chance=short(found.chance),
+        threshold=short(found.threshold),
+        misses=short(found.misses),
+        false_alarms=short(found.false_alarms),
+    )
+
+
+def _reading(found: Reading, thresholds: Mapping[Site, float]) -> PromptReading:
+    return PromptReading(
+        tokens=list(found.projection.pieces),
+        values={str(site.layer): [short(value) for value in own] for site, own in found.projection.values.items()},
+        scores={str(site.layer): short(score) for site, score in found.scores.items()},
+        detected={str(site.layer): score > thresholds[site] for site, score in found.scores.items()},
+    )
+
+
+def _picture(session: Session, projection: Projection, title: str) -> bytes:
+    shown = Matrix(
+        effects=[
+            [
+                value / session.typical_norm(site) if counts else 0.0
+                for value, counts in zip(own, projection.counts, strict=True)
+            ]
+            for site, own in projection.values.items()
+        ],
+        rows=[str(site.layer) for site in projection.values],
+        columns=[readable(piece) for piece in projection.pieces],
+        row_label="layer",
+        column_label="token",
+        effect_label="projection in typical norms; special tokens left out",
+        decimals=2,
+    )
+    return matrix(shown, title=title)
