@@ -62,14 +62,15 @@ def test_the_interval_of_an_area_covers_it() -> None:
     assert 0.91 <= hits / simulations <= 0.98
 
 
-def test_each_class_counts_by_its_own_number_and_ties_by_half() -> None:
+@pytest.mark.parametrize("counts", [(400, 60), (60, 400)])
+def test_each_class_counts_by_its_own_number_and_ties_by_half(counts: tuple[int, int]) -> None:
     generator = np.random.default_rng(1)
-    high, low = generator.normal(1, 1, 400).round(1), generator.normal(0, 1, 60).round(1)
+    high, low = generator.normal(1, 1, counts[0]).round(1), generator.normal(0, 1, counts[1]).round(1)
 
-    found = roc_interval(high, low, range(400), range(400, 460))
+    found = roc_interval(high, low, range(counts[0]), range(counts[0], 460))
 
     wins = (high[:, None] > low) + 0.5 * (high[:, None] == low)
-    error = np.sqrt(wins.mean(axis=1).var(ddof=1) / 400 + wins.mean(axis=0).var(ddof=1) / 60)  # DeLong's.
+    error = np.sqrt(wins.mean(axis=1).var(ddof=1) / counts[0] + wins.mean(axis=0).var(ddof=1) / counts[1])  # DeLong's.
     assert found is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
     assert found.low + error < wins.mean() < found.high - error
