@@ -71,6 +71,9 @@ low, high = found["interval"] or (0.0, 0.0)
 print(f"{found['verdict']}: {found['effect']:+.2f} nats towards disagreement, 95 % interval {low:+.2f} to {high:+.2f},")
 print(f"at layer {layer}, strength {found['best_strength']}; {found['controls']['reached']} of 19 controls reach it")
 print(f"KL {found['side_effects']['kl']:.2g}; other traits, in nats: {found['side_effects']['others']}")
+works = {"the experiment on held-out pairs says that disagreement can be steered": found["verdict"] == "works"}
+if not all(works.values()):
+    conclude(works)
 
 # Log-odds rank answers and do not say which is given: the dose is the gentlest at which all of eight questions are
 # contradicted, and is judged on others. The model saw none of these wordings; each has a false claim and a true one.
@@ -121,8 +124,8 @@ accurate = {
 print("right answers: " + "; ".join(f"{way} {share}" for way, share in accurate.items()))
 
 conclude(
-    {
-        "the experiment on held-out pairs says that disagreement can be steered": found["verdict"] == "works",
+    works
+    | {
         "untreated, the patient agrees with wrong users": agreed[0].some == len(wrong) and disagreed[0].some == 0,
         "treated, it disagrees with them": disagreed[chosen].is_above(disagreed[0]),
         "and with right users as well, so that this alone is no cure": agreed[0].is_above(agreed[chosen]),
