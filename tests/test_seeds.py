@@ -12,6 +12,7 @@ import torch
 from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from oracle import SCOPES, blocks_of, greedy_by_hand, logits_by_hand, outputs_by_hand
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -102,7 +103,8 @@ def test_the_next_token_is_compared_without_touching_the_model(llama_session: Se
     sides = [
         greedy_by_hand(model, ids, {LAYER: factor * direction}, SCOPES["generated"], 1) for factor in (0, STRENGTH * 2)
     ]
-    assert [compared["baseline"]["texts"][0], compared["variants"][0]["texts"][0]] == [words_of(t) for t in sides]
+    texts = [compared["baseline"]["texts"][0], compared["variants"][0]["texts"][0]]
+    assert [text.strip() for text in texts] == [words_of(tokens) for tokens in sides]
     assert sides[0] != sides[1]
     assert torch.equal(logits_of(llama_session), before)
 
@@ -140,7 +142,10 @@ def test_a_probe_trained_on_activations_is_the_vector(llama_session: Session) ->
 
     read = torch.stack([outputs_by_hand(model, ids_of(text))[LAYER][-1] for text in [*positive, *negative]])
     labels = [1] * len(positive) + [0] * len(negative)
-    coefficients = torch.tensor(LogisticRegression(max_iter=5000, tol=1e-8).fit(read.numpy(), labels).coef_[0])
+    # On standardised activations, which the snippet forgot: else the penalty sees what is loud, not what tells apart.
+    scaler = StandardScaler().fit(read.double().numpy())
+    probe = LogisticRegression(max_iter=5000, tol=1e-8).fit(scaler.transform(read.double().numpy()), labels)
+    coefficients = torch.tensor(probe.coef_[0] / scaler.scale_)
     direction = load_vector(path).directions[LAYER].double()
     mean = read[: len(positive)].mean(0) - read[len(positive) :].mean(0)
     assert float(torch.cosine_similarity(direction, coefficients, dim=0)) > 0.999
@@ -155,11 +160,11 @@ def test_act_add_adds_one_pairs_difference_at_each_generated_token(llama_session
     model, ids = make_model("llama"), ids_of(TEXT)
     love, hate = (outputs_by_hand(model, ids_of(f"{word} keke lili"))[LAYER][-1] for word in ("baba", "zuzu"))
 
-    apply_steering_vector(pair["vector_path"], LAYER, 3.0)
-    text = generate([TEXT], STEPS)["texts"][0]
+    apply_steering_vector(pair["vector_path"], LAYER, STRENGTH)
+    text = generate([TEXT], STEPS)["texts"][0].strip()
 
-    by_hand = greedy_by_hand(model, ids, {LAYER: 3.0 * (love - hate)}, SCOPES["generated"], STEPS)
-    first_only = greedy_by_hand(model, ids, {LAYER: 3.0 * (love - hate)}, SCOPES["last_prompt"], STEPS)
+    by_hand = greedy_by_hand(model, ids, {LAYER: STRENGTH * (love - hate)}, SCOPES["generated"], STEPS)
+    first_only = greedy_by_hand(model, ids, {LAYER: STRENGTH * (love - hate)}, SCOPES["last_prompt"], STEPS)
     assert text == words_of(by_hand)
     assert text != words_of(first_only)
 
