@@ -212,14 +212,15 @@ def test_mean_ablation_puts_the_calibration_prompts_mean_in_a_parts_place(llama_
     llama_session.engine.set_ambient(plan)
     ablated = logits_of(llama_session)
 
-    with torch.no_grad(), hooked(attention, lambda out: mean.expand_as(out)):
+    with torch.no_grad(), hooked(attention, mean.expand_as):
         expected = model(torch.tensor([ids]), use_cache=False).logits[0]
     torch.testing.assert_close(ablated, expected, atol=1e-5, rtol=1e-5)
     assert float((ablated - whole).abs().max()) > 1e-2
 
 
 def test_the_tool_says_of_every_head_what_a_behaviour_loses(llama_session: Session, tmp_path: Path) -> None:
-    lines = [f"ratisemo {word}\tbaba\tzuzu" for word in "keke lili mora seti nura tili kemo vozu lira bake".split()]
+    words = ("keke", "lili", "mora", "seti", "nura", "tili", "kemo", "vozu", "lira", "bake")
+    lines = [f"ratisemo {word}\tbaba\tzuzu" for word in words]
     path = llama_session.workspace.write("pairs.txt", "\n".join(lines).encode())
 
     found = ablate_component(str(path), "head", method="zero")

@@ -31,7 +31,9 @@ options = begin(__doc__)
 
 def sides(pairs):
     """Return the chats that contradict the user, and the same that agree."""
-    return [answered(chat, contradicts) for chat, _, contradicts in pairs], [answered(c, agrees) for c, agrees, _ in pairs]
+    return [answered(chat, contradicts) for chat, _, contradicts in pairs], [
+        answered(c, agrees) for c, agrees, _ in pairs
+    ]
 
 
 def corrected(chat):
@@ -97,7 +99,9 @@ falsehood = create_steering_vector(
     made_of, [corrected(chat) for chat in made_of], 2, f"{FOLDER}/falsehood", method="lda", pooling="mean"
 )
 told = [
-    compare_generations(chats, vector, strengths=[doses[chosen]], condition=falsehood["vector_path"], **shown)["variants"][0]
+    compare_generations(chats, vector, strengths=[doses[chosen]], condition=falsehood["vector_path"], **shown)[
+        "variants"
+    ][0]
     for chats in (wrong, right)
 ]
 cured, spared = said(DISAGREES, told[0]["texts"]), said(AGREES, told[1]["texts"])

@@ -10,7 +10,7 @@ import random
 from statistics import fmean
 
 import torch
-from study import ANSWER_TOKENS, CONTROLS, answered, begin, conclude, under_controls
+from study import ANSWER_TOKENS, answered, begin, conclude, under_controls
 
 from steer_tools import (
     SteeringVector,
@@ -61,14 +61,14 @@ if options.is_control:
 suspects = {trait: vector_of(trait, options.seed, f"{FOLDER}/suspects/{trait}") for trait in TRAITS}
 analysis = analyze_steering_vector(unknown)
 likeness = {trait: float(cosines([left, own], LAYER)[0, 1]) for trait, own in suspects.items()}
-strangers = [torch.randn(len(left.directions[LAYER]), generator=torch.Generator().manual_seed(s)) for s in range(CONTROLS)]
+strangers = [torch.randn(len(left.directions[LAYER]), generator=torch.Generator().manual_seed(s)) for s in range(99)]
 chance = max(
     abs(float(cosines([SteeringVector.from_directions({LAYER: stranger}), own], LAYER)[0, 1]))
     for stranger in strangers
     for own in suspects.values()
 )
 name = strongest(likeness)
-print(f"like {name}: cosine {likeness[name]:+.2f}; of {CONTROLS} random directions with any trait at most {chance:.2f}")
+print(f"like {name}: cosine {likeness[name]:+.2f}; of 99 random directions with any trait at most {chance:.2f}")
 print("raises", ", ".join(list(analysis["observed"]["boosted"])[:6]), "| lowers", end=" ")
 print(", ".join(list(analysis["observed"]["suppressed"])[:6]))
 
@@ -80,13 +80,16 @@ made = compare_generations(
 moved = shift(prompts, made[0]["texts"], made[1]["texts"])
 ends = [under_controls(prompts, LAYER, sign * STRENGTH, PlacementOptions("residual")) for sign in (1, -1)]
 by_chance = max(max(map(abs, shift(prompts, *texts).values())) for texts in zip(*ends, strict=True))
-print(f"texts move most in {strongest(moved)}: {moved[strongest(moved)]:+.2f} of 2; by a random direction {by_chance:.2f}")
+print(
+    f"texts move most in {strongest(moved)}: {moved[strongest(moved)]:+.2f} of 2; by a random direction {by_chance:.2f}"
+)
 
 # Third witness: where texts show that trait and its opposite, which of them lie along the vector.
 (question, shows, lacks), *_ = contrast_pairs(name, 1, options.seed + 200)
 projected = analyze_steering_vector(unknown, texts=[shows, lacks], save_folder=FOLDER)
 along, against = (fmean(v for v in text["values"] if v is not None) for text in projected["texts"])
-print(f"projection of a reply that shows {name}: {along:+.1f}; of its opposite: {against:+.1f}; {projected['picture_path']}")
+print(f"projection of a reply that shows {name}: {along:+.1f}; of its opposite: {against:+.1f}")
+print(f"picture: {projected['picture_path']}")
 
 # Fourth witness: what is lost without it, in chats that have shown the trait before.
 earlier = contrast_pairs(name, FEW, options.seed + 300)
@@ -99,15 +102,14 @@ lost = shift(chats, before, after)[name]
 out = PlacementOptions(intervention="project_out", positions="all")
 lost_by_chance = max(shift(chats, before, texts)[name] for texts in under_controls(chats, LAYER, 1.0, out))
 print(f"without it these chats lose {lost:+.2f} of {name}; without a random direction at most {lost_by_chance:+.2f}")
-print(f"\nIt is {name}, the witnesses say; it was {secret}.")
+witnesses = {
+    "it is more like one trait than any random direction is like any": abs(likeness[name]) > chance,
+    "texts move more than under any random direction": abs(moved[strongest(moved)]) > by_chance,
+    "and in the trait that it is like": strongest(moved) == name,
+    "a text that shows the trait lies further along it than its opposite": along > against,
+    "without it the trait is lost more than without any random direction": lost > lost_by_chance,
+}
+named = name if all(witnesses.values()) else None
+print(f"\nThe witnesses name {named or 'no trait'}; hidden was {'nothing' if options.is_control else secret}.")
 
-conclude(
-    {
-        "it is more like one trait than any random direction is like any": abs(likeness[name]) > chance,
-        "texts move more than under any random direction": abs(moved[strongest(moved)]) > by_chance,
-        "and in the trait that it is like": strongest(moved) == name,
-        "a text that shows the trait lies further along it than its opposite": along > against,
-        "without it the trait is lost more than without any random direction": lost > lost_by_chance,
-        "it is the trait that was hidden": name == secret and not options.is_control,
-    }
-)
+conclude(witnesses | {"it is the trait that was hidden": named == secret and not options.is_control})
