@@ -57,7 +57,8 @@ if options.is_control:
     left = SteeringVector.from_directions({LAYER: meaningless * left.magnitude(LAYER) / meaningless.norm()})
     save_vector(left, unknown, workspace=current_session().workspace)
 
-# First witness: what it is like. Cosines with the vectors of all seven traits, beside those of random directions.
+# First witness: what it is like. Cosines with the vectors of all seven traits, beside those of 99 random directions: in
+# 128 dimensions one of them may reach 0.3, and nineteen are too few to see it.
 suspects = {trait: vector_of(trait, options.seed, f"{FOLDER}/suspects/{trait}") for trait in TRAITS}
 analysis = analyze_steering_vector(unknown)
 likeness = {trait: float(cosines([left, own], LAYER)[0, 1]) for trait, own in suspects.items()}
