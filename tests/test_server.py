@@ -216,6 +216,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "remove_steering_vector": {"steering_id": "steer-1"},
     "remove_all_steering_vectors": {},
     "save_edited_model": {"save_folder": "baked", "ablate": "v.safetensors"},
+    "audit_checkpoint": {"checkpoint": "MODEL_FOLDER", "base": "MODEL_FOLDER"},
     "load_model": {"name_or_path": "MODEL_FOLDER", "dtype": "bfloat16"},
 }
 

@@ -2,6 +2,15 @@
 
 from steer_tools.analysis.lens import Ranking, effect_ranking, lens_ranking
 from steer_tools.analysis.projections import Projection, project
-from steer_tools.analysis.relations import behavior_cosines, nearest
+from steer_tools.analysis.relations import behavior_cosines, nearest, nearest_anywhere
 
-__all__ = ["Projection", "Ranking", "behavior_cosines", "effect_ranking", "lens_ranking", "nearest", "project"]
+__all__ = [
+    "Projection",
+    "Ranking",
+    "behavior_cosines",
+    "effect_ranking",
+    "lens_ranking",
+    "nearest",
+    "nearest_anywhere",
+    "project",
+]

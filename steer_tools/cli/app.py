@@ -12,6 +12,7 @@ import typer
 
 from steer_tools import __version__
 from steer_tools.cli.analyzing import analyze
+from steer_tools.cli.auditing import audit
 from steer_tools.cli.baking import bake, undo
 from steer_tools.cli.behaviors import app as behaviors
 from steer_tools.cli.commands import check, combine, compare, create, demo, generate, models, serve, status, tokens
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
-_FILES = (convert, bake, undo)
+_FILES = (convert, bake, undo, audit)
 _INSIGHT = (analyze,)
 for command in (
     demo,
