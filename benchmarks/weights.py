@@ -1,7 +1,7 @@
 """How much memory a checkpoint's editing and auditing take: `python benchmarks/weights.py [FOLDER]`.
 
-A random checkpoint of 2 GB (1.0 billion weights in bfloat16, Llama's names, tied embeddings, five shards) is made tensor
-by tensor below FOLDER, or the folder for temporary files; it needs 6 GB there, which are freed at the end. One process
+A random checkpoint of 2 GB (1.0 billion weights in bfloat16, Llama's names, tied embeddings, five shards) is made
+tensor by tensor below FOLDER, or the folder for temporary files; it needs 6 GB there, which are freed at the end. One process
 copies it and projects a direction out of it, one audits the pair, one undoes the edit. Anonymous memory is sampled from
 /proc every 5 ms, and includes Python and torch. On two cores of a shared machine, with torch on one thread:
 

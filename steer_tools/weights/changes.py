@@ -82,19 +82,20 @@ def measure(slices: Slices) -> Change | None:
         sketch = sketch + drawn @ (after - before)  # (sketched, width)
     if not sketch.isfinite().all():
         return None
-    basis: Tensor = torch.linalg.qr(sketch.T).Q  # (width, sketched)
+    basis: Tensor = torch.linalg.qr(sketch.T).Q.T  # (sketched, width)
     pull, gram, cross, own = (torch.zeros((), dtype=torch.float64) for _ in range(4))
     rows, squared, had, has = 0, 0.0, 0.0, 0.0
     for before, after in slices():
         difference = after - before
-        inside, within = difference @ basis, before @ basis  # (rows, sketched)
-        pull = pull + difference.T @ inside  # DᵀD · basis
-        gram, cross, own = gram + inside.T @ inside, cross + inside.T @ within, own + within.T @ within
+        # In this order, since slices that are views of columns are multiplied thirty times slower the other way.
+        inside, within = basis @ difference.T, basis @ before.T  # (sketched, rows)
+        pull = pull + inside @ difference  # basis · DᵀD
+        gram, cross, own = gram + inside @ inside.T, cross + inside @ within.T, own + within @ within.T
         squared += float(difference.square().sum())
         had, has = had + float(before.square().sum()), has + float(after.square().sum())
         rows += len(before)
     first = torch.linalg.eigh(gram).eigenvectors[:, -1]
-    pulled = pull @ first  # (width,), at most as long as the largest eigenvalue of DᵀD
+    pulled = first @ pull  # (width,), at most as long as the largest eigenvalue of DᵀD
     return Change(
         rows=rows,
         squared=squared,

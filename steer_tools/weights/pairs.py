@@ -69,11 +69,10 @@ class Pair:
 
         Where `axis` is the first of several, both tensors are read whole, in their own dtypes.
         """
-        coarsest = self.coarsest
-        for slices in zip(*(_rows(place, axis) for place in (self.before, self.after) if place), strict=True):
-            rounded = [rows.to(coarsest).double() for rows in slices]
-            before = rounded[0] if self.before else torch.zeros_like(rounded[0])
-            yield before, rounded[-1] if self.after else torch.zeros_like(rounded[0])
+        there = (_rows(place, axis, self.coarsest) for place in (self.before, self.after) if place)
+        for slices in zip(*there, strict=True):
+            before = slices[0] if self.before else torch.zeros_like(slices[0])
+            yield before, slices[-1] if self.after else torch.zeros_like(slices[0])
 
     def is_equal(self) -> bool:
         """Return whether both have the same values, once they are rounded to the coarser dtype."""
@@ -184,7 +183,8 @@ def _stand_in(name: str, place: Place, other: Checkpoint, own: Mapping[str, Plac
     return None, False
 
 
-def _rows(place: Place, axis: int) -> Iterator[Tensor]:
+def _rows(place: Place, axis: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield slices of one tensor, (rows, width) float64, rounded to `dtype`."""
     shape = place.shape or (1,)
     width, blocks, inner = shape[axis], prod(shape[:axis]), prod(shape[axis + 1 :])
     if not place.size:
@@ -199,4 +199,5 @@ def _rows(place: Place, axis: int) -> Iterator[Tensor]:
             cast(BufferedReader, file).readinto(data)
             block = torch.frombuffer(data, dtype=FLOATS[place.dtype]).view(-1, width, inner)
             for piece in block.split(count, dim=2):
-                yield piece.movedim(1, 2).reshape(-1, width)
+                # Of one block the rows are a view: to turn them round in memory would take longer than all else.
+                yield piece.to(dtype).double().movedim(1, 2).reshape(-1, width)
