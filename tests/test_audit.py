@@ -225,12 +225,12 @@ def test_a_direction_that_only_the_embedding_lost_is_of_the_embedding(attach: At
     assert (finding["component"], finding["layers"], finding["tensors"]) == ("embedding", [0], 1)
 
 
-@pytest.mark.parametrize("is_along", [False, True])
-def test_an_addition_beside_an_ablation_is_recovered_by_itself(is_along: bool, attach: Attach) -> None:
+@pytest.mark.parametrize("along", [0.0, 0.5, -0.5])
+def test_an_addition_beside_an_ablation_is_recovered_by_itself(along: float, attach: Attach) -> None:
     session = attach(MODELS["gpt2"]())
     ablated = random_direction()
     save_edited_model("ablated", ablate=saved(session, {2: ablated}))
-    added = 0.5 * ablated if is_along else random_direction(seed=5)
+    added = along * ablated if along else random_direction(seed=5)
     session.attach(
         AutoModelForCausalLM.from_pretrained(session.workspace.root / "ablated").eval(), make_tokenizer(), "tiny"
     )
