@@ -6,11 +6,12 @@ It must not know where or how it will act.
 import os
 from dataclasses import dataclass
 
-from steer_tools.errors import ForeignVectorError
-from steer_tools.formats import load_vector, with_suffix
+from steer_tools.errors import ForeignVectorError, SteeringError
+from steer_tools.formats import SUFFIXES, load_vector, with_suffix
 from steer_tools.session import Session
 from steer_tools.sites import Site
 from steer_tools.vectors import SteeringVector
+from steer_tools.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,19 @@ def load_for_model(
         source = str(session.workspace.resolve(with_suffix(vector)))
         vector = load_vector(vector, layer_if_unknown=layer_if_unknown, workspace=session.workspace)
     return Loaded(vector, source, tuple(_refuse_foreign(session, vector, allow=allow_other_model)))
+
+
+def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
+    """Return the vectors of a workspace that say their layers, by path. Others are no vectors to compare."""
+    found: dict[str, SteeringVector] = {}
+    for path in workspace.files(SUFFIXES):
+        # Beside a config lie a model's weights.
+        if not (path.parent / "config.json").is_file():
+            try:
+                found[str(path)] = load_vector(path, workspace=workspace)
+            except SteeringError:
+                continue
+    return found
 
 
 def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) -> list[str]:

@@ -765,6 +765,47 @@ def test_a_vector_is_baked_and_taken_out_again(steer: Callable[..., Done], vecto
     assert (Path(result["folder"]) / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["addition", "ablation"])
+def test_what_was_baked_is_found_again(kind: str, steer: Callable[..., Done], vector: str, checkpoint: str) -> None:
+    use = ["--vector", vector, "--positions", "all"] if kind == "addition" else ["--ablate", vector]
+    folder = json.loads(steer("bake", "keke", "--save", "baked", *use, "--json").stdout)["folder"]
+
+    workspace = ["--workspace", Path(folder).parent]
+    done = steer("audit", "baked", checkpoint, *workspace, of_the_model=False)
+    result = json.loads(steer("audit", "baked", checkpoint, *workspace, "--json", of_the_model=False).stdout)
+
+    assert (done.code, result["verdict"]) == (0, kind)
+    article = "an added vector" if kind == "addition" else "an ablated direction"
+    assert done.stdout.startswith(f"Found {article}: {result['differing']} of ")
+    printed = " ".join(done.stdout.split())
+    assert ("layer 2 (residual), in 1 tensors" if kind == "addition" else "4 layers from 0 to 3") in printed
+    assert f"{result['findings'][0]['saved'][0]['cosine']:.4f}" == "1.0000"
+    assert ("norm" in printed, "of the direction is still in them" in printed) == (
+        kind == "addition",
+        kind == "ablation",
+    )
+    (finding,) = result["findings"]
+    again = steer("generate", "keke", "--vector", finding["vector_path"], "--positions", "all", "--json")
+    assert again.code == 0, again.stderr
+
+
+def test_an_audit_says_first_that_checkpoints_are_equal_or_that_nothing_explains_them(
+    steer: Callable[..., Done], checkpoint: str, tmp_path: Path
+) -> None:
+    other = make_model("llama", seed=1)
+    other.save_pretrained(tmp_path / "other")
+
+    equal = steer("audit", checkpoint, checkpoint, of_the_model=False)
+    differs = steer("audit", tmp_path / "other", checkpoint, "--workspace", tmp_path, of_the_model=False)
+    missing = steer("audit", tmp_path / "nothing", checkpoint, of_the_model=False)
+
+    count = len(other.state_dict())
+    assert equal.stdout == f"Equal: all {count} tensors are the same.\n"
+    assert differs.stdout.startswith("Other changes: ")
+    assert "neither an added vector nor an ablated direction" in " ".join(differs.stdout.split())
+    assert (missing.code, "holds no safetensors checkpoint" in missing.stderr) == (1, True)
+
+
 def test_an_ablation_is_baked_with_its_figures_and_how_it_comes_out(steer: Callable[..., Done], vector: str) -> None:
     done = steer("bake", "--ablate", vector, "--save", "ablated")
 

@@ -76,6 +76,7 @@ ONLY_IN = {
 TOOL_MODULES = {
     "analyzing",
     "applying",
+    "auditing",
     "baking",
     "checking",
     "creating",

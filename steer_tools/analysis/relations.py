@@ -27,6 +27,22 @@ def nearest(
     return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
 
 
+def nearest_anywhere(
+    vector: SteeringVector, layer: int, others: Mapping[str, SteeringVector], most: int
+) -> tuple[tuple[str, int, float], ...]:
+    """Return the names of the others, the layer where each is most along the vector's direction at `layer`, and the
+    absolute cosine there, the most alike first: for directions that have neither a sign nor a layer of their own.
+    """
+    found: list[tuple[str, int, float]] = []
+    direction = vector.directions[layer].double()
+    for name, other in others.items():
+        if other.width == vector.width and other.head is None:
+            at = torch.stack([other.directions[n].double() for n in other.layers])
+            sizes = torch.nn.functional.cosine_similarity(at, direction[None], dim=1).abs()
+            found.append((name, other.layers[int(sizes.argmax())], float(sizes.max())))
+    return tuple(sorted(found, key=lambda own: -own[2])[:most])
+
+
 def behavior_cosines(
     engine: Engine, vector: SteeringVector, layer: int, site: Site, behaviors: Mapping[str, Behavior]
 ) -> tuple[tuple[str, float], ...]:

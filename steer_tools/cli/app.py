@@ -12,6 +12,7 @@ import typer
 
 from steer_tools import __version__
 from steer_tools.cli.analyzing import analyze, read
+from steer_tools.cli.auditing import audit
 from steer_tools.cli.baking import bake, undo
 from steer_tools.cli.behaviors import app as behaviors
 from steer_tools.cli.commands import (
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
-_FILES = (convert, bake, undo)
+_FILES = (convert, bake, undo, audit)
 _INSIGHT = (analyze, read)
 for command in (
     demo,

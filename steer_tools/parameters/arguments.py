@@ -226,6 +226,14 @@ TestPrompts = Annotated[
 CheckpointFolder = Annotated[
     str, Field(description="New folder, or one that this tool wrote, which is replaced; in the workspace.")
 ]
+AuditedCheckpoint = Annotated[str, Field(description="Folder of the checkpoint to examine.")]
+BaseCheckpoint = Annotated[
+    str | None,
+    Field(description="Folder of the checkpoint that it was made from; the attached model's own if omitted."),
+]
+AuditFolder = Annotated[
+    str | None, Field(description="Folder for recovered vectors; named after the checkpoint if omitted.")
+]
 AblatedVector = Annotated[
     str | None,
     Field(description="Vector to project out of all that is written to the stream, instead of what is applied."),

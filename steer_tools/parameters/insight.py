@@ -125,3 +125,64 @@ class PatchResult(TypedDict):
     recovered: dict[str, list[float]]
     strongest: list[StrongestPatch]
     heat_map_path: str
+
+
+class KnownVector(TypedDict):
+    """A saved vector, and its cosine with a recovered one; without a sign beside an ablation, which has none."""
+
+    vector_path: str
+    layer: int
+    cosine: float
+
+
+class AuditFinding(TypedDict):
+    """A vector that was recovered from weights: an `addition` at one layer, which is what the file adds at strength 1,
+    or an `ablation`, one direction of length 1 and of arbitrary sign projected out at `layers`.
+
+    `tensors` counts those that hold it. Of an ablation, `explained` is its share of their squared change, and `left`
+    is |ûᵀW'| / |ûᵀW|: the share of the direction that they kept.
+    """
+
+    kind: str
+    layers: list[int]
+    component: str
+    norm: float
+    tensors: int
+    explained: float | None
+    left: float | None
+    vector_path: str
+    saved: list[KnownVector]
+
+
+class TensorChange(TypedDict):
+    """`change`: |W' − W| / |W|, null where W is zero. `first_direction`: share of |W' − W|² along its first singular
+    direction, null for vectors. `kind`: addition, ablation or other.
+    """
+
+    name: str
+    kind: str
+    change: float | None
+    first_direction: float | None
+
+
+class AuditResult(TypedDict):
+    """`verdict`: equal, or the kinds that there are, such as "addition", "ablation, other"; other is training, merging
+    or whatever else is neither, and no vector is claimed of it.
+
+    `stand_ins` counts compared tensors that one of the two lacks: they stand beside zeros, or what they are tied to;
+    `only_in_checkpoint` and `only_in_base` name those that stand beside nothing. `tensors`: the largest changes. By
+    chance, cosines reach `cosine_chance`.
+    """
+
+    verdict: str
+    checkpoint: str
+    base: str
+    equal: int
+    differing: int
+    stand_ins: int
+    only_in_checkpoint: list[str]
+    only_in_base: list[str]
+    tensors: list[TensorChange]
+    findings: list[AuditFinding]
+    cosine_chance: float
+    warnings: list[str]

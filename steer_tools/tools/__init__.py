@@ -14,6 +14,7 @@ from steer_tools.tools.applying import (
     remove_steering_vector,
     update_steering_vector,
 )
+from steer_tools.tools.auditing import audit_checkpoint
 from steer_tools.tools.baking import save_edited_model
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
@@ -92,6 +93,14 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(save_edited_model, "Save the steered model", is_read_only=False, is_destructive=True, is_idempotent=True),
     Tool(
+        audit_checkpoint,
+        "Find what was baked into a checkpoint",
+        is_read_only=False,
+        is_destructive=True,
+        is_idempotent=True,
+        needs_model=False,
+    ),
+    Tool(
         load_model,
         "Load another model",
         is_read_only=False,
@@ -108,6 +117,7 @@ __all__ = [
     "ablate_component",
     "analyze_steering_vector",
     "apply_steering_vector",
+    "audit_checkpoint",
     "calibrate_strength",
     "check_steering",
     "combine_steering_vectors",

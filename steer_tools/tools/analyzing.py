@@ -13,12 +13,10 @@ from steer_tools.analysis import (
     nearest,
     project,
 )
-from steer_tools.errors import SteeringError
 from steer_tools.experiments.material import behaviors_of
 from steer_tools.figures import Strip, readable, strip_page, strip_picture
-from steer_tools.formats import SUFFIXES, load_vector
 from steer_tools.interventions import Add
-from steer_tools.loading import load_for_model
+from steer_tools.loading import load_for_model, saved_vectors
 from steer_tools.parameters import (
     AllowOtherModel,
     AnalysisResult,
@@ -129,15 +127,7 @@ def _other_layers(vector: SteeringVector, at: int) -> dict[str, float]:
 
 
 def _others(session: Session, own: str) -> dict[str, SteeringVector]:
-    """Return the vectors of the workspace that say their layers; others are no vectors, or not to be compared."""
-    found: dict[str, SteeringVector] = {}
-    for path in session.workspace.files(SUFFIXES):
-        if str(path) != own:
-            try:
-                found[str(path)] = load_vector(path, workspace=session.workspace)
-            except SteeringError:
-                continue
-    return found
+    return {path: vector for path, vector in saved_vectors(session.workspace).items() if path != own}
 
 
 def _saved_strips(

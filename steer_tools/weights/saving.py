@@ -93,6 +93,11 @@ def save_edited(
     )
 
 
+def model_folder(session: Session) -> Path | None:
+    """Return the folder that the session's model was loaded from, if it was one with a safetensors checkpoint."""
+    return _source_of(engine_for_baking(session))
+
+
 def _write_checkpoint(engine: HuggingFaceEngine, folder: Path) -> None:
     """Write the unedited checkpoint: copied where the model was loaded from a folder, else saved out of memory."""
     source = _source_of(engine)

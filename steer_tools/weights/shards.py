@@ -4,14 +4,17 @@ Nothing is loaded as a whole, so that a checkpoint may be larger than the memory
 """
 
 import json
+import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, TypeAlias
 
 import torch
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from steer_tools.errors import BakingError
 
@@ -19,6 +22,30 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK = 2**24
 _MOST_HEADER_BYTES = 100_000_000
+# How a file is opened for reading: a confined workspace follows no link.
+Opening: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
+
+
+class _Entry(BaseModel):
+    """What a file's header says of a tensor."""
+
+    dtype: str
+    shape: tuple[NonNegativeInt, ...]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+class _Index(BaseModel):
+    """What is read of an index: tensor → file."""
+
+    weight_map: dict[str, str]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open any file for reading."""
+    return path.open("rb")
 
 
 @dataclass(frozen=True)
@@ -30,10 +57,11 @@ class Place:
     shape: tuple[int, ...]
     start: int
     size: int
+    opened: Opening = field(default=open_file, repr=False, compare=False)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield its bytes in pieces."""
-        with self.file.open("rb") as file:
+        with self.opened(self.file) as file:
             yield from _pieces(file, self.start, self.size)
 
 
@@ -47,56 +75,62 @@ class NewTensor:
     chunks: Iterable[bytes]
 
 
-def find_tensors(folder: Path) -> dict[str, Place]:
+def find_tensors(folder: Path, opened: Opening = open_file) -> dict[str, Place]:
     """Return every tensor of a checkpoint by name.
 
     Raises:
-        BakingError: The folder holds no safetensors checkpoint, or a file of it is broken.
+        BakingError: The folder holds no safetensors checkpoint, or a file of it is broken or missing.
     """
-    return {name: place for file in weight_files(folder) for name, place in read_header(folder / file)[0].items()}
+    files = [folder / name for name in weight_files(folder, opened)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise BakingError(f"{folder} lacks {missing[0].name}, which its index names", fix="Download or save it again.")
+    return {name: place for file in files for name, place in read_header(file, opened)[0].items()}
 
 
-def weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path, opened: Opening = open_file) -> list[str]:
     """Return the names of a checkpoint's weight files, as transformers would choose them."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     index = folder / INDEX
     if not index.is_file():
         raise BakingError(f"{folder} holds no safetensors checkpoint", valid=f"a folder with {SINGLE} or {INDEX}")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        with opened(index) as file:
+            names = sorted(set(_Index.model_validate_json(file.read()).weight_map.values()))
+    except ValidationError as error:
+        raise BakingError(f"{index} is no index of a checkpoint", fix="Download or save it again.") from error
     if strangers := [name for name in names if Path(name).name != name]:
         raise BakingError(f"{index} names the file {strangers[0]!r}", valid="names of files in the same folder")
     return names
 
 
-def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
+def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Place], dict[str, str]]:
     """Return the tensors of one file, and its metadata.
 
     Raises:
         BakingError: It is no whole safetensors file.
     """
-    total = path.stat().st_size
-    with path.open("rb") as file:
+    with opened(path) as file:
+        total = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
         if length > min(total - 8, _MOST_HEADER_BYTES):
             raise BakingError(f"{path} is no whole safetensors file", fix="Download or save it again.")
         try:
-            header = cast(dict[str, Any], json.loads(file.read(length)))
-        except ValueError as error:
-            raise BakingError(f"{path} is no safetensors file ({error})", fix="Download or save it again.") from error
-    metadata = cast(dict[str, str], header.pop("__metadata__", {}))
-    places = {
-        name: Place(
-            path,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            8 + length + entry["data_offsets"][0],
-            entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    }
-    if any(place.start + place.size > total for place in places.values()):
-        raise BakingError(f"{path} is no whole safetensors file", fix="Download or save it again.")
+            header = _HEADER.validate_json(file.read(length))
+        except ValidationError as error:
+            raise BakingError(f"{path} is no safetensors file", fix="Download or save it again.") from error
+    places: dict[str, Place] = {}
+    metadata: dict[str, str] = {}
+    for name, entry in header.items():
+        if isinstance(entry, dict):
+            metadata |= entry
+        else:
+            start, end = entry.data_offsets
+            places[name] = Place(path, entry.dtype, entry.shape, 8 + length + start, end - start, opened)
+    for name, place in places.items():
+        itemsize = FLOATS[place.dtype].itemsize if place.dtype in FLOATS else None
+        if place.start + place.size > total or (itemsize and place.size != itemsize * prod(place.shape)):
+            raise BakingError(f"{path} is no whole safetensors file: {name!r}", fix="Download or save it again.")
     return places, metadata
 
 

@@ -1,0 +1,144 @@
+"""The tool that finds what was baked into a checkpoint."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from steer_tools.analysis import nearest, nearest_anywhere
+from steer_tools.errors import ArgumentError
+from steer_tools.formats import save_vector
+from steer_tools.loading import saved_vectors
+from steer_tools.parameters import (
+    AuditedCheckpoint,
+    AuditFinding,
+    AuditFolder,
+    AuditResult,
+    BaseCheckpoint,
+    KnownVector,
+    TensorChange,
+)
+from steer_tools.session import Session, current_session
+from steer_tools.tools.results import rounded, short
+from steer_tools.vectors import SteeringVector, VectorInfo
+from steer_tools.weights import Audit, Checkpoint, Finding, audit, model_folder, open_checkpoint, open_file
+
+_MOST_TENSORS, _MOST_SAVED = 20, 10
+
+
+def audit_checkpoint(
+    checkpoint: AuditedCheckpoint, base: BaseCheckpoint = None, save_folder: AuditFolder = None
+) -> AuditResult:
+    """Compare two checkpoints on disk: which tensors differ, and which vector was added or projected out, if one was.
+
+    Recovered vectors are saved, and compared with those of the workspace. No model is loaded.
+    """
+    session = current_session()
+    with session.lock:
+        edited = open_checkpoint(session.workspace.resolve(checkpoint), session.workspace.opened)
+        original = _base(session, base)
+        found = audit(edited, original)
+        others = saved_vectors(session.workspace)
+        folder = save_folder or f"audits/{edited.folder.name}"
+        info = VectorInfo(
+            method="recovered",
+            model_name=str(original.folder),
+            model_family=original.sizes.family,
+            model_layers=original.sizes.layers,
+        )
+        vectors = _vectors(found.findings, info)
+        paths = {name: str(session.workspace.resolve(f"{folder}/{name}.safetensors")) for name in vectors}
+        others = {path: vector for path, vector in others.items() if path not in paths.values()}
+        for name, (vector, _) in vectors.items():
+            save_vector(vector, paths[name], workspace=session.workspace)
+        return AuditResult(
+            verdict=found.verdict,
+            checkpoint=str(edited.folder),
+            base=str(original.folder),
+            equal=found.equal,
+            differing=len(found.differences),
+            stand_ins=found.stand_ins,
+            only_in_checkpoint=list(found.only_in_checkpoint[:_MOST_TENSORS]),
+            only_in_base=list(found.only_in_base[:_MOST_TENSORS]),
+            tensors=[
+                TensorChange(name=own.name, kind=own.kind, change=_short(own.change), first_direction=_short(own.share))
+                for own in found.differences[:_MOST_TENSORS]
+            ],
+            findings=[
+                _finding(finding, vector, paths[name], others)
+                for name, (vector, findings) in vectors.items()
+                for finding in findings
+            ],
+            cosine_chance=short(2 / math.sqrt(original.sizes.width)),
+            warnings=_warnings(found),
+        )
+
+
+def _base(session: Session, base: str | None) -> Checkpoint:
+    if base is not None:
+        return open_checkpoint(session.workspace.resolve(base), session.workspace.opened)
+    folder = model_folder(session)
+    if folder is None:
+        raise ArgumentError(
+            "base is omitted, and the attached model was not loaded from a folder",
+            valid="a folder with a safetensors checkpoint",
+            fix="Give the folder of the checkpoint that this one was made from.",
+        )
+    # Whoever loaded the model chose its folder, which may lie outside a confined workspace.
+    return open_checkpoint(folder, open_file)
+
+
+def _vectors(findings: Sequence[Finding], info: VectorInfo) -> dict[str, tuple[SteeringVector, list[Finding]]]:
+    """Return the vectors by the names of their files: additions at all layers of a component, then each ablation."""
+    files: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if finding.kind == "addition":
+            files["addition" if finding.component == "residual" else f"addition_{finding.component}"].append(finding)
+        else:
+            before = sum(name.startswith("ablation") for name in files)
+            files[f"ablation_{before + 1}" if before else "ablation"].append(finding)
+    vectors: dict[str, tuple[SteeringVector, list[Finding]]] = {}
+    for name, own in files.items():
+        directions = {layer: finding.direction for finding in own for layer in finding.layers}
+        known = info.model_copy(update={"is_unit": own[0].kind == "ablation"})
+        vectors[name] = SteeringVector.from_directions(directions, component=own[0].component, info=known), own
+    return vectors
+
+
+def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mapping[str, SteeringVector]) -> AuditFinding:
+    layer = finding.layers[0]
+    if finding.kind == "ablation":
+        alike = nearest_anywhere(vector, layer, others, _MOST_SAVED)
+    else:
+        alike = tuple((name, layer, cosine) for name, cosine in nearest(vector, layer, others, _MOST_SAVED))
+    return AuditFinding(
+        kind=finding.kind,
+        layers=list(finding.layers),
+        component=finding.component,
+        norm=short(vector.magnitude(layer)),
+        tensors=len(finding.tensors),
+        explained=_short(finding.explained),
+        left=_short(finding.left),
+        vector_path=path,
+        saved=[KnownVector(vector_path=name, layer=at, cosine=short(cosine)) for name, at, cosine in alike],
+    )
+
+
+def _warnings(found: Audit) -> list[str]:
+    warnings: list[str] = []
+    if found.are_rounded:
+        warnings.append("The checkpoints have different dtypes: what is the same after rounding counts as equal.")
+    if found.unclaimed:
+        warnings.append(
+            f"{found.unclaimed} biases of layers' outputs differ beside other weights: they may be a training's, so no "
+            "vector is claimed."
+        )
+    alone = len(found.only_in_checkpoint) + len(found.only_in_base)
+    if alone:
+        warnings.append(f"{alone} tensors are in one of the checkpoints only, and were not compared.")
+    if any(finding.kind == "ablation" for finding in found.findings):
+        warnings.append("The sign of an ablated direction cannot be recovered: compare absolute cosines.")
+    return warnings
+
+
+def _short(value: float | None) -> float | None:
+    return None if (value := rounded(value)) is None else short(value)
