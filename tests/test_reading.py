@@ -247,6 +247,15 @@ def test_the_files_own_threshold_answers_where_none_was_fitted(llama_session: Se
     assert elsewhere["prompts"][0]["detected"] == {}
 
 
+def test_a_vector_is_read_as_it_was_made(llama_session: Session) -> None:
+    path = create_steering_vector(MARKED, UNMARKED, 1, "own", pooling="mean")["vector_path"]
+
+    alone, labelled = read_activations(path, [MARKED[0]]), read_activations(path, positive=MARKED, negative=UNMARKED)
+
+    assert alone["pooling"] == labelled["pooling"] == "mean"
+    assert list(alone["prompts"][0]["scores"]) == ["1"]
+
+
 def test_a_fitted_threshold_answers_for_prompts(llama_session: Session) -> None:
     path = create_steering_vector(POSITIVE, NEGATIVE, 1, "own")["vector_path"]
 
@@ -318,6 +327,8 @@ def test_the_next_tokens_are_those_of_the_model_and_of_a_hook_by_hand(llama_sess
     expected = {own.topk(4).indices[i].item() for own in (plain, steered) for i in range(4)}
     assert len(found["tokens"]) == len(expected)
     columns = list(zip(*found["tokens"].values(), strict=True))
+    most = [max(own) for own in found["tokens"].values()]
+    assert most == sorted(most, reverse=True)
     for column, own in zip(columns, (plain, plain, steered), strict=True):
         assert sorted(column) == pytest.approx(sorted(own[list(expected)].tolist()), rel=2e-3)
     kl = float((plain * (plain.log() - steered.log())).sum())
@@ -336,6 +347,8 @@ def test_without_a_vector_what_is_applied_is_compared_and_stays(llama_session: S
     assert applied["strengths"] == [3.0]
     assert max(own["kl"][0] for own in applied["prompts"]) > 0
     assert len(llama_session.registry) == 1
+    with pytest.raises(ArgumentError, match="without vector_path"):
+        compare_next_tokens(PROMPTS[:2], unit="residual")
     remove_all_steering_vectors()
     with pytest.raises(ArgumentError, match="nothing to compare"):
         compare_next_tokens(PROMPTS[:2])
