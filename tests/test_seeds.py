@@ -20,7 +20,7 @@ from steer_tools import (
     ablate_component,
     apply_steering_vector,
     combine_steering_vectors,
-    compare_generations,
+    compare_next_tokens,
     create_steering_vector,
     generate,
     load_vector,
@@ -98,13 +98,14 @@ def test_the_next_token_is_compared_without_touching_the_model(llama_session: Se
     model, ids = make_model("llama"), ids_of(TEXT)
     before = logits_of(llama_session)
 
-    compared = compare_generations([TEXT], path, LAYER, [STRENGTH * 2], max_new_tokens=1)
+    (compared,) = compare_next_tokens([TEXT], path, LAYER, [STRENGTH * 2])["prompts"]
 
     sides = [
         greedy_by_hand(model, ids, {LAYER: factor * direction}, SCOPES["generated"], 1) for factor in (0, STRENGTH * 2)
     ]
-    texts = [compared["baseline"]["texts"][0], compared["variants"][0]["texts"][0]]
-    assert [text.strip() for text in texts] == [words_of(tokens) for tokens in sides]
+    likeliest = [max(compared["tokens"], key=lambda token: compared["tokens"][token][side]) for side in (0, 1)]
+    assert likeliest == [make_tokenizer().convert_ids_to_tokens(tokens)[0] for tokens in sides]
+    assert compared["kl"][0] > 0
     assert sides[0] != sides[1]
     assert torch.equal(logits_of(llama_session), before)
 
