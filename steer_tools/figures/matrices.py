@@ -1,5 +1,6 @@
 """Effects of named rows and columns → a heat map. It must not know what they are of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ class Matrix:
     """Effects with the names of their rows and columns.
 
     Attributes:
-        effects: (rows, columns).
+        effects: (rows, columns); None where there is none, which stays white.
         rows: From the bottom to the top.
         columns: From the left to the right.
         row_label: What the rows are.
@@ -25,7 +26,7 @@ class Matrix:
         decimals: Of the numbers.
     """
 
-    effects: Sequence[Sequence[float]]
+    effects: Sequence[Sequence[float | None]]
     rows: Sequence[str]
     columns: Sequence[str]
     row_label: str
@@ -41,12 +42,15 @@ def matrix(shown: Matrix, *, title: str) -> bytes:
     width = min(_WIDEST, max(5.0, 1.8 + _CELL * len(shown.columns)))
     figure = new_figure(width, max(2.8, _MARGIN + _ROW * len(shown.rows)), title)
     axes = figure.subplots()
-    limit = max((abs(effect) for row in shown.effects for effect in row), default=0.0) or 1.0
+    limit = max((abs(effect) for row in shown.effects for effect in row if effect is not None), default=0.0) or 1.0
     colours = LinearSegmentedColormap.from_list("", [AGAINST, "#ffffff", STEERED])
-    image = axes.imshow(shown.effects, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    values = [[math.nan if effect is None else effect for effect in row] for row in shown.effects]
+    image = axes.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     if len(shown.columns) <= _MOST_NUMBERED:
         for y, row in enumerate(shown.effects):
             for x, effect in enumerate(row):
+                if effect is None:
+                    continue
                 ink = "#ffffff" if abs(effect) > 0.6 * limit else INK
                 number = f"{effect:+.{shown.decimals}f}" if round(effect, shown.decimals) else "0"
                 axes.text(x, y, number, ha="center", va="center", fontsize=7.5, color=ink)

@@ -141,7 +141,7 @@ def _picture(session: Session, projection: Projection, title: str) -> bytes:
     shown = Matrix(
         effects=[
             [
-                value / session.typical_norm(site) if counts else 0.0
+                value / session.typical_norm(site) if counts else None
                 for value, counts in zip(own, projection.counts, strict=True)
             ]
             for site, own in projection.values.items()
