@@ -136,7 +136,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     for command in (
         *("demo", "serve", "create", "combine", "compare", "generate"),
         *("experiment", "sweep", "best-layer", "robustness", "calibrate"),
-        "analyze",
+        *("analyze", "ablate", "patch"),
         *("tokens", "check", "status", "models", "convert", "behaviors"),
     ):
         assert f" {command} " in done.stdout

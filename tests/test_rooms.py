@@ -84,6 +84,7 @@ TOOL_MODULES = {
     "experimenting",
     "generating",
     "modeling",
+    "patching",
 }
 
 

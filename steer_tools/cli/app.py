@@ -16,6 +16,7 @@ from steer_tools.cli.baking import bake, undo
 from steer_tools.cli.behaviors import app as behaviors
 from steer_tools.cli.commands import check, combine, compare, create, demo, generate, models, serve, status, tokens
 from steer_tools.cli.converting import convert
+from steer_tools.cli.dissecting import ablate, patch
 from steer_tools.cli.experimenting import best_layer, calibrate, experiment, robustness, sweep
 from steer_tools.cli.options import DescribedCommand
 from steer_tools.cli.spreading import spread
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
 _FILES = (convert, bake, undo)
-_INSIGHT = (analyze,)
+_INSIGHT = (analyze, ablate, patch)
 for command in (
     demo,
     create,

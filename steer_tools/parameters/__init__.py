@@ -2,6 +2,7 @@
 
 from steer_tools.parameters.arguments import (
     AblatedComponent,
+    AblatedDirection,
     AblatedLayer,
     AblatedVector,
     AblationName,
@@ -31,6 +32,7 @@ from steer_tools.parameters.arguments import (
     Layers,
     LayerWeights,
     MaxNewTokens,
+    MeasureName,
     Method,
     MethodName,
     MethodOptions,
@@ -118,6 +120,7 @@ from steer_tools.parameters.results import (
 
 __all__ = [
     "AblatedComponent",
+    "AblatedDirection",
     "AblatedLayer",
     "AblatedVector",
     "AblationName",
@@ -166,6 +169,7 @@ __all__ = [
     "Layers",
     "LoadResult",
     "MaxNewTokens",
+    "MeasureName",
     "Method",
     "MethodName",
     "MethodOptions",

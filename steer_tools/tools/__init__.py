@@ -17,11 +17,12 @@ from steer_tools.tools.applying import (
 from steer_tools.tools.baking import save_edited_model
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
-from steer_tools.tools.dissecting import ablate_component, patch_activations
+from steer_tools.tools.dissecting import ablate_component
 from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
 from steer_tools.tools.experimenting import find_best_layer, steering_experiment, sweep_steering
 from steer_tools.tools.generating import compare_generations, generate
 from steer_tools.tools.modeling import load_model, steering_status
+from steer_tools.tools.patching import patch_activations
 
 
 @dataclass(frozen=True)
