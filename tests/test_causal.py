@@ -33,6 +33,7 @@ from steer_tools.datasets import Item
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
+from steer_tools.experiments import material
 from steer_tools.experiments.measuring import DamageMeter, propensities, questions
 from steer_tools.interventions import Add, Replace
 from steer_tools.plan import Placement
@@ -388,12 +389,15 @@ def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Sessio
         ablate_component("formality", "direction", vector_path=vector, vector_layer=2)
 
 
-def test_the_exact_score_of_texts_falls_without_what_the_trait_needs(bundled: Session) -> None:
+def test_exact_effects_are_changes_of_the_score_of_texts(bundled: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Unsteered answers to neutral questions show no trait, and their true score is 0 with most parts and without.
+    monkeypatch.setattr(material, "score", lambda _, text: {"sentiment": float("<|" not in text and len(text) > 400)})
+
     found = ablate_component("sentiment", "block", [0, 3], "zero", measure="exact")
 
     assert found["measure"] == "exact"
-    assert max(abs(own["effect"]) for own in found["strongest"]) > 0.05
-    assert all(abs(own["effect"]) <= 2 for own in found["strongest"])
+    assert max(abs(own["effect"]) for own in found["strongest"]) > 0.3
+    assert all(abs(own["effect"]) <= 1 for own in found["strongest"])
     assert found["chance"] is None
 
 

@@ -62,7 +62,7 @@ def ablation(result: "AblationResult", *, is_plain: bool) -> RenderableType:
     }
     return Group(
         Text(f"{_MEASURES[result['measure']]} ({result['method']} in place of each)", style="bold"),
-        *_table(heat, _signed, is_plain=is_plain),
+        *table_of(heat, _signed, is_plain=is_plain),
         strongest,
         facts_table(facts),
         *warning_lines(result["warnings"]),
@@ -85,12 +85,12 @@ def patches(result: "PatchResult", *, is_plain: bool) -> RenderableType:
     }
     return Group(
         Text("Share of the way from the target's answer to the source's", style="bold"),
-        *_table(Heat("token / layer", lines, list(recovered), by_token), _percent, is_plain=is_plain),
+        *table_of(Heat("token / layer", lines, list(recovered), by_token), _percent, is_plain=is_plain),
         facts_table(facts),
     )
 
 
-def _table(heat: Heat, written: Callable[[float], str], *, is_plain: bool) -> list[RenderableType]:
+def table_of(heat: Heat, written: Callable[[float], str], *, is_plain: bool) -> list[RenderableType]:
     """Return the strongest lines and columns in their order, and how many are left out."""
     # Layers of one model may have different numbers of heads.
     across = list(zip_longest(*heat.values, fillvalue=0.0))

@@ -208,7 +208,8 @@ MeasureName = Annotated[
     Literal["log_odds", "kl", "exact"],
     Field(
         description="Effects are in nats of log-odds, in KL of the model's own texts on the questions, or in the exact "
-        "score of texts (bundled model's traits; each part writes them all: slow)."
+        "score of texts (bundled model's traits; each part writes them all: slow, and 0 where unsteered texts "
+        "show no trait)."
     ),
 ]
 AblatedDirection = Annotated[str | None, Field(description="For component direction: the saved vector.")]
