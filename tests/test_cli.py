@@ -809,14 +809,15 @@ def test_ablate_shows_layers_the_strongest_parts_and_chance(
     steer: Callable[..., Done], vector: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "items.json"
-    words = ("lili", "keke", "mora", "seti", "baba", "zuzu")
+    words = ("lili", "keke", "mora", "seti", "baba", "zuzu", "lili keke", "mora seti", "keke lili", "seti mora")
     items = [{"prompt": f"ratisemo {word}", "positive": "baba", "negative": "zuzu"} for word in words]
     file.write_text(json.dumps(items), encoding="utf-8")
     asked = (file, "--component", "direction", "--method", "zero", "--vector", vector, "--layer", 1)
 
-    read, document = steer("ablate", *asked), json.loads(steer("ablate", *asked, "--json").stdout)
+    read, found = steer("ablate", *asked), steer("ablate", *asked, "--json")
 
     assert read.code == 0, read.stderr
+    document = json.loads(found.stdout)
     assert re.search(r"everywhere +[+-]", read.stdout)
     assert "by a random direction everywhere" in read.stdout
     assert document["heat_map_path"] in read.stdout.replace("\n", "").replace(" ", "")
