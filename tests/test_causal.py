@@ -379,6 +379,7 @@ def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Sessio
         assert list(found["effects"]) == ["1", "everywhere"]
         assert found["chance"] is not None
         assert found["chance"] > 0
+        assert found["chance"] not in {abs(own[0]) for own in found["effects"].values()}
         assert {own["layer"] for own in found["strongest"]} == {1, None}
     assert min(own[0] for own in kl["effects"].values()) > 0
     everywhere = next(own for own in odds["strongest"] if own["layer"] is None)
