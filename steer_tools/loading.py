@@ -6,7 +6,9 @@ It must not know where or how it will act.
 import os
 from dataclasses import dataclass
 
-from steer_tools.errors import ForeignVectorError, SteeringError
+from torch import Tensor
+
+from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
 from steer_tools.formats import SUFFIXES, load_vector, with_suffix
 from steer_tools.session import Session
 from steer_tools.sites import Site
@@ -56,6 +58,22 @@ def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
             except SteeringError:
                 continue
     return found
+
+
+def one_direction(vector: SteeringVector, layer: int | None) -> tuple[int, Tensor]:
+    """Return the vector's direction at `layer`, or its only one, with its layer.
+
+    Raises:
+        LayerError: It has several directions, or none for the layer.
+    """
+    at = vector.layers[0] if layer is None and len(vector.directions) == 1 else layer
+    if at is None or at not in vector.directions:
+        raise LayerError(
+            f"layer is {layer!r}, and the vector has directions for the layers {list(vector.directions)}",
+            valid="one of these",
+            fix="",
+        )
+    return at, vector.directions[at]
 
 
 def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) -> list[str]:

@@ -11,16 +11,31 @@ import pytest
 import torch
 from conftest import make_model
 
-from steer_tools import ablate_component, load_model, patch_activations
+from steer_tools import ablate_component, create_steering_vector, load_model, patch_activations
 from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import contrast_pairs
-from steer_tools.causal import Component, Pair, ablate, ablation_plans, attribute, components_of, patch, replacement_of
+from steer_tools.causal import (
+    Pair,
+    ablate,
+    ablation_plans,
+    attribute,
+    components_of,
+    direction_everywhere,
+    divergence_of,
+    log_odds_of,
+    patch,
+    patching,
+    replacement_of,
+    score_of,
+    stream_direction,
+)
 from steer_tools.datasets import Item
-from steer_tools.engines.base import Row
+from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.errors import ArgumentError, PromptError, UnsupportedFeatureError
-from steer_tools.experiments.measuring import propensities, questions
-from steer_tools.interventions import Replace
+from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
+from steer_tools.experiments import material
+from steer_tools.experiments.measuring import DamageMeter, propensities, questions
+from steer_tools.interventions import Add, Replace
 from steer_tools.plan import Placement
 from steer_tools.positions import PromptSlice, Scope
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
@@ -95,12 +110,12 @@ def test_what_an_ablated_component_puts_out_is_its_replacement(engine: HuggingFa
 def test_a_resampled_prompt_is_replaced_by_itself_without_effect_and_by_another_with_one(
     engine: HuggingFaceEngine,
 ) -> None:
-    component = Component("attention", 1)
+    components = components_of(engine, "attention", [1])
     questions_ = asked(engine)
-    own = [questions_[0].prompt]
+    own, measured = [questions_[0].prompt], log_odds_of(engine, questions_[:1])
 
-    (same,) = ablate(engine, ablation_plans(engine, [component], "resample", own), questions_[:1])
-    (other,) = ablate(engine, ablation_plans(engine, [component], "resample", PROMPTS), questions_[:1])
+    (same,) = ablate(ablation_plans(engine, components, "resample", own), measured)
+    (other,) = ablate(ablation_plans(engine, components, "resample", PROMPTS), measured)
 
     # The first completion token is predicted at the last prompt token, where the activations are its own.
     assert abs(same[0]) < 1e-4
@@ -108,10 +123,98 @@ def test_a_resampled_prompt_is_replaced_by_itself_without_effect_and_by_another_
 
 
 def test_each_draw_takes_another_prompt(engine: HuggingFaceEngine) -> None:
-    (draws,) = ablation_plans(engine, [Component("mlp", 1)], "resample", PROMPTS)
+    (draws,) = ablation_plans(engine, components_of(engine, "mlp", [1]), "resample", PROMPTS)
 
     taken = {tuple(cast(Replace, plan[0].intervention).direction.tolist()) for plan in draws}
     assert len(draws) == len(taken) == len(PROMPTS)
+
+
+# Directions
+
+
+def projections(engine: HuggingFaceEngine, plan: Any, direction: torch.Tensor) -> list[torch.Tensor]:
+    """What is along a direction at the embedding and behind each block, under a plan."""
+    seen: dict[Site, torch.Tensor] = {}
+    sites = direction_everywhere(engine, direction).sites
+    engine._hooks.reach(sites)
+    engine.set_ambient(plan)
+    with engine._hooks.witnessing(sites, lambda site, _, after: seen.update({site: after[0]})), torch.no_grad():
+        engine._model(torch.tensor([PROMPTS[0].tokens]), use_cache=False)
+    engine.set_ambient(())
+    return [seen[site] @ (direction / direction.norm()) for site in sites]
+
+
+def test_a_direction_taken_out_everywhere_is_in_no_part_of_the_stream(engine: HuggingFaceEngine) -> None:
+    direction = torch.randn(engine.info.hidden_size, generator=torch.Generator().manual_seed(1))
+    ((zero,), (mean,)) = (
+        ablation_plans(engine, [direction_everywhere(engine, direction)], how, PROMPTS)[0] for how in ("zero", "mean")
+    )
+
+    without, set_, whole = (projections(engine, plan, direction) for plan in (zero, mean, ()))
+
+    assert max(float(own.abs().max()) for own in without) < 1e-5
+    assert min(float(own.abs().max()) for own in whole) > 1e-2
+    sites = [Site(0, "embedding"), *map(Site, range(engine.info.layers))]
+    traces = engine.trace(PROMPTS, sites)
+    unit = direction / direction.norm()
+    for own, site in zip(set_, sites, strict=True):
+        expected = torch.cat([trace[site][1:] for trace in traces]).mean(dim=0) @ unit
+        torch.testing.assert_close(own, expected.expand_as(own), atol=1e-5, rtol=1e-4)
+
+
+def test_a_direction_at_one_layer_is_taken_out_there_alone(engine: HuggingFaceEngine) -> None:
+    direction = torch.randn(engine.info.hidden_size, generator=torch.Generator().manual_seed(1))
+    first, *_, everywhere = stream_direction(engine, direction, [0, 2])
+    ((plan,),) = ablation_plans(engine, [first], "zero", [])
+
+    without, whole = projections(engine, plan, direction), projections(engine, (), direction)
+
+    torch.testing.assert_close(without[0], whole[0])
+    assert float(without[1].abs().max()) < 1e-5 < float(whole[1].abs().max())
+    assert float(without[2].abs().max()) > 1e-3
+    assert (first.layer, everywhere.layer, str(everywhere)) == (0, None, "everywhere direction")
+    assert len(everywhere.sites) == engine.info.layers + 1
+
+
+@pytest.mark.parametrize("how", ["mean_by_position", "resample"])
+def test_what_has_no_meaning_for_a_direction_is_refused(engine: HuggingFaceEngine, how: Any) -> None:
+    parts = [direction_everywhere(engine, torch.ones(engine.info.hidden_size))]
+
+    with pytest.raises(ArgumentError, match=f"method is '{how}', and the component a direction"):
+        ablation_plans(engine, parts, how, PROMPTS)
+
+
+# Measures
+
+
+def test_divergences_are_those_of_the_unsteered_texts_and_zero_without_an_ablation(engine: HuggingFaceEngine) -> None:
+    ((plan,),) = ablation_plans(engine, components_of(engine, "block", [1]), "zero", [])
+
+    unsteered, ablated = divergence_of(engine, asked(engine))([(), plan])
+
+    np.testing.assert_allclose(unsteered, 0, atol=1e-5)
+    assert ablated.min() > 1e-4
+    (text,) = engine.generate([Row(asked(engine)[2].prompt)], Sampling(32))
+    (expected,) = engine.divergences([Row(asked(engine)[2].prompt, plan)], [text.tokens])
+    assert ablated[2] == pytest.approx(float(expected.mean()), rel=1e-3)
+
+
+def test_scores_are_those_of_each_plans_own_texts(engine: HuggingFaceEngine) -> None:
+    ((plan,),) = ablation_plans(engine, components_of(engine, "block", [0]), "zero", [])
+    written: list[tuple[Any, str]] = []
+
+    def length(prompt: Any, text: str) -> float:
+        written.append((prompt, text))
+        return float(len(text))
+
+    found = score_of(engine, asked(engine), length, 6)([(), plan])
+
+    prompts = [question.prompt for question in asked(engine)]
+    for index, own in enumerate(((), plan)):
+        texts = engine.generate([Row(prompt, own) for prompt in prompts], Sampling(6))
+        assert found[index].tolist() == [len(text.text) for text in texts]
+    assert [prompt for prompt, _ in written] == prompts * 2
+    assert len({text for _, text in written}) > len(prompts)
 
 
 # Ablations
@@ -119,7 +222,7 @@ def test_each_draw_takes_another_prompt(engine: HuggingFaceEngine) -> None:
 
 def test_the_stream_goes_on_unchanged_where_a_block_is_taken_out(engine: HuggingFaceEngine) -> None:
     ids = torch.tensor([PROMPTS[0].tokens])
-    ((plan,),) = ablation_plans(engine, [Component("block", 1)], "zero", [])
+    ((plan,),) = ablation_plans(engine, components_of(engine, "block", [1]), "zero", [])
 
     with torch.no_grad():
         whole = engine._model(ids, output_hidden_states=True).hidden_states
@@ -142,7 +245,7 @@ def test_the_head_that_carries_all_is_found_and_the_others_do_nothing(tokenizer:
     engine = HuggingFaceEngine(model, tokenizer)
     heads = components_of(engine, "head", range(engine.info.layers))
 
-    effects = np.abs(ablate(engine, ablation_plans(engine, heads, "zero", []), asked(engine))).mean(axis=1)
+    effects = np.abs(ablate(ablation_plans(engine, heads, "zero", []), log_odds_of(engine, asked(engine)))).mean(axis=1)
 
     assert len(heads) == engine.info.layers * model.config.num_attention_heads
     order = np.argsort(-effects)
@@ -154,7 +257,7 @@ def test_ablations_of_many_components_are_those_of_each_alone(engine: HuggingFac
     parts = [*components_of(engine, "attention", [0, 1]), *components_of(engine, "block", [2])]
     plans = ablation_plans(engine, parts, "mean", PROMPTS)
 
-    together = ablate(engine, plans, asked(engine))
+    together = ablate(plans, log_odds_of(engine, asked(engine)))
 
     for index, plan in enumerate(plans):
         without, with_ = propensities(engine, asked(engine), [(), plan[0]])
@@ -164,7 +267,7 @@ def test_ablations_of_many_components_are_those_of_each_alone(engine: HuggingFac
 
 def test_means_need_prompts_to_calibrate_on(engine: HuggingFaceEngine) -> None:
     with pytest.raises(PromptError, match="no prompt to take activations from"):
-        ablation_plans(engine, [Component("mlp", 0)], "mean", [])
+        ablation_plans(engine, components_of(engine, "mlp", [0]), "mean", [])
 
 
 def test_a_model_without_heads_side_by_side_says_so(engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,23 +304,44 @@ def test_prompts_of_unequal_lengths_or_of_no_difference_are_refused(engine: Hugg
         attribute(engine, Pair(PROMPTS[0], PROMPTS[0], "baba", "zuzu"), [Site(0)])
 
 
-def test_the_estimate_is_the_slope_of_the_patch_at_the_target(engine: HuggingFaceEngine) -> None:
-    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6, 8)), "baba", "zuzu")
-    sites, share = [Site(0), Site(2), Site(1, "attention")], 1e-3
+def test_the_estimate_adds_up_the_slopes_on_the_way_that_a_token_goes_with_every_fourth_other(
+    engine: HuggingFaceEngine,
+) -> None:
+    pair = Pair(TokenPrompt((9, 14, 6, 7, 30, 8)), TokenPrompt((25, 8, 11, 31, 12, 6)), "baba", "zuzu")
+    sites, step = [Site(0), Site(1, "attention")], 2e-3
 
     estimate = attribute(engine, pair, sites)
 
-    (trace,) = engine.trace([pair.source], sites)
-    rows = [
-        Row(pair.target, (Placement(Replace(trace[site][3]), site, share, Scope((PromptSlice(3, 4),))),))
-        for site in sites
-    ]
-    scores = engine.score([Row(pair.target), *rows] * 2, ["baba"] * 4 + ["zuzu"] * 4)
-    odds = [float(scores[i].sum() - scores[i + 4].sum()) for i in range(4)]
-    slopes = [(own - odds[0]) / share for own in odds[1:]]
-    np.testing.assert_allclose(estimate.effects[:, 3], slopes, rtol=0.1, atol=0.05)
-    assert np.abs(estimate.effects[:, 3]).min() > 0.01
-    assert estimate.target == pytest.approx(odds[0], abs=1e-4)
+    source, target = engine.trace([pair.source, pair.target], sites)
+    for row, site in enumerate(sites):
+        change = source[site] - target[site]
+        for turn in ((0, 4), (1, 5)):
+            rows = [
+                Row(pair.target, tuple(placed(change[t], site, t, share + (t == turn[1]) * off) for t in turn))
+                for share in (1 / 6, 1 / 2, 5 / 6)
+                for off in (step, -step)
+            ]
+            scores = [float(own.sum()) for own in engine.score([*rows] * 2, ["baba"] * 6 + ["zuzu"] * 6)]
+            odds = [scores[i] - scores[i + 6] for i in range(6)]
+            slope = sum(odds[i] - odds[i + 1] for i in (0, 2, 4)) / (3 * 2 * step)
+            assert estimate.effects[row, turn[1]] == pytest.approx(slope, rel=0.05, abs=0.02)
+    assert np.abs(estimate.effects).min() > 1e-4
+
+
+def test_where_the_prompts_agree_up_to_a_token_the_estimate_is_zero_as_the_patch_is(engine: HuggingFaceEngine) -> None:
+    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 14, 6, 8)), "baba", "zuzu")
+
+    exact, estimate = (own(engine, pair, [Site(0), Site(1, "attention")]) for own in (patch, attribute))
+
+    np.testing.assert_allclose(exact.effects[:, :3], 0, atol=1e-4)
+    np.testing.assert_allclose(estimate.effects[:, :3], 0, atol=1e-4)
+    np.testing.assert_allclose(estimate.effects[:, 3], exact.effects[:, 3], rtol=0.25, atol=0.02)
+    assert np.abs(exact.effects[:, 3]).min() > 0.05
+    assert (estimate.source, estimate.target) == pytest.approx((exact.source, exact.target), abs=1e-4)
+
+
+def placed(direction: torch.Tensor, site: Site, place: int, strength: float) -> Placement:
+    return Placement(Add(direction), site, strength, Scope((PromptSlice(place, place + 1),)))
 
 
 # The bundled model
@@ -241,6 +365,63 @@ def test_the_top_head_of_one_half_of_the_questions_is_among_the_first_three_of_t
     assert sum(len(row) for row in found["effects"].values()) == 16
     assert Path(found["heat_map_path"]).read_bytes().startswith(b"\x89PNG")
     assert bundled.engine.ambient() == ()
+
+
+def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Session) -> None:
+    vector = trait_vector("formality")
+
+    odds, kl = (
+        ablate_component("formality", "direction", [1], "zero", measure=measure, vector_path=vector)
+        for measure in ("log_odds", "kl")
+    )
+
+    for found in (odds, kl):
+        assert list(found["effects"]) == ["1", "everywhere"]
+        assert found["chance"] is not None
+        assert found["chance"] > 0
+        assert found["chance"] not in {abs(own[0]) for own in found["effects"].values()}
+        assert {own["layer"] for own in found["strongest"]} == {1, None}
+    assert min(own[0] for own in kl["effects"].values()) > 0
+    everywhere = next(own for own in odds["strongest"] if own["layer"] is None)
+    assert everywhere["effect"] == odds["effects"]["everywhere"][0]
+    with pytest.raises(ArgumentError, match="method is 'resample', and the component a direction"):
+        ablate_component("formality", "direction", method="resample", vector_path=vector)
+    with pytest.raises(LayerError, match="layer is 2"):
+        ablate_component("formality", "direction", vector_path=vector, vector_layer=2)
+
+
+def test_exact_effects_are_changes_of_the_score_of_texts(bundled: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Unsteered answers to neutral questions show no trait, and their true score is 0 with most parts and without.
+    monkeypatch.setattr(material, "score", lambda _, text: {"sentiment": float("<|" not in text and len(text) > 400)})
+
+    found = ablate_component("sentiment", "block", [0, 3], "zero", measure="exact")
+
+    assert found["measure"] == "exact"
+    assert max(abs(own["effect"]) for own in found["strongest"]) > 0.3
+    assert all(abs(own["effect"]) <= 1 for own in found["strongest"])
+    assert found["chance"] is None
+
+
+def test_the_kl_of_a_resampled_part_is_the_mean_over_its_draws(
+    bundled: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def numbered(_: Any, plans: list[Any]) -> list[float]:
+        given.extend(plans)
+        return [float(index) for index in range(len(plans))]
+
+    monkeypatch.setattr(DamageMeter, "divergences", numbered)
+    found = ablate_component("sentiment", "mlp", [0, 1], "resample")
+
+    assert len(given) == 8
+    assert [own["kl"] for own in found["strongest"]] == [1.5, 5.5]
+
+
+def trait_vector(trait: str) -> str:
+    pairs = contrast_pairs(trait, 16, seed=0)
+    positive, negative = ([[*p, {"role": "assistant", "content": own[i]}] for p, *own in pairs] for i in (0, 1))
+    return create_steering_vector(positive, negative, 1, f"{trait}.safetensors", pooling="response")["vector_path"]
 
 
 def following(trait: str, count: int) -> list[dict[str, Any]]:
@@ -271,19 +452,28 @@ def test_formality_is_decided_at_the_last_prompt_token_behind_the_second_block(b
     assert (found["strongest"][0]["layer"], found["strongest"][0]["token"]) >= (1, 0)
 
 
-@pytest.mark.parametrize("trait", ["formality", "sentiment"])
-def test_the_gradients_estimate_agrees_with_exact_patches(bundled: Session, trait: str) -> None:
-    chats = same_length(bundled, following(trait, 12))[:3]
+@pytest.mark.parametrize("trait", ["honesty", "sycophancy"])
+def test_the_estimate_agrees_with_exact_patches_where_one_slope_at_the_target_does_not(
+    bundled: Session, trait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chats = same_length(bundled, following(trait, 12))[:2]
 
-    def shares(how: Any) -> list[float]:
+    def shares(how: Any) -> list[list[float]]:
         found = [patch_activations(**own, method=how)["recovered"] for own in chats]
-        return [share for recovered in found for row in recovered.values() for share in row]
+        return [[share for row in recovered.values() for share in row] for recovered in found]
 
     exact, estimate = shares("exact"), shares("gradient")
+    monkeypatch.setattr(patching, "_SHARES", (0.0,))
+    at_the_target = shares("gradient")
 
-    assert len(chats) == 3
-    assert np.corrcoef(exact, estimate)[0, 1] >= 0.8
-    assert max(exact) > 0.2
+    agreement, broken = (
+        [np.corrcoef(one, other)[0, 1] for one, other in zip(exact, estimates, strict=True)]
+        for estimates in (estimate, at_the_target)
+    )
+    assert len(chats) == 2
+    assert min(agreement) >= 0.85
+    assert min(broken) < 0.5
+    assert max(map(max, exact)) > 0.2
 
 
 def same_length(session: Session, chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -299,6 +489,11 @@ def same_length(session: Session, chats: list[dict[str, Any]]) -> list[dict[str,
         (lambda: ablate_component("sentiment", layers=[]), "layers is an empty list"),
         (lambda: ablate_component("sentiment", "neuron"), "component is 'neuron'"),  # type: ignore[arg-type]
         (lambda: ablate_component("sentiment", method="noise"), "method is 'noise'"),  # type: ignore[arg-type]
+        (lambda: ablate_component("sentiment", measure="loss"), "measure is 'loss'"),  # type: ignore[arg-type]
+        (lambda: ablate_component("sentiment", measure="exact", layers=[0]), "have no exact score"),
+        (lambda: ablate_component("sentiment", "direction"), "no vector was given"),
+        (lambda: ablate_component("sentiment", vector_path="v"), "came with the component 'head'"),
+        (lambda: ablate_component("sentiment", vector_layer=1), "came with the component 'head'"),
         (lambda: patch_activations("baba", "keke", "a", "b", "head"), "component is 'head'"),  # type: ignore[arg-type]
         (lambda: patch_activations("baba", "keke", "a", "b", method="exakt"), "method is 'exakt'"),  # type: ignore[arg-type]
     ],

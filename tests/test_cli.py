@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import json
 import re
 import shlex
@@ -16,6 +17,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from conftest import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 import steer_tools
@@ -23,6 +27,7 @@ import steer_tools.tools.checking as checking
 from steer_tools import parameters, tools
 from steer_tools.checks import Check, Proof
 from steer_tools.cli import analyzing, baking, commands, main
+from steer_tools.cli.heat import Heat, table_of
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.spreading import spread
 from steer_tools.cli.work import SteeringOptions, VectorUse
@@ -137,6 +142,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
         *("demo", "serve", "create", "combine", "compare", "generate"),
         *("experiment", "sweep", "best-layer", "robustness", "calibrate"),
         *("analyze", "read", "next-tokens"),
+        *("analyze", "ablate", "patch"),
         *("tokens", "check", "status", "models", "convert", "behaviors"),
     ):
         assert f" {command} " in done.stdout
@@ -874,3 +880,68 @@ def test_a_reading_shows_the_detector_and_the_tokens(steer: Callable[..., Done],
     assert f"layer 1, reading {told['prompts'][0]['scores']['1']:.4g}: {answer}" in table
     assert "levels from -3 to +3" in table
     assert steer("read", "--vector", vector).code == 1
+
+
+# Which parts matter
+
+
+def test_ablate_shows_layers_the_strongest_parts_and_chance(
+    steer: Callable[..., Done], vector: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "items.json"
+    words = ("lili", "keke", "mora", "seti", "baba", "zuzu", "lili keke", "mora seti", "keke lili", "seti mora")
+    items = [{"prompt": f"ratisemo {word}", "positive": "baba", "negative": "zuzu"} for word in words]
+    file.write_text(json.dumps(items), encoding="utf-8")
+    asked = (file, "--component", "direction", "--method", "zero", "--vector", vector, "--layer", 1)
+
+    read, found = steer("ablate", *asked), steer("ablate", *asked, "--json")
+
+    assert read.code == 0, read.stderr
+    document = json.loads(found.stdout)
+    assert re.search(r"everywhere +[+-]", read.stdout)
+    assert "by a random direction everywhere" in read.stdout
+    assert document["heat_map_path"] in read.stdout.replace("\n", "").replace(" ", "")
+    assert list(document["effects"]) == ["1", "everywhere"]
+    refused = steer("ablate", file, "--measure", "exact")
+    assert (refused.code, "no exact score" in refused.stderr) == (1, True)
+
+
+def test_patch_shows_tokens_by_layers(steer: Callable[..., Done]) -> None:
+    asked = ("ratisemo lili", "ratisemo keke", "--positive", "baba", "--negative", "zuzu", "--layer", 0, "--layer", 2)
+
+    read, document = steer("patch", *asked), json.loads(steer("patch", *asked, "--json").stdout)
+
+    assert read.code == 0, read.stderr
+    head = next(line for line in read.stdout.splitlines() if line.split()[:3] == ["token", "/", "layer"])
+    assert head.split()[3:] == ["0", "2"] == list(document["recovered"])
+    last = len(document["tokens"]) - 1
+    assert re.search(rf"^ *{last} ", read.stdout, re.MULTILINE)
+    assert f"{document['recovered']['0'][last]:+.0%}" in read.stdout
+    estimated = steer("patch", *asked, "--method", "gradient", "--component", "mlp", "--json")
+    assert json.loads(estimated.stdout)["recovered"] != document["recovered"]
+
+
+def test_of_many_lines_and_columns_the_strongest_are_shown_in_their_order() -> None:
+    values = [[float(line * column) for column in range(20)] for line in range(30)]
+    console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
+    shown = Heat("x", [f"l{line}" for line in range(30)], [f"c{column}" for column in range(20)], values)
+
+    console.print(*table_of(shown, str, is_plain=False))
+
+    text = console.export_text(clear=False)
+    assert [f"c{column}" for column in range(12, 20)] == re.findall(r"c\d+", text)
+    assert [f"l{line}" for line in range(18, 30)] == re.findall(r"l\d+", text)[:12]
+    assert "18 more lines and 12 more columns" in text
+    coloured, plain = (
+        {
+            cell.style
+            for part in table_of(shown, str, is_plain=is_plain)
+            if isinstance(part, Table)
+            for column in part.columns[1:]
+            for cell in column.cells
+            if isinstance(cell, Text)
+        }
+        for is_plain in (False, True)
+    )
+    assert plain == {""}
+    assert len(coloured) > 10

@@ -86,6 +86,7 @@ TOOL_MODULES = {
     "generating",
     "modeling",
     "reading",
+    "patching",
 }
 
 

@@ -3,15 +3,33 @@
 It must not know tools or files.
 """
 
-from steer_tools.causal.ablation import ABLATIONS, Ablation, Replacement, ablate, ablation_plans, replacement_of
-from steer_tools.causal.components import KINDS, Component, components_of
+from steer_tools.causal.ablation import (
+    ABLATIONS,
+    Ablation,
+    Replacement,
+    ablate,
+    ablation_plans,
+    mean_of_draws,
+    replacement_of,
+)
+from steer_tools.causal.components import (
+    KINDS,
+    Component,
+    components_of,
+    direction_everywhere,
+    random_directions,
+    stream_direction,
+)
+from steer_tools.causal.measures import MEASURES, Measured, divergence_of, log_odds_of, score_of
 from steer_tools.causal.patching import Pair, Patches, attribute, patch
 
 __all__ = [
     "ABLATIONS",
     "KINDS",
+    "MEASURES",
     "Ablation",
     "Component",
+    "Measured",
     "Pair",
     "Patches",
     "Replacement",
@@ -19,6 +37,13 @@ __all__ = [
     "ablation_plans",
     "attribute",
     "components_of",
+    "direction_everywhere",
+    "divergence_of",
+    "log_odds_of",
+    "mean_of_draws",
     "patch",
+    "random_directions",
     "replacement_of",
+    "score_of",
+    "stream_direction",
 ]

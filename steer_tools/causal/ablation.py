@@ -1,4 +1,4 @@
-"""Components, prompts for calibration → plans that take the components out, and what that does to items.
+"""Components, prompts for calibration → plans that take the components out, and what that changes.
 
 It must not know vectors or pictures.
 """
@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steer_tools.causal.components import Component
+from steer_tools.causal.measures import Measured
 from steer_tools.engines.base import Engine
-from steer_tools.errors import PromptError
-from steer_tools.experiments.measuring import Floats, Question, propensities
-from steer_tools.interventions import Replace, Zero
+from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.experiments.measuring import Floats
+from steer_tools.interventions import Affine, Intervention, ProjectOut, Replace, Zero
 from steer_tools.plan import Placement, Plan
 from steer_tools.positions import PromptSlice, Scope
 from steer_tools.prompts import Prompt
@@ -23,6 +25,7 @@ from steer_tools.sites import Site
 
 Ablation: TypeAlias = Literal["zero", "mean", "mean_by_position", "resample"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "mean_by_position", "resample")
+OF_DIRECTIONS: tuple[Ablation, ...] = ("zero", "mean")
 _EVERYWHERE = Scope(("all",))
 # Prompts that a resampled component takes its activations from, one after the other.
 _DRAWS = 4
@@ -62,7 +65,7 @@ def replacement_of(traces: Sequence[Tensor], how: Ablation, drawn: int = 0) -> R
     """
     if how == "zero":
         return Replacement(None)
-    pooled = torch.cat([trace[1:] if len(trace) > 1 else trace for trace in traces]).mean(dim=0)
+    pooled = _pooled(traces)
     match how:
         case "mean":
             return Replacement(pooled)
@@ -79,30 +82,55 @@ def ablation_plans(
 ) -> list[list[Plan]]:
     """Return the plans that take each component out: one each, or several draws of a resampled one.
 
+    Of a direction only what the stream has along it goes (`zero`: Arditi et al. 2024, arXiv 2406.11717), or is set to
+    its mean.
+
     Raises:
         PromptError: There is no prompt to calibrate on.
+        ArgumentError: A direction is to be taken out by position or resampled.
     """
     if how != "zero" and not calibration:
         raise PromptError("There is no prompt to take activations from", valid="at least one")
+    if how not in OF_DIRECTIONS and any(component.direction is not None for component in components):
+        raise ArgumentError(f"method is {how!r}, and the component a direction", valid=", ".join(OF_DIRECTIONS))
     sites = list(dict.fromkeys(site for component in components for site in component.sites))
     traces = [] if how == "zero" else engine.trace(calibration, sites)
     count = min(_DRAWS, len(calibration)) if how == "resample" else 1
     draws = Random(seed).sample(range(len(calibration)), count) if how == "resample" else [0]
-    of_site = {
-        site: [replacement_of([trace[site] for trace in traces], how, drawn).plan(site) for drawn in draws]
-        for site in sites
-    }
-    return [
-        [tuple(p for site in component.sites for p in of_site[site][draw]) for draw in range(len(draws))]
-        for component in components
-    ]
+    return [[_taken_out(component, traces, how, drawn) for drawn in draws] for component in components]
 
 
-def ablate(engine: Engine, plans: Sequence[Sequence[Plan]], asked: Sequence[Question]) -> Floats:
-    """Return (components, items) how much each item's log-odds change without the component, the mean of its draws."""
+def ablate(plans: Sequence[Sequence[Plan]], measured: Measured) -> Floats:
+    """Return (components, items) how much each item's measure changes without the component, the mean of its draws."""
     flat: list[Plan] = [(), *(plan for draws in plans for plan in draws)]
-    unsteered, *ablated = propensities(engine, asked, flat)
-    found = iter(ablated)
-    return torch.stack(
-        [torch.stack([torch.from_numpy(next(found) - unsteered) for _ in draws]).mean(dim=0) for draws in plans]
-    ).numpy()
+    unsteered, *ablated = measured(flat)
+    return np.stack(mean_of_draws([own - unsteered for own in ablated], plans))
+
+
+def mean_of_draws(found: Sequence[Floats], plans: Sequence[Sequence[Plan]]) -> list[Floats]:
+    """Return the mean over the draws of each component, of what was found for all plans one after the other."""
+    each = iter(found)
+    return [np.mean([next(each) for _ in draws], axis=0) for draws in plans]
+
+
+def _taken_out(component: Component, traces: Sequence[dict[Site, Tensor]], how: Ablation, drawn: int) -> Plan:
+    plan: list[Placement] = []
+    for site in component.sites:
+        own = [trace[site] for trace in traces]
+        if component.direction is None:
+            plan.extend(replacement_of(own, how, drawn).plan(site))
+        else:
+            plan.append(Placement(_without(component.direction, own), site, 1.0, _EVERYWHERE))
+    return tuple(plan)
+
+
+def _without(direction: Tensor, traces: Sequence[Tensor]) -> Intervention:
+    if not traces:
+        return ProjectOut(direction)
+    unit = direction.double() / direction.double().norm()
+    return Affine(direction, float(_pooled(traces).double() @ unit))
+
+
+def _pooled(traces: Sequence[Tensor]) -> Tensor:
+    """Return the mean over all tokens but the first, (width,)."""
+    return torch.cat([trace[1:] if len(trace) > 1 else trace for trace in traces]).mean(dim=0)

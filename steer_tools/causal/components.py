@@ -1,47 +1,75 @@
 """The parts of a model that can be taken out, by name. It must not know how they are taken out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
 
 from steer_tools.engines.base import Engine
 from steer_tools.sites import Site
 
-Kind: TypeAlias = Literal["head", "attention", "mlp", "block"]
-KINDS: tuple[Kind, ...] = ("head", "attention", "mlp", "block")
+Kind: TypeAlias = Literal["head", "attention", "mlp", "block", "direction"]
+KINDS: tuple[Kind, ...] = ("head", "attention", "mlp", "block", "direction")
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of one block; a block is its attention and its MLP together, since the stream goes on without them."""
+    """A part that can be taken out.
+
+    Attributes:
+        kind: What it is.
+        layer: None for what is at all layers at once.
+        sites: Where it is; a block is its attention and its MLP together, since the stream goes on without them.
+        head: Of an attention.
+        direction: (width,), where the part is what the stream has along it; None where it is all that is at the sites.
+    """
 
     kind: Kind
-    layer: int
+    layer: int | None
+    sites: tuple[Site, ...]
     head: int | None = None
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """Where what it adds to the stream can be replaced."""
-        match self.kind:
-            case "head":
-                return (Site(self.layer, "attention", self.head),)
-            case "attention":
-                return (Site(self.layer, "attention"),)
-            case "mlp":
-                return (Site(self.layer, "mlp"),)
-            case "block":
-                return (Site(self.layer, "attention"), Site(self.layer, "mlp"))
+    direction: Tensor | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"layer {self.layer} {self.kind}" + ("" if self.head is None else f" {self.head}")
+        where = "everywhere" if self.layer is None else f"layer {self.layer}"
+        return f"{where} {self.kind}" + ("" if self.head is None else f" {self.head}")
 
 
 def components_of(engine: Engine, kind: Kind, layers: Sequence[int]) -> tuple[Component, ...]:
-    """Return all components of a kind at some layers, in order.
+    """Return all components of a kind but directions at some layers, in order.
 
     Raises:
         UnsupportedFeatureError: A block has no such part, or none that could be told.
     """
+    assert kind != "direction"
     if kind == "head":
-        return tuple(Component(kind, layer, head) for layer in layers for head in range(engine.heads(layer)))
-    return tuple(Component(kind, layer) for layer in layers)
+        return tuple(
+            Component(kind, layer, (Site(layer, "attention", head),), head)
+            for layer in layers
+            for head in range(engine.heads(layer))
+        )
+    if kind == "block":
+        return tuple(Component(kind, layer, (Site(layer, "attention"), Site(layer, "mlp"))) for layer in layers)
+    return tuple(Component(kind, layer, (Site(layer, kind),)) for layer in layers)
+
+
+def stream_direction(engine: Engine, direction: Tensor, layers: Sequence[int]) -> tuple[Component, ...]:
+    """Return a direction at the output of some layers, each by itself, and last at the embedding and all outputs."""
+    return (
+        *(Component("direction", layer, (Site(layer),), direction=direction) for layer in layers),
+        direction_everywhere(engine, direction),
+    )
+
+
+def direction_everywhere(engine: Engine, direction: Tensor) -> Component:
+    """Return a direction at the embedding and at every block's output (Arditi et al. 2024, arXiv 2406.11717)."""
+    sites = (Site(0, "embedding"), *map(Site, engine.info.steerable_layers))
+    return Component("direction", None, sites, direction=direction)
+
+
+def random_directions(engine: Engine, count: int, seed: int) -> tuple[Component, ...]:
+    """Return directions that any other is as likely as, each of them everywhere."""
+    drawn = torch.randn(count, engine.info.hidden_size, generator=torch.Generator().manual_seed(seed))
+    return tuple(direction_everywhere(engine, own) for own in drawn)

@@ -1,18 +1,20 @@
 """Two prompts of one length → what of one must be put into the other, at which layer and token, to change an answer.
 
-Activation patching (Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262), and its first-order
-estimate by gradients (Nanda 2023, attribution patching). It must not know pictures.
+Activation patching (Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262), and its estimate by
+gradients (Nanda 2023, attribution patching). It must not know pictures.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from steer_tools.engines.base import Engine, Row
 from steer_tools.errors import PromptError
 from steer_tools.experiments.measuring import Floats
-from steer_tools.interventions import Replace
+from steer_tools.interventions import Add, Intervention, Replace
 from steer_tools.plan import Placement
 from steer_tools.positions import PromptSlice, Scope
 from steer_tools.prompts import Prompt
@@ -20,6 +22,9 @@ from steer_tools.sites import Site
 
 # In nats: shares of a smaller way would be those of rounding.
 _LEAST_DIFFERENCE = 0.01
+# Midpoints of the way from the target to the source, and in how many turns the tokens go it.
+_SHARES = (1 / 6, 1 / 2, 5 / 6)
+_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     tokens = pair.aligned(engine)
     (trace,) = engine.trace([pair.source], sites)
     patched = [
-        Row(pair.target, (Placement(Replace(trace[site][place]), site, 1.0, Scope((PromptSlice(place, place + 1),))),))
+        Row(pair.target, (_placed(Replace(trace[site][place]), site, place, 1.0),))
         for site in sites
         for place in range(len(tokens))
     ]
@@ -93,7 +98,12 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
 
 
 def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
-    """Estimate what `patch` measures from one pass there and back: (source − target) · gradient at the target.
+    """Estimate what `patch` measures: (source − target) · the gradient, averaged on the way from target to source.
+
+    The way is that of integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365; for models' parts Hanna et al.
+    2024, arXiv 2403.17806), at each site by itself, since an answer that is sure has no slope left at its own end. The
+    tokens go it in turns, each with every fourth other one: an exact patch leaves all others at the target, and what
+    all tokens do together is not what one does.
 
     Raises:
         PromptError: As `patch` does.
@@ -101,16 +111,31 @@ def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     tokens = pair.aligned(engine)
     source_trace, target_trace = engine.trace([pair.source, pair.target], sites)
     source, target = _log_odds(engine, [Row(pair.source), Row(pair.target)], pair)
-    positive, negative = engine.gradients([Row(pair.target)] * 2, [pair.positive, pair.negative], sites)
-    effects = [
-        (
-            (source_trace[site] - target_trace[site])
-            * (positive.by_site[site][: len(tokens)] - negative.by_site[site][: len(tokens)])
-        ).sum(dim=1)
-        for site in sites
-    ]
+    effects = [_slopes(engine, pair, site, source_trace[site] - target_trace[site]) for site in sites]
     found = np.stack([own.double().numpy() for own in effects])
     return Patches(tuple(sites), tuple(tokens), source, _told_apart(source, target), found)
+
+
+def _slopes(engine: Engine, pair: Pair, site: Site, change: Tensor) -> Tensor:
+    """Return (tokens,) change · mean gradient, each token's on its own turn's way; `change` is (tokens, width)."""
+    differ = change.any(dim=1).nonzero().squeeze(1).tolist()
+    turns = [differ[turn::_TURNS] for turn in range(_TURNS)]
+    rows = [
+        Row(pair.target, tuple(_placed(Add(change[place]), site, place, share) for place in turn))
+        for turn in turns
+        for share in _SHARES
+    ]
+    completions = [pair.positive] * len(rows) + [pair.negative] * len(rows)
+    gradients = [own.by_site[site][: len(change)] for own in engine.gradients([*rows, *rows], completions, [site])]
+    slopes = torch.zeros(len(change))
+    for number, (positive, negative) in enumerate(zip(gradients[: len(rows)], gradients[len(rows) :], strict=True)):
+        own = turns[number // len(_SHARES)]
+        slopes[own] += (change * (positive - negative)).sum(dim=1)[own] / len(_SHARES)
+    return slopes
+
+
+def _placed(intervention: Intervention, site: Site, place: int, strength: float) -> Placement:
+    return Placement(intervention, site, strength, Scope((PromptSlice(place, place + 1),)))
 
 
 def _log_odds(engine: Engine, rows: Sequence[Row], pair: Pair) -> list[float]:

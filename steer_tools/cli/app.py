@@ -29,6 +29,7 @@ from steer_tools.cli.commands import (
     tokens,
 )
 from steer_tools.cli.converting import convert
+from steer_tools.cli.dissecting import ablate, patch
 from steer_tools.cli.experimenting import best_layer, calibrate, experiment, robustness, sweep
 from steer_tools.cli.options import DescribedCommand
 from steer_tools.cli.spreading import spread
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 _EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
 _FILES = (convert, bake, undo, audit)
-_INSIGHT = (analyze, read)
+_INSIGHT = (analyze, read, ablate, patch)
 for command in (
     demo,
     create,

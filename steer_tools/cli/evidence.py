@@ -167,7 +167,7 @@ def _failing(result: "RobustnessResult") -> list[RenderableType]:
     return [table]
 
 
-def facts_table(facts: dict[str, str | None]) -> Table:
+def facts_table(facts: Mapping[str, str | None]) -> Table:
     """Return one line a fact that is known."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)

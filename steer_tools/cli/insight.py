@@ -95,6 +95,12 @@ def _lines(prompt: "PromptReading", *, is_plain: bool) -> list[RenderableType]:
     return lines
 
 
+def background(share: float) -> str:
+    """Return the colour behind a value that is such a share of the largest: red above 0, blue below."""
+    faded = round(235 - 110 * abs(share))
+    return f"rgb(255,{faded},{faded - 40})" if share > 0 else f"rgb({faded - 40},{faded},255)"
+
+
 def _tokens(lens: "TokenRanking | None", observed: "TokenRanking") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
@@ -131,7 +137,7 @@ def _line(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
         words = shown(token).plain if token.strip() else token
         line.append(" " if token.startswith(" ") else "")
         level = round(_LEVELS * share)
-        line.append(words, None if is_plain or not level else f"black on {_background(share)}")
+        line.append(words, None if is_plain or not level else f"black on {background(share)}")
         if is_plain and level:
             line.append(f"[{level:+d}]")
     return line
@@ -140,11 +146,6 @@ def _line(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
 def _legend(scale: Scale, *, is_plain: bool) -> Text:
     levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
     return Text(f"({levels}{scale.legend})", style="dim")
-
-
-def _background(share: float) -> str:
-    faded = round(235 - 110 * abs(share))
-    return f"rgb(255,{faded},{faded - 40})" if share > 0 else f"rgb({faded - 40},{faded},255)"
 
 
 def _named(cosines: dict[str, float]) -> str | None:

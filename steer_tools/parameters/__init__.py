@@ -2,6 +2,7 @@
 
 from steer_tools.parameters.arguments import (
     AblatedComponent,
+    AblatedDirection,
     AblatedLayer,
     AblatedVector,
     AblationName,
@@ -34,6 +35,7 @@ from steer_tools.parameters.arguments import (
     Layers,
     LayerWeights,
     MaxNewTokens,
+    MeasureName,
     Method,
     MethodName,
     MethodOptions,
@@ -133,6 +135,7 @@ from steer_tools.parameters.results import (
 
 __all__ = [
     "AblatedComponent",
+    "AblatedDirection",
     "AblatedLayer",
     "AblatedVector",
     "AblationName",
@@ -188,6 +191,7 @@ __all__ = [
     "Layers",
     "LoadResult",
     "MaxNewTokens",
+    "MeasureName",
     "Method",
     "MethodName",
     "MethodOptions",

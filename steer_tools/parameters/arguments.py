@@ -200,17 +200,30 @@ Controls = Annotated[
     int, Field(ge=19, description="Control directions that the effect is held against; fewer tell nothing from chance.")
 ]
 AblatedComponent = Annotated[
-    Literal["head", "attention", "mlp", "block"], Field(description="What is taken out, one at a time.")
+    Literal["head", "attention", "mlp", "block", "direction"],
+    Field(description="What is taken out, one at a time; a direction at each layer, and everywhere at once."),
 ]
 AblationName = Annotated[
     Literal["zero", "mean", "mean_by_position", "resample"],
-    Field(description="What stands in its place: nothing, its mean on the behaviour's prompts, or another prompt's."),
+    Field(
+        description="What stands in its place: nothing, its mean on the behaviour's prompts, or another prompt's. Of a "
+        "direction: zero or mean."
+    ),
 ]
+MeasureName = Annotated[
+    Literal["log_odds", "kl", "exact"],
+    Field(
+        description="Effects are in nats of log-odds, in KL of the model's own texts on the questions, or in the exact "
+        "score of texts (bundled model's traits; each part writes them all: slow, and 0 where unsteered texts "
+        "show no trait)."
+    ),
+]
+AblatedDirection = Annotated[str | None, Field(description="For component direction: the saved vector.")]
 OnePrompt = Annotated[PromptLike, Field(description="A prompt.")]
 AllLayers = Annotated[list[int] | None, Field(description="Layers to try; all if omitted.")]
 OneCompletion = Annotated[str, Field(description="How the answer may begin.")]
 PatchedComponent = Annotated[Literal["residual", "attention", "mlp"], Field(description="What is put in.")]
-PatchMethod = Annotated[Literal["exact", "gradient"], Field(description="Run every patch, or estimate them.")]
+PatchMethod = Annotated[Literal["exact", "gradient"], Field(description="Run every patch, or estimate all.")]
 AnalyzedTexts = Annotated[
     list[str] | None, Field(description="Texts whose tokens are projected on the vector, and drawn.")
 ]

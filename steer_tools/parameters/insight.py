@@ -83,11 +83,11 @@ class ReadResult(TypedDict):
 
 
 class ComponentEffect(TypedDict):
-    """What taking one part out changes: mean log-odds in nats, with its 95 % interval, also on each half of the items,
-    and KL on neutral prompts in nats a token. A block, attention or MLP has no `head`.
+    """What taking one part out changes: the mean, with its 95 % interval, also on each half of the items, and KL on
+    neutral prompts in nats a token. Only a head has a `head`; a direction everywhere has no `layer`.
     """
 
-    layer: int
+    layer: int | None
     head: int | None
     effect: float
     interval: list[float] | None
@@ -96,14 +96,19 @@ class ComponentEffect(TypedDict):
 
 
 class AblationResult(TypedDict):
-    """`effects`: by layer, of each head or of the one part, in nats; `strongest` at most ten, the strongest first."""
+    """`effects`: by layer, of each head or of the one part, in what `measure` says; `strongest` at most ten, the
+    strongest first. `chance`: the most that one of ten random directions does when it is taken out everywhere.
+    """
 
     component: str
     method: str
+    measure: str
     items: int
     effects: dict[str, list[float]]
     strongest: list[ComponentEffect]
+    chance: float | None
     heat_map_path: str
+    warnings: list[str]
 
 
 class StrongestPatch(TypedDict):

@@ -18,11 +18,12 @@ from steer_tools.tools.auditing import audit_checkpoint
 from steer_tools.tools.baking import save_edited_model
 from steer_tools.tools.checking import check_steering, show_tokens
 from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
-from steer_tools.tools.dissecting import ablate_component, patch_activations
+from steer_tools.tools.dissecting import ablate_component
 from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
 from steer_tools.tools.experimenting import find_best_layer, steering_experiment, sweep_steering
 from steer_tools.tools.generating import compare_generations, compare_next_tokens, generate
 from steer_tools.tools.modeling import load_model, steering_status
+from steer_tools.tools.patching import patch_activations
 from steer_tools.tools.reading import read_activations
 
 

@@ -1,4 +1,4 @@
-"""The tools that say which parts of a model a behaviour needs: ablations and patches."""
+"""The tool that says which parts of a model a behaviour needs, by taking them out."""
 
 from collections.abc import Sequence
 
@@ -7,45 +7,56 @@ import numpy as np
 from steer_tools.causal import (
     ABLATIONS,
     KINDS,
+    MEASURES,
     Component,
-    Pair,
-    Patches,
+    Measured,
     ablate,
     ablation_plans,
-    attribute,
     components_of,
-    patch,
+    divergence_of,
+    log_odds_of,
+    mean_of_draws,
+    random_directions,
+    score_of,
+    stream_direction,
 )
-from steer_tools.experiments.material import material_named
+from steer_tools.engines.base import Engine
+from steer_tools.errors import ArgumentError
+from steer_tools.experiments.material import Material, material_named
 from steer_tools.experiments.measuring import DamageMeter, Floats, Question, questions
-from steer_tools.figures import Matrix, matrix, readable
+from steer_tools.figures import Matrix, matrix
+from steer_tools.loading import load_for_model, one_direction
 from steer_tools.metrics import cluster_interval
 from steer_tools.parameters import (
     AblatedComponent,
+    AblatedDirection,
+    AblatedLayer,
     AblationName,
     AblationResult,
     AllLayers,
+    AllowOtherModel,
     ComponentEffect,
     DrawSeed,
     Folder,
     KnownBehavior,
-    OneCompletion,
-    OnePrompt,
-    PatchedComponent,
-    PatchMethod,
-    PatchResult,
-    StrongestPatch,
+    MeasureName,
 )
-from steer_tools.prompts import parse_prompt
-from steer_tools.session import current_session
-from steer_tools.sites import Site
+from steer_tools.session import Session, current_session
 from steer_tools.tools.resolving import require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
 
 # Items of each half; more make the ranking no other, only slower.
 _MOST_ITEMS = 20
 _LISTED = 10
-_ABLATIONS, _PATCHES = "ablation.png", "patches.png"
+# Taking any direction out does something.
+_RANDOM_DIRECTIONS = 10
+_EVERYWHERE = "everywhere"
+_ABLATIONS = "ablation.png"
+_LABELS = {
+    "log_odds": "change of log-odds (nats)",
+    "kl": "KL(unsteered to ablated), nats a token",
+    "exact": "change of the exact score",
+}
 
 
 def ablate_component(
@@ -55,8 +66,12 @@ def ablate_component(
     method: AblationName = "mean",
     save_folder: Folder = None,
     seed: DrawSeed = 0,
+    measure: MeasureName = "log_odds",
+    vector_path: AblatedDirection = None,
+    vector_layer: AblatedLayer = None,
+    allow_other_model: AllowOtherModel = False,
 ) -> AblationResult:
-    """Take each head, attention, MLP or block out by itself, and say what that does to a behaviour.
+    """Take each head, attention, MLP or block, or a direction, out by itself, and say what that does to a behaviour.
 
     A part that matters moves the behaviour on both halves of the questions, at little KL: one with much KL breaks the
     model instead.
@@ -64,82 +79,92 @@ def ablate_component(
     session = current_session()
     require_one_of("component", component, KINDS)
     require_one_of("method", method, ABLATIONS)
+    require_one_of("measure", measure, MEASURES)
     with session.lock:
         engine, material = session.engine, material_named(session, behavior_name, seed=seed)
         halves = [questions(engine, own[:_MOST_ITEMS]) for own in (material.splits.choosing, material.splits.judging)]
-        parts = components_of(engine, component, resolved_layers(session, layers, engine.info.steerable_layers))
         asked = [question for half in halves for question in half]
-        plans = ablation_plans(engine, parts, method, list(dict.fromkeys(own.prompt for own in asked)), seed)
-        effects = ablate(engine, plans, asked)
+        at = resolved_layers(session, layers, engine.info.steerable_layers)
+        controls: tuple[Component, ...] = ()
+        warnings: tuple[str, ...] = ()
+        if component == "direction":
+            controls = random_directions(engine, _RANDOM_DIRECTIONS, seed)
+            parts, warnings = _direction_parts(
+                session, vector_path, vector_layer, at, allow_other_model=allow_other_model
+            )
+        elif vector_path is None and vector_layer is None:
+            parts = components_of(engine, component, at)
+        else:
+            raise ArgumentError(
+                f"A vector came with the component {component!r}", valid="vector_path with component='direction'"
+            )
+        calibration = list(dict.fromkeys(own.prompt for own in asked))
+        plans = ablation_plans(engine, [*parts, *controls], method, calibration, seed)
+        found = ablate(plans, _measured(engine, measure, asked, material))
+        effects, by_chance = found[: len(parts)], found[len(parts) :]
         order = np.argsort(-np.abs(effects.mean(axis=1)), kind="stable").tolist()[:_LISTED]
+        listed = [plans[index] for index in order]
         meter = DamageMeter(engine, material.neutral, [], 1)
-        divergences = meter.divergences([plans[index][0] for index in order])
+        divergences = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
         folder = save_folder or f"ablations/{component}_{material.behavior.name}"
         picture = session.workspace.write(
-            f"{folder}/{_ABLATIONS}", _ablation_picture(parts, effects.mean(axis=1), material.behavior.name)
+            f"{folder}/{_ABLATIONS}",
+            _ablation_picture(parts, effects.mean(axis=1), material.behavior.name, _LABELS[measure]),
         )
         return AblationResult(
             component=component,
             method=method,
+            measure=measure,
             items=len(asked),
             effects=_by_layer(parts, effects.mean(axis=1)),
             strongest=[
-                _component_effect(parts[index], effects[index], asked, len(halves[0]), divergence)
-                for index, divergence in zip(order, divergences, strict=True)
+                _component_effect(parts[index], effects[index], asked, len(halves[0]), float(divergence))
+                for index, divergence in zip(order, mean_of_draws(divergences, listed), strict=True)
             ],
+            chance=short(float(np.abs(by_chance.mean(axis=1)).max())) if controls else None,
             heat_map_path=str(picture),
+            warnings=list(warnings),
         )
 
 
-def patch_activations(
-    source_prompt: OnePrompt,
-    target_prompt: OnePrompt,
-    positive: OneCompletion,
-    negative: OneCompletion,
-    component: PatchedComponent = "residual",
-    layers: AllLayers = None,
-    method: PatchMethod = "exact",
-    save_folder: Folder = None,
-) -> PatchResult:
-    """Put the source's activation at each layer and token into the target, and say how far that moves its answer.
+def _measured(engine: Engine, measure: str, asked: Sequence[Question], material: Material) -> Measured:
+    match measure:
+        case "kl":
+            return divergence_of(engine, asked)
+        case "exact" if "exact" in material.scorers:
+            return score_of(engine, asked, material.scorers["exact"], material.text_tokens)
+        case "exact":
+            raise ArgumentError(
+                f"measure is 'exact', and texts that show {material.behavior.name!r} have no exact score",
+                valid="'log_odds' or 'kl'; 'exact' for the traits of the bundled model",
+            )
+        case _:
+            return log_odds_of(engine, asked)
 
-    The answer is log p(positive) - log p(negative). To denoise, the source is the prompt with the behaviour; to add
-    noise, exchange both. `gradient` estimates all patches from one pass: a fast first look.
-    """
-    session = current_session()
-    require_one_of("component", component, ("residual", "attention", "mlp"))
-    require_one_of("method", method, ("exact", "gradient"))
-    with session.lock:
-        engine = session.engine
-        pair = Pair(
-            parse_prompt(source_prompt, "source_prompt"),
-            parse_prompt(target_prompt, "target_prompt"),
-            positive,
-            negative,
-        )
-        sites = [Site(layer, component) for layer in resolved_layers(session, layers, engine.info.steerable_layers)]
-        found = (patch if method == "exact" else attribute)(engine, pair, sites)
-        picture = session.workspace.write(f"{save_folder or 'patches'}/{_PATCHES}", _patch_picture(found, component))
-        recovered = found.recovered
-        order = np.argsort(-recovered, axis=None, kind="stable").tolist()[:_LISTED]
-        return PatchResult(
-            source=short(found.source),
-            target=short(found.target),
-            tokens=[list(tokens) for tokens in found.tokens],
-            recovered={
-                str(site.layer): [short(value) for value in row]
-                for site, row in zip(found.sites, recovered.tolist(), strict=True)
-            },
-            strongest=[_strongest(found, *divmod(index, len(found.tokens))) for index in order],
-            heat_map_path=str(picture),
-        )
+
+def _direction_parts(
+    session: Session, vector_path: str | None, layer: int | None, at: Sequence[int], *, allow_other_model: bool
+) -> tuple[tuple[Component, ...], tuple[str, ...]]:
+    """Return the vector's direction as parts, and warnings about the vector."""
+    if vector_path is None:
+        raise ArgumentError("component is 'direction', and no vector was given", valid="vector_path, a saved vector")
+    own = None if layer is None else session.engine.resolve_layer(layer)
+    loaded = load_for_model(session, vector_path, own, allow_other_model=allow_other_model)
+    if loaded.vector.head is not None:
+        raise ArgumentError("The vector is of a head's own space", valid="vectors of the residual stream's width")
+    _, direction = one_direction(loaded.vector, own)
+    return stream_direction(session.engine, direction, at), loaded.warnings
 
 
 def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for part, effect in zip(parts, effects.tolist(), strict=True):
-        found.setdefault(str(part.layer), []).append(short(effect))
+        found.setdefault(_row(part), []).append(short(effect))
     return found
+
+
+def _row(part: Component) -> str:
+    return _EVERYWHERE if part.layer is None else str(part.layer)
 
 
 def _component_effect(
@@ -155,40 +180,20 @@ def _component_effect(
     )
 
 
-def _strongest(found: Patches, row: int, column: int) -> StrongestPatch:
-    return StrongestPatch(
-        layer=found.sites[row].layer, token=column, recovered=short(float(found.recovered[row, column]))
-    )
-
-
-def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str) -> bytes:
-    layers = sorted({part.layer for part in parts})
+def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:
+    rows = list(dict.fromkeys(map(_row, parts)))
     most = max((part.head or 0) for part in parts) + 1
-    table = [[0.0] * most for _ in layers]
+    table = [[0.0] * most for _ in rows]
     for part, effect in zip(parts, effects.tolist(), strict=True):
-        table[layers.index(part.layer)][part.head or 0] = effect
+        table[rows.index(_row(part))][part.head or 0] = effect
     kind = parts[0].kind
     shown = Matrix(
         effects=table,
-        rows=[str(layer) for layer in layers],
+        rows=rows,
         columns=[str(head) for head in range(most)] if kind == "head" else [kind],
         row_label="layer",
         column_label=kind,
-        effect_label="change of log-odds (nats)",
+        effect_label=label,
         decimals=2,
     )
-    return matrix(shown, title=f"{behavior} without each {kind}")
-
-
-def _patch_picture(found: Patches, component: str) -> bytes:
-    names = [readable(source if source == target else f"{source}→{target}") for source, target in found.tokens]
-    shown = Matrix(
-        effects=found.recovered.tolist(),
-        rows=[str(site.layer) for site in found.sites],
-        columns=names,
-        row_label="layer",
-        column_label="token (source→target)",
-        effect_label="share of the way to the source",
-        decimals=2,
-    )
-    return matrix(shown, title=f"Patching the {component}")
+    return matrix(shown, title=f"{behavior} without {'the' if kind == 'direction' else 'each'} {kind}")

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from steer_tools.engines.huggingface import HuggingFaceEngine
 from steer_tools.engines.writers import Writer
-from steer_tools.errors import ArgumentError, BakingError, LayerError
-from steer_tools.loading import load_for_model
+from steer_tools.errors import ArgumentError, BakingError
+from steer_tools.loading import load_for_model, one_direction
 from steer_tools.plan import Plan
 from steer_tools.session import Session
 from steer_tools.sites import Site
@@ -52,18 +52,10 @@ def ablation_of(session: Session, vector_path: str, layer: int | None, *, allow_
     engine = engine_for_baking(session)
     at = None if layer is None else engine.resolve_layer(layer)
     loaded = load_for_model(session, vector_path, at, allow_other_model=allow_other_model)
-    directions = loaded.vector.directions
     if loaded.vector.head is not None:
         raise BakingError("The vector is of a head's own space", valid="vectors of the residual stream's width")
-    if at is None and len(directions) == 1:
-        at = loaded.vector.layers[0]
-    if at is None or at not in directions:
-        raise LayerError(
-            f"layer is {layer!r}, and the vector has directions for the layers {list(directions)}",
-            valid="one of these",
-            fix="",
-        )
-    plan = ablation_everywhere(directions[at], writing_sites(engine.find_writers()))
+    at, direction = one_direction(loaded.vector, at)
+    plan = ablation_everywhere(direction, writing_sites(engine.find_writers()))
     left_out = ["What is applied now is not in the weights: `ablate` is."] if len(session.registry) else []
     return Baking(plan, f"{Path(loaded.source).name}, layer {at}", (*loaded.warnings, *left_out))
 
