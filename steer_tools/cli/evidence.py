@@ -1,6 +1,6 @@
 """What experiments found out → what people read of it, as rich renderables. It must not know files or models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
