@@ -183,7 +183,7 @@ def _component_effect(
 def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:
     rows = list(dict.fromkeys(map(_row, parts)))
     most = max((part.head or 0) for part in parts) + 1
-    table = [[0.0] * most for _ in rows]
+    table: list[list[float | None]] = [[None] * most for _ in rows]
     for part, effect in zip(parts, effects.tolist(), strict=True):
         table[rows.index(_row(part))][part.head or 0] = effect
     kind = parts[0].kind
