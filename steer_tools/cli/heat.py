@@ -78,7 +78,7 @@ def patches(result: "PatchResult", *, is_plain: bool) -> RenderableType:
     best = [
         f"layer {own['layer']} at {lines[own['token']]} {_percent(own['recovered'])}" for own in result["strongest"][:3]
     ]
-    facts = {
+    facts: dict[str, str | None] = {
         "log-odds": f"source {_signed(result['source'])}, target {_signed(result['target'])} nats",
         "strongest": "; ".join(best),
         "picture": result["heat_map_path"],
