@@ -23,7 +23,7 @@ from steer_tools.sites import Site
 # In nats: shares of a smaller way would be those of rounding.
 _LEAST_DIFFERENCE = 0.01
 # Midpoints of the way from the target to the source, and in how many turns the tokens go it.
-_SHARES = (1 / 6, 1 / 2, 5 / 6)
+_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _TURNS = 4
 
 
