@@ -12,7 +12,7 @@ from torch import Tensor
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
 from steer_tools.metrics import changed_share, distinct_2, perplexity
 from steer_tools.plan import Plan
-from steer_tools.prompts import Prompt, TokenPrompt
+from steer_tools.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
     """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
     ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
     ids = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)]
-    pieces = engine.tokenize(TokenPrompt(tuple(ids.tolist()))).pieces
+    pieces = engine.pieces(ids.tolist())
     divergences = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(dim=1)
     return NextTokens(
         {piece: tuple(own) for piece, own in zip(pieces, log_probs[:, ids].exp().T.tolist(), strict=True)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from steer_tools.metrics import roc_interval
 from steer_tools.prompts import parse_prompt
 from steer_tools.session import Session
 from steer_tools.sites import Site
+from steer_tools.tools import reading
 from steer_tools.vectors import SteeringVector
 
 # Words that only one side has, in prompts that made no vector of these tests.
@@ -176,6 +178,8 @@ def test_a_vector_detects_its_own_behaviour_beyond_chance_and_others_not(empty_s
     # Formal answers differ in nearly every word, so that random directions tell them, too.
     assert formality["chance"] >= 0.99
     assert sycophancy["auc"] < sycophancy["chance"]
+    # The threshold is of the same kind of texts as those that it judges.
+    assert max(own["misses"], own["false_alarms"]) <= 0.15
 
 
 def test_own_lists_fit_on_the_one_half_and_are_judged_on_the_other(llama_session: Session) -> None:
@@ -211,7 +215,7 @@ def test_a_reading_has_each_tokens_projection_at_each_layer(llama_session: Sessi
     for prompt, own in zip(prompts, found["prompts"], strict=True):
         (trace,) = llama_session.engine.trace([parse_prompt(prompt)], [Site(0), Site(last)])
         for layer in (0, last):
-            assert own["values"][str(layer)] == pytest.approx((trace[Site(layer)] @ unit).tolist(), rel=1e-3, abs=1e-4)
+            assert own["values"][str(layer)] == pytest.approx((trace[Site(layer)] @ unit).tolist(), rel=6e-3, abs=1e-4)
         assert own["values"]["0"] != own["values"][str(last)]
         assert len(own["tokens"]) == len(own["values"]["0"])
         assert own["scores"] == own["detected"] == {}
@@ -227,7 +231,7 @@ def test_each_layer_is_read_along_its_own_direction(llama_session: Session) -> N
     (trace,) = llama_session.engine.trace([parse_prompt(PROMPTS[0])], [Site(0), Site(1)])
     for layer, direction in load_vector(name, workspace=llama_session.workspace).directions.items():
         along = (trace[Site(layer)] @ (direction / direction.norm())).tolist()
-        assert found[str(layer)] == pytest.approx(along, rel=1e-3, abs=1e-4)
+        assert found[str(layer)] == pytest.approx(along, rel=6e-3, abs=1e-4)
 
 
 def test_the_files_own_threshold_answers_where_none_was_fitted(llama_session: Session) -> None:
@@ -239,12 +243,15 @@ def test_the_files_own_threshold_answers_where_none_was_fitted(llama_session: Se
 
     scores = [own["scores"]["1"] for own in found["prompts"]]
     assert found["detectors"] == []
-    assert scores == pytest.approx([own["values"]["1"][-1] for own in found["prompts"]], rel=1e-3)
+    assert found["thresholds"] == {"1": pytest.approx(threshold, rel=1e-3)}
+    assert found["warnings"] == []
+    assert scores == pytest.approx([own["values"]["1"][-1] for own in found["prompts"]], rel=6e-3)
     assert (
         [own["detected"]["1"] for own in found["prompts"]] == [score > threshold for score in scores] == [True, False]
     )
     # It was fitted on last tokens, and says nothing of means.
-    assert elsewhere["prompts"][0]["detected"] == {}
+    assert elsewhere["prompts"][0]["detected"] == elsewhere["thresholds"] == {}
+    assert "nothing is detected" in elsewhere["warnings"][0]
 
 
 def test_a_vector_is_read_as_it_was_made(llama_session: Session) -> None:
@@ -267,6 +274,47 @@ def test_a_fitted_threshold_answers_for_prompts(llama_session: Session) -> None:
         assert own["detected"]["1"] == (own["scores"]["1"] > threshold)
 
 
+def test_a_prompt_without_the_tokens_has_values_and_no_score(llama_session: Session) -> None:
+    path = create_steering_vector(MARKED, UNMARKED, 1, "own")["vector_path"]
+    own = load_vector(path)
+    answered = replace(own, info=own.info.model_copy(update={"pooling": "response"}))
+    save_vector(answered, "answered", workspace=llama_session.workspace)
+    chat: Any = [{"role": "user", "content": "keke"}, {"role": "assistant", "content": "lili baba"}]
+
+    found = read_activations("answered", ["keke lili", chat])
+
+    text, reply = found["prompts"]
+    assert text["scores"] == text["detected"] == {}
+    assert len(text["values"]["1"]) == len(text["tokens"])
+    assert list(reply["scores"]) == ["1"]
+    assert found["warnings"] == [
+        "The prompts [0] have no token that the pooling reads, so they have values and no score."
+    ]
+
+
+def test_values_are_of_a_few_layers_unless_they_are_named(
+    llama_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_MOST_SHOWN", 2)
+    name = random_vector(llama_session, (0, 1, 2, 3))
+
+    few, named = read_activations(name, ["keke"]), read_activations(name, ["keke"], layers=[0, 1, 2])
+
+    assert list(few["prompts"][0]["values"]) == ["0", "3"]
+    assert few["warnings"][-2] == "values are of 2 of 4 layers; name others by layers."
+    assert list(named["prompts"][0]["values"]) == ["0", "1", "2"]
+    assert list(named["residual_norms"]) == ["0", "1", "2"]
+
+
+def test_a_direction_that_is_used_elsewhere_is_named(llama_session: Session) -> None:
+    name = random_vector(llama_session)
+
+    elsewhere, own = (" ".join(read_activations(name, ["keke"], layers=at)["warnings"]) for at in ([0, 1], [1]))
+
+    assert "made at layer 1, is used at the layers [0]" in elsewhere
+    assert "made at layer" not in own
+
+
 def test_reading_is_of_the_unsteered_model(llama_session: Session) -> None:
     name = random_vector(llama_session)
     before = read_activations(name, [PROMPTS[0]], layers=[1, 2])["prompts"]
@@ -282,6 +330,7 @@ def test_reading_is_of_the_unsteered_model(llama_session: Session) -> None:
     [
         ({}, ArgumentError, "nothing to read"),
         ({"prompts": []}, PromptError, "prompts is empty"),
+        ({"prompts": ["keke"], "layers": 2}, ArgumentError, r"such as \[2\]"),
         ({"prompts": ["keke"], "layers": []}, ArgumentError, "layers is an empty list"),
         ({"prompts": ["keke"], "layers": [2]}, LayerError, r"\[0, 1\]"),
         ({"positive": MARKED}, ArgumentError, "positive and negative together"),
@@ -331,9 +380,27 @@ def test_the_next_tokens_are_those_of_the_model_and_of_a_hook_by_hand(llama_sess
     assert most == sorted(most, reverse=True)
     for column, own in zip(columns, (plain, plain, steered), strict=True):
         assert sorted(column) == pytest.approx(sorted(own[list(expected)].tolist()), rel=2e-3)
+    assert all(token is not None and token != "None" for token in found["tokens"])
     kl = float((plain * (plain.log() - steered.log())).sum())
     assert found["kl"] == [0, pytest.approx(kl, rel=2e-3)]
     assert kl > 0.01
+
+
+def test_tokens_that_only_the_output_matrix_has_keep_their_own_names(llama_session: Session) -> None:
+    name, size = random_vector(llama_session), llama_session.engine.unembedding().matrix.shape[0]
+
+    (found,) = compare_next_tokens(["keke"], name, strengths=[0], top=size)["prompts"]
+
+    named = [token for token in found["tokens"] if token.startswith("<") and token[1:-1].isdecimal()]
+    assert len(found["tokens"]) == size
+    assert sum(own[0] for own in found["tokens"].values()) == pytest.approx(1, abs=1e-3)
+    assert len(named) > 5
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True])
+def test_fewer_tokens_than_one_are_refused(llama_session: Session, top: Any) -> None:
+    with pytest.raises(ArgumentError, match="top is"):
+        compare_next_tokens(["keke"], random_vector(llama_session), top=top)
 
 
 def test_without_a_vector_what_is_applied_is_compared_and_stays(llama_session: Session) -> None:

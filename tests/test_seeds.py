@@ -28,7 +28,7 @@ from steer_tools import (
     save_edited_model,
     undo_edited_model,
 )
-from steer_tools.causal import Component, ablation_plans, components_of
+from steer_tools.causal import ablation_plans, components_of
 from steer_tools.prompts import TokenPrompt
 from steer_tools.session import Session
 
@@ -184,7 +184,9 @@ def test_a_head_that_is_zeroed_is_its_slice_of_the_output_projections_input(llam
         kept[head * width : (head + 1) * width] = 0
         return given * kept
 
-    ((plan,),) = ablation_plans(llama_session.engine, [Component("head", LAYER, head)], "zero", [])
+    ((plan,),) = ablation_plans(
+        llama_session.engine, [components_of(llama_session.engine, "head", [LAYER])[head]], "zero", []
+    )
     whole = logits_of(llama_session)
     llama_session.engine.set_ambient(plan)
     ablated = logits_of(llama_session)

@@ -14,7 +14,7 @@ from torch import Tensor
 from steer_tools.engines.base import Engine, Row, Unembedding
 from steer_tools.interventions import Add
 from steer_tools.plan import Placement
-from steer_tools.prompts import Prompt, TokenPrompt
+from steer_tools.prompts import Prompt
 
 # Rows of the output matrix that are in work at once: vocabularies are large.
 _ROWS = 8192
@@ -98,9 +98,7 @@ def _ranked(engine: Engine, values: Tensor, taken: Tensor, top: int, chance: flo
     order = order[taken[order]]
 
     def named(chosen: Tensor) -> tuple[tuple[str, float], ...]:
-        ids = chosen.tolist()
-        pieces = engine.tokenize(TokenPrompt(tuple(ids))).pieces if ids else ()
-        return tuple(zip(pieces, values[chosen].tolist(), strict=True))
+        return tuple(zip(engine.pieces(chosen.tolist()), values[chosen].tolist(), strict=True))
 
     highest, lowest = order[:top], order.flip(0)[:top]
     return Ranking(named(highest[values[highest] > 0]), named(lowest[values[lowest] < 0]), chance)

@@ -109,12 +109,27 @@ def read_along(
     prompts: Sequence[Prompt],
     pooling: Pooling | PoolingFunction,
 ) -> list[Reading]:
-    """Project every token of each prompt, and at the scored sites the mean of its pooled tokens."""
+    """Project every token of each prompt, and at the scored sites the mean of the tokens that the pooling takes."""
     if not prompts:
         return []
-    pooled = engine.read(prompts, scored, pooling) if scored else {}
-    scores = {site: (own @ directions[site]).tolist() for site, own in pooled.items()}
     return [
-        Reading(projection, {site: values[i] for site, values in scores.items()})
-        for i, projection in enumerate(project(engine, directions, prompts))
+        Reading(projection, _scores(engine, directions, scored, prompt, pooling))
+        for prompt, projection in zip(prompts, project(engine, directions, prompts), strict=True)
     ]
+
+
+def _scores(
+    engine: Engine,
+    directions: Mapping[Site, Tensor],
+    scored: Sequence[Site],
+    prompt: Prompt,
+    pooling: Pooling | PoolingFunction,
+) -> dict[Site, float]:
+    """Return a prompt's reading at each site; none where it lacks the tokens, as a text lacks a response."""
+    if not scored:
+        return {}
+    try:
+        pooled = engine.read([prompt], scored, pooling)
+    except PromptError:
+        return {}
+    return {site: float(own[0] @ directions[site]) for site, own in pooled.items()}

@@ -1,7 +1,7 @@
 """The parts of a model that can be taken out, by name. It must not know how they are taken out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -69,7 +69,8 @@ def direction_everywhere(engine: Engine, direction: Tensor) -> Component:
     return Component("direction", None, sites, direction=direction)
 
 
-def random_directions(engine: Engine, count: int, seed: int) -> tuple[Component, ...]:
-    """Return directions that any other is as likely as, each of them everywhere."""
-    drawn = torch.randn(count, engine.info.hidden_size, generator=torch.Generator().manual_seed(seed))
-    return tuple(direction_everywhere(engine, own) for own in drawn)
+def random_directions(part: Component, count: int, seed: int) -> tuple[Component, ...]:
+    """Return directions that any other is as likely as, each at the places of a part that is a direction."""
+    assert part.direction is not None
+    drawn = torch.randn(count, len(part.direction), generator=torch.Generator().manual_seed(seed))
+    return tuple(replace(part, direction=own) for own in drawn)

@@ -86,15 +86,15 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
         PromptError: The prompts have different numbers of tokens, or the same log-odds.
     """
     tokens = pair.aligned(engine)
+    source, target = _told_apart(engine, pair)
     (trace,) = engine.trace([pair.source], sites)
     patched = [
         Row(pair.target, (_placed(Replace(trace[site][place]), site, place, 1.0),))
         for site in sites
         for place in range(len(tokens))
     ]
-    source, target, *odds = _log_odds(engine, [Row(pair.source), Row(pair.target), *patched], pair)
-    effects = np.array(odds).reshape(len(sites), len(tokens)) - target
-    return Patches(tuple(sites), tuple(tokens), source, _told_apart(source, target), effects)
+    effects = np.array(_log_odds(engine, patched, pair)).reshape(len(sites), len(tokens)) - target
+    return Patches(tuple(sites), tuple(tokens), source, target, effects)
 
 
 def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
@@ -109,17 +109,19 @@ def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
         PromptError: As `patch` does.
     """
     tokens = pair.aligned(engine)
+    source, target = _told_apart(engine, pair)
     source_trace, target_trace = engine.trace([pair.source, pair.target], sites)
-    source, target = _log_odds(engine, [Row(pair.source), Row(pair.target)], pair)
     effects = [_slopes(engine, pair, site, source_trace[site] - target_trace[site]) for site in sites]
     found = np.stack([own.double().numpy() for own in effects])
-    return Patches(tuple(sites), tuple(tokens), source, _told_apart(source, target), found)
+    return Patches(tuple(sites), tuple(tokens), source, target, found)
 
 
 def _slopes(engine: Engine, pair: Pair, site: Site, change: Tensor) -> Tensor:
     """Return (tokens,) change · mean gradient, each token's on its own turn's way; `change` is (tokens, width)."""
     differ = change.any(dim=1).nonzero().squeeze(1).tolist()
-    turns = [differ[turn::_TURNS] for turn in range(_TURNS)]
+    if not differ:
+        return torch.zeros(len(change))
+    turns = [differ[turn::_TURNS] for turn in range(min(_TURNS, len(differ)))]
     rows = [
         Row(pair.target, tuple(_placed(Add(change[place]), site, place, share) for place in turn))
         for turn in turns
@@ -144,10 +146,12 @@ def _log_odds(engine: Engine, rows: Sequence[Row], pair: Pair) -> list[float]:
     return [scores[i] - scores[len(rows) + i] for i in range(len(rows))]
 
 
-def _told_apart(source: float, target: float) -> float:
+def _told_apart(engine: Engine, pair: Pair) -> tuple[float, float]:
+    """Return the log-odds of the source and of the target, which must not be the same."""
+    source, target = _log_odds(engine, [Row(pair.source), Row(pair.target)], pair)
     if abs(source - target) < _LEAST_DIFFERENCE:
         raise PromptError(
             f"Source and target have the same log-odds of the completions ({source:+.4g} and {target:+.4g} nats)",
             valid="completions that the two prompts decide between",
         )
-    return target
+    return source, target

@@ -52,11 +52,14 @@ def ablation(result: "AblationResult", *, is_plain: bool) -> RenderableType:
     strongest = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("strongest", "effect", "95 % interval", "halves", "KL"):
         strongest.add_column(name, justify="left" if name == "strongest" else "right")
+    if result["chance"]:
+        strongest.add_column("by chance", justify="right")
     for own in result["strongest"]:
         interval, halves = ("–" if ends is None else span(ends, _signed) for ends in (own["interval"], own["halves"]))
-        strongest.add_row(_name(own, kind), _signed(own["effect"]), interval, halves, figure(own["kl"]))
+        strongest.add_row(
+            _name(own, kind), _signed(own["effect"]), interval, halves, figure(own["kl"]), *_chance(result, own)
+        )
     facts = {
-        "chance": None if result["chance"] is None else f"{figure(result['chance'])} by a random direction everywhere",
         "items": str(result["items"]),
         "picture": result["heat_map_path"],
     }
@@ -67,6 +70,12 @@ def ablation(result: "AblationResult", *, is_plain: bool) -> RenderableType:
         facts_table(facts),
         *warning_lines(result["warnings"]),
     )
+
+
+def _chance(result: "AblationResult", own: "ComponentEffect") -> list[str]:
+    """Return the most that a random direction does at the place of a direction."""
+    place = "everywhere" if own["layer"] is None else str(own["layer"])
+    return [] if result["chance"] is None else [f"±{figure(result['chance'][place])}"]
 
 
 def patches(result: "PatchResult", *, is_plain: bool) -> RenderableType:

@@ -269,6 +269,10 @@ class Engine(Protocol):
         """Return the tokens that the model is given for `prompt`."""
         ...
 
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return how the vocabulary writes each token."""
+        ...
+
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan."""
         ...

@@ -173,6 +173,10 @@ class HuggingFaceEngine:
         """Return the tokens that the model is given for `prompt`."""
         return self._tokens.describe(prompt)
 
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return how the vocabulary writes each token."""
+        return self._tokens.pieces(tokens)
+
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
         rows = self._plans.decided(rows)

@@ -195,8 +195,11 @@ class Tokenization:
         return added
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return the vocabulary's own writing of tokens."""
-        return tuple(map(str, self._tokenizer.convert_ids_to_tokens(list(tokens))))
+        """Return the vocabulary's own writing of tokens; <id> of those that only the output matrix has."""
+        written = self._tokenizer.convert_ids_to_tokens(list(tokens))
+        return tuple(
+            f"<{token}>" if piece is None else str(piece) for token, piece in zip(tokens, written, strict=True)
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new tokens, without special ones."""

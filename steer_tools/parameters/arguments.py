@@ -86,6 +86,11 @@ PoolingName = Annotated[
     Literal["last", "first", "mean", "response"] | SkipJsonSchema[Callable[[Any], Any]],
     Field(description="Which tokens are read: mean skips special ones, response is the last assistant message."),
 ]
+LabelledPositive = Annotated[
+    list[PromptLike] | None,
+    Field(description="Instead of behavior_name: prompts that show it, 8 or more, not those that made the vector."),
+]
+LabelledNegative = Annotated[list[PromptLike] | None, Field(description="As many or so that do not.")]
 OptionalPooling = Annotated[
     Literal["last", "first", "mean", "response"] | SkipJsonSchema[Callable[[Any], Any]] | None,
     Field(description="Which tokens are a prompt's reading; as the behaviour or vector was read if omitted."),

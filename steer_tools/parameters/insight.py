@@ -70,13 +70,14 @@ class PromptReading(TypedDict):
 
 
 class ReadResult(TypedDict):
-    """`residual_norms`: by layer, the typical norm there; thresholds are the file's own where none was fitted."""
+    """By layer: `residual_norms`, the typical norm there; `thresholds`, the file's own where none was fitted."""
 
     vector_path: str
     component: str
     pooling: str
     residual_norms: dict[str, float]
     detectors: list[DetectorStatus]
+    thresholds: dict[str, float]
     prompts: list[PromptReading]
     picture_paths: list[str]
     warnings: list[str]
@@ -97,7 +98,7 @@ class ComponentEffect(TypedDict):
 
 class AblationResult(TypedDict):
     """`effects`: by layer, of each head or of the one part, in what `measure` says; `strongest` at most ten, the
-    strongest first. `chance`: the most that one of ten random directions does when it is taken out everywhere.
+    strongest first. `chance`, of a direction: the most that one of ten random ones does there.
     """
 
     component: str
@@ -106,7 +107,7 @@ class AblationResult(TypedDict):
     items: int
     effects: dict[str, list[float]]
     strongest: list[ComponentEffect]
-    chance: float | None
+    chance: dict[str, float] | None
     heat_map_path: str
     warnings: list[str]
 

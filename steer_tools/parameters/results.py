@@ -121,11 +121,15 @@ class NextTokensStatus(TypedDict):
 
 
 class NextTokensResult(TypedDict):
-    """The prompts in their order; a strength is null for several applied vectors."""
+    """The prompts in their order; a strength is null for several applied vectors.
+
+    `steered`: 1 or 0 a prompt, null without a condition.
+    """
 
     strengths: list[float | None]
     residual_strengths: list[float | list[float | None] | None]
     prompts: list[NextTokensStatus]
+    steered: list[int] | None
     warnings: list[str]
 
 

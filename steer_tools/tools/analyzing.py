@@ -34,6 +34,7 @@ from steer_tools.placing import PlacementOptions, place_once
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
 from steer_tools.sites import Site
+from steer_tools.tools.resolving import require_at_least_one
 from steer_tools.tools.results import short
 from steer_tools.vectors import SteeringVector, layer_cosines
 
@@ -58,6 +59,7 @@ def analyze_steering_vector(
     Believe `observed` before `lens`, and neither where its values are not above `chance`.
     """
     session = current_session()
+    require_at_least_one("top", top)
     with session.lock:
         engine = session.engine
         loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)

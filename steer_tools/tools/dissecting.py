@@ -88,10 +88,10 @@ def ablate_component(
         controls: tuple[Component, ...] = ()
         warnings: tuple[str, ...] = ()
         if component == "direction":
-            controls = random_directions(engine, _RANDOM_DIRECTIONS, seed)
             parts, warnings = _direction_parts(
                 session, vector_path, vector_layer, at, allow_other_model=allow_other_model
             )
+            controls = tuple(own for part in parts for own in random_directions(part, _RANDOM_DIRECTIONS, seed))
         elif vector_path is None and vector_layer is None:
             parts = components_of(engine, component, at)
         else:
@@ -121,9 +121,9 @@ def ablate_component(
                 _component_effect(parts[index], effects[index], asked, len(halves[0]), float(divergence))
                 for index, divergence in zip(order, mean_of_draws(divergences, listed), strict=True)
             ],
-            chance=short(float(np.abs(by_chance.mean(axis=1)).max())) if controls else None,
+            chance=_chance(controls, by_chance.mean(axis=1)) if controls else None,
             heat_map_path=str(picture),
-            warnings=list(warnings),
+            warnings=[*warnings, *_doubts(measure, found)],
         )
 
 
@@ -140,6 +140,12 @@ def _measured(engine: Engine, measure: str, asked: Sequence[Question], material:
             )
         case _:
             return log_odds_of(engine, asked)
+
+
+def _doubts(measure: str, found: Floats) -> list[str]:
+    if measure != "exact" or found.any():
+        return []
+    return ["No text's score changed: where unsteered texts show no trait, nothing can be lost, and 0 says nothing."]
 
 
 def _direction_parts(
@@ -160,6 +166,14 @@ def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[flo
     found: dict[str, list[float]] = {}
     for part, effect in zip(parts, effects.tolist(), strict=True):
         found.setdefault(_row(part), []).append(short(effect))
+    return found
+
+
+def _chance(controls: Sequence[Component], effects: Floats) -> dict[str, float]:
+    """Return the largest effect, of either sign, of the random directions at each place."""
+    found: dict[str, float] = {}
+    for part, effect in zip(controls, np.abs(effects).tolist(), strict=True):
+        found[_row(part)] = max(found.get(_row(part), 0.0), short(effect))
     return found
 
 

@@ -33,6 +33,7 @@ from steer_tools.placing import Layers, PlacementOptions, place, require_finite,
 from steer_tools.plan import Plan
 from steer_tools.prompts import parse_prompts
 from steer_tools.session import Session, current_session
+from steer_tools.tools.resolving import require_at_least_one
 from steer_tools.tools.results import one_or_list_rounded, rounded, short
 
 
@@ -126,6 +127,7 @@ def compare_next_tokens(
     with session.lock:
         engine, parsed = session.engine, parse_prompts(prompts)
         options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
+        require_at_least_one("top", top)
         tried, warnings = _tried(session, vector_path, layer, strengths, options)
         found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
         return NextTokensResult(
@@ -138,6 +140,7 @@ def compare_next_tokens(
                 )
                 for one in found
             ],
+            steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
             warnings=warnings,
         )
 

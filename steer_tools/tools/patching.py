@@ -17,10 +17,12 @@ from steer_tools.parameters import (
 from steer_tools.prompts import parse_prompt
 from steer_tools.session import current_session
 from steer_tools.sites import Site
-from steer_tools.tools.resolving import require_one_of, resolved_layers
+from steer_tools.tools.resolving import require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
 
 _LISTED = 10
+# Of the way from target to source: less is none.
+_LEAST_SHOWN = 0.01
 _PICTURE = "patches.png"
 
 
@@ -43,6 +45,8 @@ def patch_activations(
     session = current_session()
     require_one_of("component", component, ("residual", "attention", "mlp"))
     require_one_of("method", method, ("exact", "gradient"))
+    require_text("positive", positive)
+    require_text("negative", negative)
     with session.lock:
         engine = session.engine
         pair = Pair(
@@ -55,7 +59,11 @@ def patch_activations(
         found = (patch if method == "exact" else attribute)(engine, pair, sites)
         picture = session.workspace.write(f"{save_folder or 'patches'}/{_PICTURE}", _patch_picture(found, component))
         recovered = found.recovered
-        order = np.argsort(-recovered, axis=None, kind="stable").tolist()[:_LISTED]
+        order = [
+            index
+            for index in np.argsort(-np.abs(recovered), axis=None, kind="stable").tolist()[:_LISTED]
+            if abs(recovered.ravel()[index]) >= _LEAST_SHOWN
+        ]
         return PatchResult(
             source=short(found.source),
             target=short(found.target),

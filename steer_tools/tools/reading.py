@@ -14,10 +14,10 @@ from steer_tools.parameters import (
     AllowOtherModel,
     DetectorStatus,
     Folder,
+    LabelledNegative,
+    LabelledPositive,
     OptionalBehaviorName,
     OptionalPooling,
-    OwnNegative,
-    OwnPositive,
     PromptReading,
     ReadLayers,
     ReadPrompts,
@@ -34,6 +34,8 @@ from steer_tools.vectors import SteeringVector
 
 # Prompts that get a picture.
 _DRAWN = 8
+# Layers whose values are told where none are named.
+_MOST_SHOWN = 4
 
 
 def read_activations(
@@ -41,8 +43,8 @@ def read_activations(
     prompts: ReadPrompts = None,
     layers: ReadLayers = None,
     behavior_name: OptionalBehaviorName = None,
-    positive: OwnPositive = None,
-    negative: OwnNegative = None,
+    positive: LabelledPositive = None,
+    negative: LabelledNegative = None,
     pooling: OptionalPooling = None,
     save_folder: Folder = None,
     allow_other_model: AllowOtherModel = False,
@@ -57,10 +59,13 @@ def read_activations(
         require_one_of("pooling", pooling, POOLINGS)
     with session.lock:
         engine = session.engine
-        at = engine.resolve_layer(layers[0]) if layers else None
-        loaded = load_for_model(session, vector_path, at, allow_other_model=allow_other_model)
+        wanted = resolved_layers(session, layers, [])
+        parsed = () if prompts is None else parse_prompts(prompts)
+        loaded = load_for_model(
+            session, vector_path, wanted[0] if wanted else None, allow_other_model=allow_other_model
+        )
         vector = loaded.vector
-        directions = directions_at(vector, resolved_layers(session, layers, vector.layers))
+        directions = directions_at(vector, wanted or resolved_layers(session, vector.layers, []))
         labelled, usual = _labelled(session, vector, behavior_name, positive, negative)
         if prompts is None and labelled is None:
             raise ArgumentError("There is nothing to read", valid="prompts, a behavior_name, or positive and negative")
@@ -70,8 +75,8 @@ def read_activations(
         if labelled is None and read_as == vector.info.pooling:
             known = vector.info.thresholds
             thresholds = {site: known[site.layer] for site in directions if site.layer in known}
-        parsed = () if prompts is None else parse_prompts(prompts)
         readings = read_along(engine, directions, list(thresholds), parsed, read_as)
+        shown = list(directions) if layers else _spread(list(directions))
         name = Path(loaded.source).stem
         folder = save_folder or f"readings/{name}"
         pictures = {
@@ -86,10 +91,38 @@ def read_activations(
             pooling=read_as if isinstance(read_as, str) else "custom",
             residual_norms={str(site.layer): short(session.typical_norm(site)) for site in directions},
             detectors=[_status(site, found) for site, found in detectors.items()],
-            prompts=[_reading(own, thresholds) for own in readings],
+            thresholds={str(site.layer): short(threshold) for site, threshold in thresholds.items()},
+            prompts=[_reading(own, thresholds, shown) for own in readings],
             picture_paths=[str(session.workspace.resolve(path)) for path in pictures],
-            warnings=list(loaded.warnings),
+            warnings=[*loaded.warnings, *_warnings(vector, list(directions), shown, readings, thresholds)],
         )
+
+
+def _spread(sites: list[Site]) -> list[Site]:
+    """Return some of the sites at even distances, since values of every token are long."""
+    steps = max(1, min(_MOST_SHOWN, len(sites)) - 1)
+    return list(dict.fromkeys(sites[round(i * (len(sites) - 1) / steps)] for i in range(steps + 1)))
+
+
+def _warnings(
+    vector: SteeringVector,
+    sites: Sequence[Site],
+    shown: Sequence[Site],
+    readings: Sequence[Reading],
+    thresholds: Mapping[Site, float],
+) -> list[str]:
+    found: list[str] = []
+    moved = [site.layer for site in sites if site.layer not in vector.directions]
+    if moved:
+        found.append(f"The vector's only direction, made at layer {vector.layers[0]}, is used at the layers {moved}.")
+    if readings and len(shown) < len(sites):
+        found.append(f"values are of {len(shown)} of {len(sites)} layers; name others by layers.")
+    if readings and not thresholds:
+        found.append("No threshold is known for these layers and this pooling, so nothing is detected.")
+    unread = [i for i, own in enumerate(readings) if thresholds and not own.scores]
+    if unread:
+        found.append(f"The prompts {unread} have no token that the pooling reads, so they have values and no score.")
+    return found
 
 
 def _labelled(
@@ -104,9 +137,11 @@ def _labelled(
     if positive is None and negative is None:
         if behavior_name is None:
             return None, own or "last"
-        behavior, is_chat = material_named(session, behavior_name).behavior, session.engine.info.has_chat_template
-        groups = [item.group for item in behavior.items]
-        seen, held_out = (contrast_prompts(items, is_chat) for items in (behavior.pairs, behavior.items))
+        material, is_chat = material_named(session, behavior_name), session.engine.info.has_chat_template
+        behavior, splits = material.behavior, material.splits
+        # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
+        groups = [item.group for item in splits.judging]
+        seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))
         return Labelled(seen, held_out, (groups, groups)), pooling_of(session.engine, behavior)
     if behavior_name is not None or positive is None or negative is None:
         raise ArgumentError(
@@ -128,10 +163,10 @@ def _status(site: Site, found: Detector) -> DetectorStatus:
     )
 
 
-def _reading(found: Reading, thresholds: Mapping[Site, float]) -> PromptReading:
+def _reading(found: Reading, thresholds: Mapping[Site, float], shown: Sequence[Site]) -> PromptReading:
     return PromptReading(
         tokens=list(found.projection.pieces),
-        values={str(site.layer): [short(value) for value in own] for site, own in found.projection.values.items()},
+        values={str(site.layer): [float(f"{v:.3g}") for v in found.projection.values[site]] for site in shown},
         scores={str(site.layer): short(score) for site, score in found.scores.items()},
         detected={str(site.layer): score > thresholds[site] for site, score in found.scores.items()},
     )

@@ -6,7 +6,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.session import Session
 
 
-def resolved_layers(session: Session, layers: Sequence[int] | None, default: Sequence[int]) -> list[int]:
+def resolved_layers(session: Session, layers: object, default: Sequence[int]) -> list[int]:
     """Return the layers counted from 0, once each and in order; `default` where none are given.
 
     Raises:
@@ -15,9 +15,31 @@ def resolved_layers(session: Session, layers: Sequence[int] | None, default: Seq
     """
     if layers is None:
         return list(default)
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise ArgumentError(f"layers is {layers!r:.80}", valid="a list of layers, such as [2], or leave it out")
     if not layers:
         raise ArgumentError("layers is an empty list", valid="at least one layer, or leave it out")
     return sorted({session.engine.resolve_layer(layer) for layer in layers})
+
+
+def require_at_least_one(name: str, value: object) -> None:
+    """Refuse what is no whole number from 1.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(f"{name} is {value!r:.80}", valid="a whole number from 1")
+
+
+def require_text(name: str, value: object) -> None:
+    """Refuse what is no text, or an empty one.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if not isinstance(value, str) or not value:
+        raise ArgumentError(f"{name} is {value!r:.80}", valid="some text")
 
 
 def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:
