@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--multipliers", type=float, nargs="+", default=[-1.0, 1.0])
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--layer", type=int, default=LAYER)
-    parser.add_argument("--device-map", default=None)
+    parser.add_argument("--device-map", default="auto", help="where the weights go (default: %(default)s)")
     parser.add_argument("--most", type=int, help="use only so many questions of each file")
     parser.add_argument("--workspace", default=str(Path(__file__).parents[1]))
     options = parser.parse_args()
