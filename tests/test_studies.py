@@ -122,7 +122,7 @@ def questions(count: int, liked: str = "tea") -> list[dict[str, str]]:
     ]
 
 
-def test_the_reproduction_of_caa_does_what_the_paper_says(tiny: Path, tmp_path: Path) -> None:
+def test_the_reproduction_of_caa_prints_what_is_computed_by_hand(tiny: Path, tmp_path: Path) -> None:
     # Numbers of questions of their own, of which one in three is matched by (B), make vectors of different lengths.
     made_of = {behavior: questions(3 + i, behavior) for i, behavior in enumerate(BEHAVIORS)}
     for behavior, records in made_of.items():
