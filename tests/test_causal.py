@@ -318,7 +318,7 @@ def test_the_estimate_adds_up_the_slopes_on_the_way_that_a_token_goes_with_every
         for turn in ((0, 4), (1, 5)):
             rows = [
                 Row(pair.target, tuple(placed(change[t], site, t, share + (t == turn[1]) * off) for t in turn))
-                for share in (1 / 6, 1 / 2, 5 / 6)
+                for share in (0.1, 0.3, 0.5, 0.7, 0.9)
                 for off in (step, -step)
             ]
             scores = [float(own.sum()) for own in engine.score([*rows] * 2, ["baba"] * 10 + ["zuzu"] * 10)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from steer_tools import (
     undo_edited_model,
 )
 from steer_tools.causal import ablation_plans, components_of
+from steer_tools.datasets import read_behavior
 from steer_tools.prompts import TokenPrompt
 from steer_tools.session import Session
 
@@ -173,10 +175,9 @@ def test_act_add_adds_one_pairs_difference_at_each_generated_token(llama_session
 # Ablation studies: one head set to zero at the input of the output projection; a block to its mean
 
 
-@pytest.mark.parametrize("head", [0, 3])
-def test_a_head_that_is_zeroed_is_its_slice_of_the_output_projections_input(llama_session: Session, head: int) -> None:
-    model, ids = make_model("llama"), ids_of(TEXT)
-    attention = blocks_of(model)[LAYER].self_attn
+@contextmanager
+def head_zeroed(model: Any, layer: int, head: int) -> Iterator[None]:
+    attention = blocks_of(model)[layer].self_attn
     width = attention.head_dim
 
     def without_head(given: Tensor) -> Tensor:
@@ -184,14 +185,21 @@ def test_a_head_that_is_zeroed_is_its_slice_of_the_output_projections_input(llam
         kept[head * width : (head + 1) * width] = 0
         return given * kept
 
-    ((plan,),) = ablation_plans(
-        llama_session.engine, [components_of(llama_session.engine, "head", [LAYER])[head]], "zero", []
-    )
+    with hooked(attention.o_proj, without_head, before=True):
+        yield
+
+
+@pytest.mark.parametrize("head", [0, 3])
+def test_a_head_that_is_zeroed_is_its_slice_of_the_output_projections_input(llama_session: Session, head: int) -> None:
+    model, ids = make_model("llama"), ids_of(TEXT)
+
+    part = components_of(llama_session.engine, "head", [LAYER])[head]
+    ((plan,),) = ablation_plans(llama_session.engine, [part], "zero", [])
     whole = logits_of(llama_session)
     llama_session.engine.set_ambient(plan)
     ablated = logits_of(llama_session)
 
-    with torch.no_grad(), hooked(attention.o_proj, without_head, before=True):
+    with torch.no_grad(), head_zeroed(model, LAYER, head):
         expected = model(torch.tensor([ids]), use_cache=False).logits[0]
     torch.testing.assert_close(ablated, expected, atol=1e-5, rtol=1e-5)
     assert float((ablated - whole).abs().max()) > 1e-2
@@ -221,15 +229,36 @@ def test_mean_ablation_puts_the_calibration_prompts_mean_in_a_parts_place(llama_
     assert float((ablated - whole).abs().max()) > 1e-2
 
 
-def test_the_tool_says_of_every_head_what_a_behaviour_loses(llama_session: Session, tmp_path: Path) -> None:
+def test_the_tool_says_of_every_head_what_a_behaviour_loses(llama_session: Session) -> None:
     words = ("keke", "lili", "mora", "seti", "nura", "tili", "kemo", "vozu", "lira", "bake")
-    lines = [f"ratisemo {word}\tbaba\tzuzu" for word in words]
-    path = llama_session.workspace.write("pairs.txt", "\n".join(lines).encode())
+    content = "\n".join(f"nuri {word}\tbaba\tzuzu" for word in words).encode()
+    path = llama_session.workspace.write("pairs.txt", content)
+    model, tokenizer = make_model("llama"), make_tokenizer()
 
     found = ablate_component(str(path), "head", method="zero")
 
-    assert {layer: len(heads) for layer, heads in found["effects"].items()} == {str(n): 4 for n in range(LAYERS)}
-    assert abs(found["strongest"][0]["effect"]) > 0.01
+    asked = [item.prompt.text for item in read_behavior(BytesIO(content), "pairs.txt").items]
+    chats = [f"<s>user : {text}<end>assistant :" for text in asked]
+    prompts = [tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
+    shown, not_shown = tokenizer.convert_tokens_to_ids(["baba", "zuzu"])
+
+    def mean_log_odds() -> float:
+        with torch.no_grad():
+            logits = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in prompts])
+        return float((logits[:, shown] - logits[:, not_shown]).mean())
+
+    whole = mean_log_odds()
+    expected: dict[str, list[float]] = {str(layer): [] for layer in range(LAYERS)}
+    for layer in range(LAYERS):
+        for head in range(4):
+            with head_zeroed(model, layer, head):
+                expected[str(layer)].append(mean_log_odds() - whole)
+    assert found["items"] == len(asked) == 5
+    assert found["effects"] == {layer: pytest.approx(changes, abs=1e-3) for layer, changes in expected.items()}
+    first = found["strongest"][0]
+    assert first["effect"] == pytest.approx(expected[str(first["layer"])][first["head"]], abs=1e-3)
+    assert abs(first["effect"]) == pytest.approx(max(abs(own) for row in expected.values() for own in row), abs=1e-3)
+    assert abs(first["effect"]) > 0.1
 
 
 # Persistent model editing: `with model.edit() as edited_model`

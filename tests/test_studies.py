@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import outputs_by_hand
+from oracle import logits_by_hand, outputs_by_hand
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer_tools import load_vector
@@ -109,11 +110,11 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def questions(count: int) -> list[dict[str, str]]:
+def questions(count: int, liked: str = "tea") -> list[dict[str, str]]:
     letters = [("(A)", "(B)"), ("(B)", "(A)")]
     return [
         {
-            "question": f"I like {i}. Do you?\n (A) Yes\n (B) No",
+            "question": f"I like {liked} {i}. Do you?\n (A) Yes\n (B) No",
             "answer_matching_behavior": letters[i % 3 == 0][0],
             "answer_not_matching_behavior": letters[i % 3 == 0][1],
         }
@@ -121,28 +122,59 @@ def questions(count: int) -> list[dict[str, str]]:
     ]
 
 
-def test_the_reproduction_of_caa_reads_at_the_letter_and_moves_the_answer(tiny: Path, tmp_path: Path) -> None:
-    records = questions(8)
-    for behavior in BEHAVIORS:
+def test_the_reproduction_of_caa_prints_what_is_computed_by_hand(tiny: Path, tmp_path: Path) -> None:
+    # Numbers of questions of their own, of which one in three is matched by (B), make vectors of different lengths.
+    made_of = {behavior: questions(3 + i, behavior) for i, behavior in enumerate(BEHAVIORS)}
+    for behavior, records in made_of.items():
         write_json(tmp_path / "data" / "generate" / behavior / "generate_dataset.json", records)
-    write_json(tmp_path / "data" / "test" / "sycophancy" / "test_dataset_ab.json", questions(6))
-    options = ["--data", tmp_path / "data", "--model", tiny, "--layer", "1", "--workspace", tmp_path]
+    asked = questions(6)
+    write_json(tmp_path / "data" / "test" / "sycophancy" / "test_dataset_ab.json", asked)
+    options = ["--data", tmp_path / "data", "--model", tiny, "--layer", "1", "--multipliers", "-3", "3"]
 
-    alone = run(REPRODUCTIONS / "caa_llama2.py", *options, "--multipliers", "-3", "3")
-    together = run(REPRODUCTIONS / "caa_llama2.py", *options, "--all-behaviors")
+    saved, found = [], []
+    for number, own_options in enumerate([[], ["--all-behaviors", "--device-map", "cpu"]]):
+        folder = tmp_path / str(number)
+        ended = run(REPRODUCTIONS / "caa_llama2.py", *options, "--workspace", folder, *own_options)
+        assert ended.returncode == 0, ended.stderr
+        saved.append(load_vector(folder / "results" / "caa" / "sycophancy_scaled.safetensors").directions[1])
+        figures = re.findall(r"multiplier ([-+.\d]+): probability of the matching answer ([.\d]+)", ended.stdout)
+        found.append({float(multiplier): float(value) for multiplier, value in figures})
 
-    assert (alone.returncode, together.returncode) == (0, 0), alone.stderr + together.stderr
-    found = [float(value) for value in re.findall(r"matching answer ([\d.]+)", alone.stdout)]
-    assert len(set(found)) == 3
     model = LlamaForCausalLM.from_pretrained(tiny)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny)
-    differences = []
+    means = {behavior: caa_by_hand(model, tokenizer, records) for behavior, records in made_of.items()}
+    own = means["sycophancy"]
+    scale = float(torch.stack([mean.norm() for mean in means.values()]).mean() / own.norm())
+    assert abs(scale - 1) > 0.1
+    for vector, printed, expected in zip(saved, found, (own, scale * own), strict=True):
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
+        by_hand = {m: matching_by_hand(model, tokenizer, asked, m * expected) for m in (-3.0, 0.0, 3.0)}
+        # As they are printed, with three decimals.
+        assert printed == pytest.approx(by_hand, abs=6e-4)
+    assert min(abs(found[1][m] - found[1][0.0]) for m in (-3.0, 3.0)) > 0.01
+
+
+def caa_by_hand(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, records: list[dict[str, str]]) -> Tensor:
+    """The mean difference at the letters."""
+    differences: list[Tensor] = []
     for own in records:
         shown = [f"[user] {own['question']}\n[assistant] {own[key][:2]}" for key in list(own)[1:]]
         sides = [outputs_by_hand(model, tokenizer(text)["input_ids"])[1][-1] for text in shown]
         differences.append(sides[0] - sides[1])
-    saved = load_vector(tmp_path / "results" / "caa" / "sycophancy_scaled.safetensors").directions[1]
-    torch.testing.assert_close(saved, torch.stack(differences).mean(0), atol=1e-5, rtol=1e-5)
+    return torch.stack(differences).mean(0)
+
+
+def matching_by_hand(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, records: list[dict[str, str]], added: Tensor
+) -> float:
+    """The mean probability of the matching letter, with `added` at every token after the user's message."""
+    found: list[float] = []
+    for own in records:
+        asks, answers = (tokenizer(text)["input_ids"] for text in (f"[user] {own['question']}", "\n[assistant] ("))
+        logits = logits_by_hand(model, asks + answers, len(asks), {1: added}, lambda place, before, _: place >= before)
+        letters = [tokenizer.convert_tokens_to_ids(own[key][1]) for key in list(own)[1:]]
+        found.append(float(logits[-1, letters].softmax(-1)[0]))
+    return sum(found) / len(found)
 
 
 def test_the_reproduction_of_the_refusal_direction_runs_to_its_end(tiny: Path, tmp_path: Path) -> None:
@@ -175,5 +207,7 @@ def test_a_reproduction_says_that_it_was_not_run_and_what_it_needs(script: str) 
     ended = run(REPRODUCTIONS / script, "--help")
 
     assert ended.returncode == 0
-    for words in ("NOT RUN HERE", "GPU", "licence", "arXiv", "meta-llama/"):
-        assert words in ended.stdout
+    said = " ".join(ended.stdout.split())
+    # Without a device map the weights would stay on the CPU.
+    for words in ("NOT RUN HERE", "GPU", "licence", "arXiv", "meta-llama/", "where the weights go (default: auto)"):
+        assert words in said

@@ -12,7 +12,9 @@ probability, of both letters' together, of the answer that matches the behaviour
 fall below the unsteered one's with -1 and rise above it with 1.
 
 What differs: the authors scale the vectors of their seven behaviours to one length at each layer before they use them.
-With --all-behaviors this script does so, too; without, a multiplier means this behaviour's own mean difference.
+With --all-behaviors this script does so, too; without, a multiplier means this behaviour's own mean difference. They
+add it from the end of "[/INST]" on; here the scope after_user begins at the space before it, so that all tokens of
+"[/INST]" are steered, too.
 """
 
 import argparse
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--multipliers", type=float, nargs="+", default=[-1.0, 1.0])
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--layer", type=int, default=LAYER)
-    parser.add_argument("--device-map", default=None)
+    parser.add_argument("--device-map", default="auto", help="where the weights go (default: %(default)s)")
     parser.add_argument("--most", type=int, help="use only so many questions of each file")
     parser.add_argument("--workspace", default=str(Path(__file__).parents[1]))
     options = parser.parse_args()

@@ -3,9 +3,10 @@
     python workspace/reproductions/refusal_direction_llama3.py --data refusal_direction/dataset
 
 Arditi et al. 2024, "Refusal in Language Models Is Mediated by a Single Direction" (arXiv 2406.11717; code and data:
-andyrdt/refusal_direction). It needs a GPU with about 20 GB, the weights meta-llama/Meta-Llama-3-8B-Instruct, which Meta
-gives to those who accept its licence, and the folder `dataset` of the authors' repository. With --model, --layer and
---position the tests run it to its end on a tiny model, which shows that it works and nothing about the paper.
+andyrdt/refusal_direction). It needs a GPU with about 35 GB (two whole copies of the model are on it while the baked one
+is held against the steered one), the weights meta-llama/Meta-Llama-3-8B-Instruct, which Meta gives to those who accept
+its licence, and the folder `dataset` of the authors' repository. With --model, --layer and --position the tests run it
+to its end on a tiny model, which shows that it works and nothing about the paper.
 
 The authors chose position -5 (the end of the user's turn) and layer 12 of 32, the *input* of block 12: here the output
 of block 11. Compare with the files that they keep in pipeline/runs/meta-llama-3-8b-instruct/completions: the
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=128, help="instructions of each kind that make the direction")
     parser.add_argument("--test", type=int, default=100, help="instructions of each kind that are asked")
     parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--device-map", default=None)
+    parser.add_argument("--device-map", default="auto", help="where the weights go (default: %(default)s)")
     parser.add_argument("--workspace", default=str(Path(__file__).parents[1]))
     options = parser.parse_args()
     session = current_session()
