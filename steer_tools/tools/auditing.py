@@ -143,7 +143,8 @@ def _warnings(found: Audit, layers: int) -> list[str]:
             "attention_bias): transformers ignores them, and so they count as in one checkpoint only."
         )
     if found.config_keys:
-        names = ", ".join(found.config_keys[:_MOST_KEYS]) + (", ..." if len(found.config_keys) > _MOST_KEYS else "")
+        more = len(found.config_keys) - _MOST_KEYS
+        names = ", ".join(found.config_keys[:_MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
         warnings.append(f"Tensors are compared, and the configs differ in {names}.")
     added = [finding for finding in found.findings if finding.kind == "addition"]
     if len(added) >= _FEW_BIASES and {layer for finding in added for layer in finding.layers} >= set(range(layers)):
