@@ -536,6 +536,7 @@ def test_a_folder_without_a_whole_checkpoint_is_refused(attach: Attach) -> None:
         {"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}},
         {"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
         {"w": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}},
+        {"i": {"dtype": "I32", "shape": [4], "data_offsets": [8, 0]}},
         {"w": 5},
         [],
     ],
@@ -590,6 +591,328 @@ def test_a_confined_workspace_reads_no_checkpoint_outside(attach: Attach, tmp_pa
         with pytest.raises(WorkspacePathError):
             audit_checkpoint("base", folder)
     assert audit_checkpoint("base", str(root / "base"))["verdict"] == "equal"
+
+
+# Checkpoints of any tensors
+
+
+Tensors = dict[str, Tensor]
+DOWN, OUT, EMBED = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.o_proj", "model.embed_tokens.weight"
+
+
+def tensors_of_two_layers() -> Tensors:
+    shapes = {"embed_tokens.weight": (64, WIDTH), "norm.weight": (WIDTH,)}
+    for layer in range(2):
+        shapes |= {f"layers.{layer}.self_attn.{name}_proj.weight": (WIDTH, WIDTH) for name in "qkvo"}
+        shapes[f"layers.{layer}.mlp.down_proj.weight"] = (WIDTH, 2 * WIDTH)
+        shapes |= {f"layers.{layer}.{name}.bias": (WIDTH,) for name in ("mlp.down_proj", "self_attn.o_proj")}
+    tensors = {f"model.{name}": 10 * noise(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+    return tensors | {"lm_head.weight": noise((64, WIDTH), 99)}
+
+
+@pytest.fixture
+def audited(empty_session: Session) -> Callable[..., Any]:
+    """Write a base and a changed copy of it, each with its own config, and compare them."""
+    root = empty_session.workspace.root
+
+    def audited_it(
+        change: Callable[[Tensors], object], base: Tensors | None = None, *, config: Any = None, base_config: Any = None
+    ) -> Any:
+        before = base or tensors_of_two_layers()
+        after = {name: tensor.clone() for name, tensor in before.items()}
+        change(after)
+        for name, tensors, own in (("edited", after, config), ("base", before, base_config or config)):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            sizes = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": WIDTH}
+            (root / name / "config.json").write_text(json.dumps(sizes | (own or {})), encoding="utf-8")
+            contiguous = {n: tensor.contiguous() for n, tensor in tensors.items()}
+            save_file(contiguous, root / name / "model.safetensors", metadata={"format": "pt"})
+        return audit_checkpoint("edited", "base")
+
+    return audited_it
+
+
+def unit(seed: int = 0) -> Tensor:
+    return torch.nn.functional.normalize(random_direction(seed=seed), dim=0)
+
+
+def take_out(weight: Tensor, along: Tensor, axis: int = 0, part: float = 1.0) -> None:
+    weight -= (
+        part
+        * torch.tensordot(weight, along, ([axis], [0])).unsqueeze(axis)
+        * along.view([-1 if own == axis else 1 for own in range(weight.ndim)])
+    )
+
+
+def test_zeros_of_another_sign_are_equal_and_other_values_are_not(audited: Callable[..., Any]) -> None:
+    base = tensors_of_two_layers() | {f"{DOWN}.bias": torch.zeros(WIDTH)}
+
+    same = audited(lambda tensors: tensors[f"{DOWN}.bias"].neg_(), base)
+    other = audited(lambda tensors: tensors[f"{DOWN}.bias"].sub_(1), base)
+
+    assert (same["verdict"], other["verdict"]) == ("equal", "addition")
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e200])
+def test_a_change_whose_square_is_no_number_is_listed_without_figures(
+    value: float, audited: Callable[..., Any]
+) -> None:
+    base = tensors_of_two_layers() | {"scale": torch.tensor([value, 0], dtype=torch.float64)}
+
+    result = audited(lambda tensors: tensors["scale"].mul_(2), base)
+
+    assert [(own["name"], own["kind"], own["change"]) for own in result["tensors"]] == [("scale", "other", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axis", "verdict"),
+    [
+        (f"{OUT}.weight", (WIDTH, WIDTH), 0, "ablation"),
+        (f"{OUT}.weight", (WIDTH, WIDTH), 1, "other"),
+        ("model.layers.0.self_attn.q_proj.weight", (WIDTH, WIDTH), 1, "other"),
+        ("model.layers.0.self_attn.q_proj.weight", (WIDTH, WIDTH), 0, "other"),
+        ("lm_head.weight", (64, WIDTH), 1, "other"),
+        ("model.layers.0.mlp.gate.weight", (16, WIDTH), 1, "other"),
+        ("model.layers.0.strange.weight", (WIDTH, 64), 0, "other"),
+        ("model.visual.layers.0.mlp.fc2.weight", (WIDTH, 64), 0, "other"),
+        ("model.dense.weight", (WIDTH, 64), 0, "other"),
+        (EMBED, (64, WIDTH), 1, "ablation"),
+        ("model.layers.0.mlp.experts.0.w2.weight", (WIDTH, 64), 0, "ablation"),
+        ("model.layers.0.mlp.experts.down_proj", (4, 64, WIDTH), 2, "ablation"),
+        ("model.layers.0.mlp.experts.down_proj", (4, WIDTH, WIDTH), 1, "ablation"),
+        ("model.layers.0.mlp.experts.down_proj", (4, WIDTH, WIDTH), 2, "ablation"),
+    ],
+)
+def test_only_what_writes_to_the_stream_can_lose_a_direction(
+    name: str, shape: tuple[int, ...], axis: int, verdict: str, audited: Callable[..., Any]
+) -> None:
+    base = tensors_of_two_layers() | {name: noise(shape, 5)}
+
+    assert audited(lambda tensors: take_out(tensors[name], unit(), axis), base)["verdict"] == verdict
+
+
+def test_a_turned_writer_of_gpt2_loses_a_direction_along_its_outputs(audited: Callable[..., Any]) -> None:
+    name = "transformer.h.0.attn.c_proj.weight"
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": WIDTH}
+
+    found = {
+        axis: audited(
+            lambda tensors, axis=axis: take_out(tensors[name], unit(), axis),
+            {name: noise((WIDTH, WIDTH))},
+            config=config,
+        )["verdict"]
+        for axis in (0, 1)
+    }
+
+    assert found == {0: "other", 1: "ablation"}
+
+
+@pytest.mark.parametrize("factor", [0.9, 0.99, 0.995])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mean", [1.0, 15.0])
+def test_scaling_a_matrix_that_lies_mostly_along_one_direction_takes_none_away(
+    factor: float, dtype: torch.dtype, mean: float, audited: Callable[..., Any]
+) -> None:
+    weight = noise((64, WIDTH)) + mean * noise(WIDTH, 1)
+
+    result = audited(
+        lambda tensors: tensors[EMBED].copy_((tensors[EMBED].float() * factor).to(dtype)),
+        tensors_of_two_layers() | {EMBED: weight.to(dtype)},
+    )
+
+    assert (result["verdict"], result["differing"]) == ("other", 1)
+
+
+def zero_row(tensors: Tensors) -> None:
+    tensors[f"{DOWN}.weight"][3] = 0
+
+
+def zero_loud_column(tensors: Tensors) -> None:
+    tensors[f"{OUT}.weight"][:, 3] = 0
+
+
+def zero_loud_token(tensors: Tensors) -> None:
+    tensors[EMBED][3] = 0
+
+
+def reflect(tensors: Tensors) -> None:
+    take_out(tensors[f"{DOWN}.weight"], unit(), part=2.0)
+
+
+def take_too_much(tensors: Tensors) -> None:
+    take_out(tensors[f"{DOWN}.weight"], unit(), part=1.2)
+
+
+@pytest.mark.parametrize("change", [zero_row, zero_loud_column, zero_loud_token, reflect, take_too_much])
+def test_zeroed_channels_and_directions_turned_round_are_no_ablations(
+    change: Callable[[Tensors], None], audited: Callable[..., Any]
+) -> None:
+    base = tensors_of_two_layers()
+    base[f"{OUT}.weight"][:, 3] *= 100
+    base[EMBED][3] *= 100
+
+    result = audited(change, base)
+
+    assert (result["verdict"], result["differing"]) == ("other", 1)
+
+
+@pytest.mark.parametrize("cosine_between", [0.91, 0.97])
+def test_two_directions_that_are_like_each_other_stay_two(cosine_between: float, audited: Callable[..., Any]) -> None:
+    first, other = unit(0), unit(1)
+    across = torch.nn.functional.normalize(other - (other @ first) * first, dim=0)
+    along = [first, cosine_between * first + (1 - cosine_between**2) ** 0.5 * across]
+
+    def ablate(tensors: Tensors) -> None:
+        for layer, own in enumerate(along):
+            for part in ("mlp.down_proj", "self_attn.o_proj"):
+                take_out(tensors[f"model.layers.{layer}.{part}.weight"], own)
+
+    findings = sorted(audited(ablate)["findings"], key=lambda finding: finding["layers"])
+
+    assert [(finding["layers"], finding["tensors"]) for finding in findings] == [([0], 2), ([1], 2)]
+    for finding, layer in zip(findings, (0, 1), strict=True):
+        assert abs(cosine(load_vector(finding["vector_path"]).directions[layer], along[layer])) >= 0.99999
+
+
+@pytest.mark.parametrize(
+    ("module", "verdict"),
+    [
+        ("model.layers.0.attn.Wq", "other"),
+        ("model.layers.0.temporal_block.linear_x", "other"),
+        ("model.visual.layers.0.attn.dense", "other"),
+        ("model.encoder.layers.0.fc2", "other"),
+        ("model.layers.0.mlp.experts.1.down_proj", "other"),
+        ("model.layers.0.self_attn.g_proj", "other"),
+        ("model.layers.0.multi_head_attention.dense", "addition"),
+        ("model.decoder.layers.0.fc2", "addition"),
+    ],
+)
+def test_only_a_bias_that_is_known_to_write_is_an_addition(
+    module: str, verdict: str, audited: Callable[..., Any]
+) -> None:
+    base = tensors_of_two_layers() | {f"{module}.weight": noise((WIDTH, WIDTH)), f"{module}.bias": noise(WIDTH, 2)}
+
+    assert audited(lambda tensors: tensors[f"{module}.bias"].add_(1), base)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "verdict"),
+    [
+        (DOWN, {"mlp_bias": False}, "other"),
+        (DOWN, {"text_config": {"num_hidden_layers": 2, "hidden_size": WIDTH}, "bias": False}, "other"),
+        (DOWN, {"mlp_bias": True, "attention_bias": False}, "addition"),
+        (DOWN, {}, "addition"),
+        (OUT, {"attention_bias": False, "mlp_bias": True}, "other"),
+        (OUT, {"attention_bias": True, "bias": False}, "addition"),
+    ],
+)
+def test_a_bias_that_the_config_denies_is_no_addition(
+    module: str, config: dict[str, Any], verdict: str, audited: Callable[..., Any]
+) -> None:
+    base = {name: tensor for name, tensor in tensors_of_two_layers().items() if not name.endswith("bias")}
+
+    result = audited(lambda tensors: tensors.update({f"{module}.bias": torch.ones(WIDTH)}), base, config=config)
+
+    assert result["verdict"] == verdict
+    assert result["only_in_checkpoint"] == ([f"{module}.bias"] if verdict == "other" else [])
+    assert any("transformers ignores them" in warning for warning in result["warnings"]) == (verdict == "other")
+
+
+@pytest.mark.parametrize("value", ["x", None, True, [1], float("nan"), float("inf"), pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_multiplier_that_is_no_number_is_refused(value: object, is_inside: bool, audited: Callable[..., Any]) -> None:
+    config = {"residual_multiplier": value}
+    sizes = {"num_hidden_layers": 2, "hidden_size": WIDTH}
+    if is_inside:
+        config = {"num_hidden_layers": None, "hidden_size": None, "text_config": sizes | config}
+
+    with pytest.raises(BakingError, match="residual_multiplier"):
+        audited(lambda tensors: tensors[f"{DOWN}.bias"].add_(1), config=config)
+
+
+def test_the_multiplier_of_a_text_model_inside_another_is_a_part_of_the_vector(audited: Callable[..., Any]) -> None:
+    inner = {"num_hidden_layers": 2, "hidden_size": WIDTH, "residual_multiplier": 0.25}
+
+    (finding,) = audited(
+        lambda tensors: tensors[f"{DOWN}.bias"].add_(1),
+        config={"num_hidden_layers": None, "hidden_size": None, "text_config": inner},
+    )["findings"]
+
+    assert finding["norm"] == pytest.approx(0.25 * WIDTH**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 10**400}, {"num_hidden_layers": 10**9}])
+def test_sizes_that_no_model_has_are_refused(sizes: dict[str, int], audited: Callable[..., Any]) -> None:
+    with pytest.raises(BakingError, match="does not say how many layers"):
+        audited(lambda tensors: tensors[f"{DOWN}.bias"].add_(1), config=sizes)
+
+
+def test_a_number_of_thousands_of_digits_in_a_name_is_no_layer(audited: Callable[..., Any]) -> None:
+    name = f"model.layers.{'9' * 5000}.mlp.down_proj"
+    base = {f"{name}.weight": noise((WIDTH, 64)), f"{name}.bias": torch.zeros(WIDTH)}
+
+    assert audited(lambda tensors: tensors[f"{name}.bias"].add_(1), base)["verdict"] == "other"
+
+
+def test_parts_with_tensors_of_one_bare_name_do_not_hide_each_other(audited: Callable[..., Any]) -> None:
+    inner = {"layers.0.mlp.down_proj.weight": noise((WIDTH, 64))}
+    both = {f"{part}.{name}": tensor for part in ("model", "vision") for name, tensor in inner.items()}
+    both["model.layers.0.mlp.down_proj.weight"] = both["model.layers.0.mlp.down_proj.weight"] + noise((WIDTH, 64), 1)
+
+    def strip(tensors: Tensors) -> None:
+        tensors.clear()
+        tensors |= inner
+
+    result = audited(strip, both)
+
+    assert [own["name"] for own in result["tensors"]] == ["layers.0.mlp.down_proj.weight"]
+    assert result["only_in_base"] == ["vision.layers.0.mlp.down_proj.weight"]
+
+
+def test_a_folder_whose_model_lies_elsewhere_is_refused(audited: Callable[..., Any], empty_session: Session) -> None:
+    for name in ("other.safetensors", 5):
+        with pytest.raises(BakingError, match="transformers_weights"):
+            audited(lambda tensors: None, config={"transformers_weights": name})
+    assert audited(lambda tensors: None, config={"transformers_weights": "model.safetensors"})["verdict"] == "equal"
+
+    (empty_session.workspace.root / "edited" / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+    with pytest.raises(BakingError, match=r"adapter_config\.json"):
+        audited(lambda tensors: None)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"rms_norm_eps": 1.0}, "rms_norm_eps"),
+        ({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}, "a, b, c, d, e and 1 more"),
+        ({"text_config": {"hidden_act": "relu", "dtype": "float16"}}, "text_config.hidden_act"),
+        ({"dtype": "float16", "_name_or_path": "x", "mlp_bias": True, "transformers_version": "9"}, None),
+    ],
+)
+def test_configs_that_differ_are_told_where_all_tensors_are_equal(
+    config: dict[str, Any], named: str | None, audited: Callable[..., Any]
+) -> None:
+    result = audited(lambda tensors: None, config=config, base_config={"dtype": "bfloat16"})
+
+    assert result["verdict"] == "equal"
+    expected = [f"Tensors are compared, and the configs differ in {named}."] if named else []
+    assert result["warnings"] == expected
+
+
+@pytest.mark.parametrize(("layers", "is_told"), [((0, 1), True), ((0,), False)])
+def test_biases_that_differ_at_every_layer_may_be_a_training(
+    layers: tuple[int, ...], is_told: bool, audited: Callable[..., Any]
+) -> None:
+    def train(tensors: Tensors) -> None:
+        for layer in layers:
+            for part in ("mlp.down_proj", "self_attn.o_proj"):
+                tensors[f"model.layers.{layer}.{part}.bias"] += 0.1
+
+    result = audited(train)
+
+    assert (result["verdict"], len(result["findings"])) == ("addition", 2 * len(layers))
+    assert [("BitFit" in warning) for warning in result["warnings"]] == [True] * is_told
 
 
 # The maths

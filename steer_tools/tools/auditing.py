@@ -22,7 +22,9 @@ from steer_tools.tools.results import rounded, short
 from steer_tools.vectors import SteeringVector, VectorInfo
 from steer_tools.weights import Audit, Checkpoint, Finding, audit, model_folder, open_checkpoint, open_file
 
-_MOST_TENSORS, _MOST_SAVED = 20, 10
+_MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5
+# Whoever steers by hand chooses fewer sites.
+_FEW_BIASES = 4
 
 
 def audit_checkpoint(
@@ -69,7 +71,7 @@ def audit_checkpoint(
                 for finding in findings
             ],
             cosine_chance=short(2 / math.sqrt(original.sizes.width)),
-            warnings=_warnings(found),
+            warnings=_warnings(found, original.sizes.layers),
         )
 
 
@@ -123,7 +125,7 @@ def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mappin
     )
 
 
-def _warnings(found: Audit) -> list[str]:
+def _warnings(found: Audit, layers: int) -> list[str]:
     warnings: list[str] = []
     if found.are_rounded:
         warnings.append("The checkpoints have different dtypes: what is the same after rounding counts as equal.")
@@ -135,6 +137,20 @@ def _warnings(found: Audit) -> list[str]:
     alone = len(found.only_in_checkpoint) + len(found.only_in_base)
     if alone:
         warnings.append(f"{alone} tensors are in one of the checkpoints only, and were not compared.")
+    if found.ignored:
+        warnings.append(
+            f"{found.ignored} biases are in a checkpoint whose config says that the model has none (mlp_bias, "
+            "attention_bias): transformers ignores them, and so they count as in one checkpoint only."
+        )
+    if found.config_keys:
+        more = len(found.config_keys) - _MOST_KEYS
+        names = ", ".join(found.config_keys[:_MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
+        warnings.append(f"Tensors are compared, and the configs differ in {names}.")
+    added = [finding for finding in found.findings if finding.kind == "addition"]
+    if len(added) >= _FEW_BIASES and {layer for finding in added for layer in finding.layers} >= set(range(layers)):
+        warnings.append(
+            f"{len(added)} biases of outputs differ, at every layer: it may be a training of biases (BitFit) as well."
+        )
     if any(finding.kind == "ablation" for finding in found.findings):
         warnings.append("The sign of an ablated direction cannot be recovered: compare absolute cosines.")
     return warnings

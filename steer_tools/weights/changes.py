@@ -4,6 +4,7 @@ W and W' are (rows, width), with the residual stream along the width; D = W' −
 D = −s(Wû)ûᵀ, with s = 1 for the whole of it: that D has rank one does not say so yet.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -29,6 +30,9 @@ class Change:
         share: Of |D|² along its first singular direction; at least, where D is far from low rank.
         direction: That one, (width,) of length 1; its sign is arbitrary.
         law: The squared cosine of D and −(Wû)ûᵀ for it; 0 where D adds to the direction.
+        part: The s that explains most of D.
+        dominance: |Wû|² / |W|²: how much of W lies along it.
+        peak: The largest share of |D|² in one row, or along one element of the direction.
     """
 
     rows: int
@@ -38,6 +42,9 @@ class Change:
     share: float
     direction: Tensor
     law: float
+    part: float
+    dominance: float
+    peak: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Removal:
 
 
 def measure(slices: Slices) -> Change | None:
-    """Measure a change by itself, in two passes; None where it holds NaN or infinity.
+    """Measure a change by itself, in two passes; None where its squares are no numbers above 0.
 
     The first singular direction comes from a random range of D with one step of subspace iteration (Halko, Martinsson
     and Tropp 2011, arXiv 0909.4061, algorithm 4.4), which is exact but for rounding where D has a low rank.
@@ -84,26 +91,34 @@ def measure(slices: Slices) -> Change | None:
         return None
     basis: Tensor = torch.linalg.qr(sketch.T).Q.T  # (sketched, width)
     pull, gram, cross, own = (torch.zeros((), dtype=torch.float64) for _ in range(4))
-    rows, squared, had, has = 0, 0.0, 0.0, 0.0
+    rows, squared, had, has, peak = 0, 0.0, 0.0, 0.0, 0.0
     for before, after in slices():
         difference = after - before
         # In this order, since slices that are views of columns are multiplied thirty times slower the other way.
         inside, within = basis @ difference.T, basis @ before.T  # (sketched, rows)
         pull = pull + inside @ difference  # basis · DᵀD
         gram, cross, own = gram + inside @ inside.T, cross + inside @ within.T, own + within @ within.T
-        squared += float(difference.square().sum())
+        lengths = difference.square().sum(dim=1)  # (rows,)
+        squared, peak = squared + float(lengths.sum()), max(peak, float(lengths.max()))
         had, has = had + float(before.square().sum()), has + float(after.square().sum())
         rows += len(before)
+    if not (squared > 0 and math.isfinite(squared) and math.isfinite(had) and math.isfinite(has)):
+        return None
     first = torch.linalg.eigh(gram).eigenvectors[:, -1]
     pulled = first @ pull  # (width,), at most as long as the largest eigenvalue of DᵀD
+    direction = normalize(pulled, dim=0, eps=0.0)
+    along, kept = float(first @ cross @ first), float(first @ own @ first)
     return Change(
         rows=rows,
         squared=squared,
         before=had,
         after=has,
         share=min(1.0, float(pulled.norm()) / squared),
-        direction=normalize(pulled, dim=0, eps=0.0),
-        law=_law(float(first @ cross @ first), float(first @ own @ first), squared),
+        direction=direction,
+        law=_law(along, kept, squared),
+        part=-along / kept if kept else 0.0,
+        dominance=kept / had if had else 0.0,
+        peak=max(peak / squared, float(direction.square().max())),
     )
 
 
@@ -133,4 +148,4 @@ def common_direction(directions: Sequence[Tensor], weights: Sequence[float]) -> 
 
 
 def _law(along: float, had: float, squared: float) -> float:
-    return along**2 / (had * squared) if along < 0 and had > 0 and squared > 0 else 0.0
+    return along / had * (along / squared) if along < 0 and had > 0 and squared > 0 else 0.0

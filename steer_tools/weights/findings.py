@@ -62,6 +62,8 @@ class Audit:
         only_in_checkpoint: Tensors that stand beside nothing, as in `only_in_base`.
         stand_ins: How many compared tensors one of the checkpoints lacks.
         unclaimed: How many biases differ that would be additions, did not other weights differ, too.
+        ignored: How many biases are in a checkpoint only whose config says that its model has none.
+        config_keys: Entries of the configs that differ, and may change what is computed.
         are_rounded: Whether some were rounded, since the checkpoints have different dtypes.
     """
 
@@ -72,6 +74,8 @@ class Audit:
     only_in_base: tuple[str, ...]
     stand_ins: int
     unclaimed: int
+    ignored: int
+    config_keys: tuple[str, ...]
     are_rounded: bool
 
     @property

@@ -11,15 +11,17 @@ from io import BufferedReader
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from steer_tools.engines.sizes import Sizes, sizes_in
+from steer_tools.engines.sizes import Sizes
 from steer_tools.errors import BakingError
 from steer_tools.weights.checkpoints import CONFIG
+from steer_tools.weights.configs import ignores, refuse_other_weights, sizes_of
 from steer_tools.weights.shards import FLOATS, Opening, Place, find_tensors
+from steer_tools.weights.writers import layer_of
 
 # Of float64 rows that are computed with at once.
 _ELEMENTS = 2**20
@@ -30,7 +32,7 @@ class Checkpoint:
     """A folder of weights that stay on the disk."""
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     sizes: Sizes
     tensors: Mapping[str, Place]
 
@@ -75,10 +77,11 @@ class Pair:
             yield before, slices[-1] if self.after else torch.zeros_like(slices[0])
 
     def is_equal(self) -> bool:
-        """Return whether both have the same values, once they are rounded to the coarser dtype."""
+        """Return whether both have the same values, once they are rounded to the coarser dtype: −0 is 0."""
         places = [place for place in (self.before, self.after) if place]
-        if len(places) == 2 and places[0].dtype == places[1].dtype:
-            return all(a == b for a, b in zip_longest(*(place.chunks() for place in places)))
+        is_alike = len(places) == 2 and places[0].dtype == places[1].dtype
+        if is_alike and all(a == b for a, b in zip_longest(*(place.chunks() for place in places))):
+            return True
         return self.dtypes is not None and all(
             torch.equal(before, after) for before, after in self.rows(len(self.shape) - 1)
         )
@@ -86,12 +89,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """All pairs, and the names of what stands beside nothing; `stand_ins` counts tensors that one checkpoint lacks."""
+    """All pairs, and the names of what stands beside nothing; `stand_ins` counts tensors that one checkpoint lacks.
+
+    Of what stands beside nothing, `ignored` are biases that the model of its own config does not have.
+    """
 
     pairs: tuple[Pair, ...]
     only_in_checkpoint: tuple[str, ...]
     only_in_base: tuple[str, ...]
     stand_ins: int
+    ignored: tuple[str, ...]
 
 
 def open_checkpoint(folder: Path, opened: Opening) -> Checkpoint:
@@ -108,13 +115,11 @@ def open_checkpoint(folder: Path, opened: Opening) -> Checkpoint:
             config: object = json.loads(file.read())
     except (ValueError, RecursionError) as error:
         raise BakingError(f"{folder / CONFIG} is no JSON", fix="Download or save it again.") from error
-    sizes = sizes_in(cast(dict[str, Any], config)) if isinstance(config, dict) else None
-    if sizes is None:
-        raise BakingError(
-            f"{folder / CONFIG} does not say how many layers there are and how wide they are",
-            valid="the config of a transformers language model",
-        )
-    return Checkpoint(folder, cast(dict[str, Any], config), sizes, tensors)
+    if not isinstance(config, dict):
+        raise BakingError(f"{folder / CONFIG} is no object", fix="Download or save it again.")
+    known = cast(dict[str, object], config)
+    refuse_other_weights(known, folder)
+    return Checkpoint(folder, known, sizes_of(known, folder / CONFIG), tensors)
 
 
 def pair_up(checkpoint: Checkpoint, base: Checkpoint) -> Pairing:
@@ -141,21 +146,18 @@ def pair_up(checkpoint: Checkpoint, base: Checkpoint) -> Pairing:
     added = {name: place for name, place in checkpoint.tensors.items() if name not in theirs}
     dropped = {name: place for name, place in theirs.items() if name not in checkpoint.tensors}
     pairs, only = list(shared), list[list[str]]()
-    for names, other, is_added in ((added, base, True), (dropped, checkpoint, False)):
-        alone: list[str] = []
-        for name, place in names.items():
+    ignored: list[str] = []
+    for names, own, other, is_added in ((added, checkpoint, base, True), (dropped, base, checkpoint, False)):
+        alone = [name for name in names if ignores(own.config, name)]
+        ignored += alone
+        for name, place in ((name, place) for name, place in names.items() if name not in alone):
             beside, is_found = _stand_in(name, place, other, checkpoint.tensors if is_added else theirs)
             if is_found:
                 pairs.append(Pair(name, beside, place) if is_added else Pair(name, place, beside))
             else:
                 alone.append(name)
         only.append(alone)
-    return Pairing(tuple(pairs), tuple(only[0]), tuple(only[1]), len(pairs) - len(shared))
-
-
-def layer_of(name: str) -> int | None:
-    """Return the layer of a tensor inside a block: the first number in its name."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+    return Pairing(tuple(pairs), tuple(only[0]), tuple(only[1]), len(pairs) - len(shared), tuple(ignored))
 
 
 def _in_words(sizes: Sizes) -> str:
@@ -164,11 +166,14 @@ def _in_words(sizes: Sizes) -> str:
 
 def _as_named_in(names: Mapping[str, Place], tensors: Mapping[str, Place]) -> dict[str, Place]:
     """Return the tensors under the other's names: some are saved without the prefix of the model inside."""
-    inner = {name.partition(".")[2]: name for name in names}
-    renamed: dict[str, Place] = {}
+    inner = {name.partition(".")[2]: name for name in reversed(list(names))}
+    renamed = {name: place for name, place in tensors.items() if name in names}
     for name, place in tensors.items():
-        bare = name.partition(".")[2]
-        renamed[name if name in names else inner.get(name, bare if bare in names else name)] = place
+        if name not in names:
+            bare = name.partition(".")[2]
+            found = inner.get(name, bare if bare in names else name)
+            # Two parts of a model, such as text and vision, may have tensors of one bare name.
+            renamed[name if found in renamed else found] = place
     return renamed
 
 

@@ -126,6 +126,8 @@ def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Plac
             metadata |= entry
         else:
             start, end = entry.data_offsets
+            if end < start:
+                raise BakingError(f"{path} is no safetensors file: {name!r}", fix="Download or save it again.")
             places[name] = Place(path, entry.dtype, entry.shape, 8 + length + start, end - start, opened)
     for name, place in places.items():
         itemsize = FLOATS[place.dtype].itemsize if place.dtype in FLOATS else None
