@@ -863,10 +863,26 @@ def test_parts_with_tensors_of_one_bare_name_do_not_hide_each_other(audited: Cal
         tensors.clear()
         tensors |= inner
 
-    result = audited(strip, both)
+    def wrap(tensors: Tensors) -> None:
+        tensors.clear()
+        tensors |= both
+
+    result, turned = audited(strip, both), audited(wrap, inner)
 
     assert [own["name"] for own in result["tensors"]] == ["layers.0.mlp.down_proj.weight"]
-    assert result["only_in_base"] == ["vision.layers.0.mlp.down_proj.weight"]
+    assert result["only_in_base"] == turned["only_in_checkpoint"] == ["vision.layers.0.mlp.down_proj.weight"]
+
+
+def test_the_bias_of_a_norm_is_none_that_the_config_denies(audited: Callable[..., Any]) -> None:
+    name = "model.layers.0.self_attn.q_norm"
+
+    result = audited(
+        lambda tensors: tensors.update({f"{name}.bias": torch.ones(WIDTH)}),
+        tensors_of_two_layers() | {f"{name}.weight": torch.ones(WIDTH)},
+        config={"attention_bias": False},
+    )
+
+    assert (result["only_in_checkpoint"], result["verdict"]) == ([], "other")
 
 
 def test_a_folder_whose_model_lies_elsewhere_is_refused(audited: Callable[..., Any], empty_session: Session) -> None:
