@@ -3,10 +3,10 @@
 A random checkpoint of 2 GB (1.0 billion weights in bfloat16, Llama's names, tied embeddings, five shards) is made
 tensor by tensor below FOLDER, or the folder for temporary files; it needs 6 GB there, which are freed at the end. One
 process copies it and projects a direction out of it, one audits the pair, one undoes the edit. Anonymous memory is read
-from /proc every 5 ms; Python and torch are included. On two shared cores, torch on one thread, idle (and busy with other work):
+from /proc every 5 ms; Python and torch are included. On two shared cores, torch on one thread, idle (and busy):
 
     edit   15 s (50)  384 MiB (372)  45 tensors changed
-    audit  21 s (75)  478 MiB (491)  an ablation: 0.9948 of the change explained, 0.0084 of the direction left, |cosine| 0.99998
+    audit  21 s (75)  478 MiB (491)  an ablation: 0.9948 of the change explained, 0.0084 left, |cosine| 0.99998
     undo    8 s (32)  342 MiB (342)  every tensor is the base's again
 """
 
