@@ -1,7 +1,7 @@
 """Two checkpoints → which tensors differ, and what was baked into one of them: additions, ablations, or neither.
 
-No model is loaded. That a vector was added or a direction projected out is claimed on evidence in the numbers; only
-where a bias lies, and whether it writes to the residual stream, is told by its name. It must not know saved vectors.
+No model is loaded. That a vector was added or a direction projected out is claimed on evidence in the numbers; which
+tensors write to the residual stream, and where they lie, is told by their names. It must not know saved vectors.
 """
 
 from collections.abc import Iterable, Sequence
