@@ -15,13 +15,13 @@ import torch
 from scipy.stats import spearmanr
 
 from steer_tools import load_model
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import TRAITS, contrast_pairs
-from steer_tools.causal import Pair, attribute, patch
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.inspection import Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TokenPrompt, parse_prompt
-from steer_tools.session import current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import current_session
 
 torch.set_num_threads(1)
 

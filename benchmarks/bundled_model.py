@@ -14,7 +14,7 @@ from steer_tools.bundled_model.language import TRAITS, contrast_pairs, held_out_
 from steer_tools.bundled_model.planted import load_planted_directions
 from steer_tools.cli.studies import ANSWER_TOKENS, Dose, Study, study_trait
 from steer_tools.formats import load_vector
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 from steer_tools.tools import generate, load_model
 from steer_tools.workspace import Workspace
 

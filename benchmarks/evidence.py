@@ -16,21 +16,21 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from steer_tools import bundled_model
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import TRAITS
-from steer_tools.datasets import contrast_prompts
+from steer_tools.core.site import Site
+from steer_tools.directions.extraction import Where, extract
+from steer_tools.directions.methods import Method, method_named
+from steer_tools.directions.statistics import Examples
+from steer_tools.evaluation.behaviors import contrast_prompts
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.evaluation.evaluation_set import Material, Splits, material_of
+from steer_tools.evaluation.measuring import Budget, DamageMeter, propensities, questions, write
 from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import STRENGTHS, Grid, measure_layer
-from steer_tools.experiments.material import Material, Splits, material_of
-from steer_tools.experiments.measuring import Budget, DamageMeter, propensities, questions, write
 from steer_tools.experiments.nulls import CONTROLS, control_directions, control_plans
 from steer_tools.experiments.sweeps import SweepOptions, sweep
-from steer_tools.extraction import Where, extract
-from steer_tools.methods import Method, method_named
-from steer_tools.methods.activations import Examples
-from steer_tools.placing import PlacementOptions, place
-from steer_tools.session import current_session
-from steer_tools.sites import Site
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import current_session
 from steer_tools.tools import load_model
 from steer_tools.workspace import Workspace
 

@@ -66,7 +66,7 @@ said = {"changed": len(changed)}
 """
 AUDIT = """
 from steer_tools import audit_checkpoint, load_vector
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 from steer_tools.workspace import Workspace
 current_session().workspace = Workspace(root)
 result = audit_checkpoint("edited", "base")

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with _stdout_on_stderr():
         from mcp_server.server import build_server  # noqa: PLC0415
-        from steer_tools.session import current_session  # noqa: PLC0415
+        from steer_tools.session.session import current_session  # noqa: PLC0415
         from steer_tools.workspace import Workspace  # noqa: PLC0415
 
     session = current_session()

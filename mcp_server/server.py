@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from steer_tools import __version__
 from steer_tools.errors import SteeringError
 from steer_tools.progress import reporting_to
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 from steer_tools.tools import TOOLS, Tool
 
 INSTRUCTIONS = """\

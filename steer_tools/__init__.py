@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from steer_tools.core.vectors import SteeringVector
     from steer_tools.errors import SteeringError
     from steer_tools.formats import load_vector, save_vector
-    from steer_tools.placing import steering
     from steer_tools.progress import reporting_to
     from steer_tools.prompts import split_by_label
-    from steer_tools.session import attach_model, detach_model
+    from steer_tools.session.placement import steering
+    from steer_tools.session.session import attach_model, detach_model
     from steer_tools.tools import (
         ablate_component,
         analyze_steering_vector,
@@ -39,18 +40,17 @@ if TYPE_CHECKING:
         sweep_steering,
         update_steering_vector,
     )
-    from steer_tools.vectors import SteeringVector
     from steer_tools.weights import undo_edited_model
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "SteeringError": "errors",
-    "SteeringVector": "vectors",
+    "SteeringVector": "core.vectors",
     "ablate_component": "tools",
     "analyze_steering_vector": "tools",
     "apply_steering_vector": "tools",
-    "attach_model": "session",
+    "attach_model": "session.session",
     "audit_checkpoint": "tools",
     "calibrate_strength": "tools",
     "check_steering": "tools",
@@ -58,7 +58,7 @@ _ROOMS = {
     "compare_generations": "tools",
     "compare_next_tokens": "tools",
     "create_steering_vector": "tools",
-    "detach_model": "session",
+    "detach_model": "session.session",
     "evaluate_steering_robustness": "tools",
     "find_best_layer": "tools",
     "generate": "tools",
@@ -73,7 +73,7 @@ _ROOMS = {
     "save_vector": "formats",
     "show_tokens": "tools",
     "split_by_label": "prompts",
-    "steering": "placing",
+    "steering": "session.placement",
     "steering_experiment": "tools",
     "steering_status": "tools",
     "sweep_steering": "tools",

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from steer_tools import create_steering_vector
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.session import Session, current_session
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steer_tools.methods import Method
+from steer_tools.directions.methods import Method
 
 WIDTH = 24
 

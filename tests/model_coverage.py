@@ -30,15 +30,15 @@ from steer_tools import (
     remove_all_steering_vectors,
     steering,
 )
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Completion, Row, Sampling
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import UnsupportedFeatureError, UnsupportedModelError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 TABLE = Path(__file__).parents[1] / "benchmarks" / "models.md"

@@ -1,4 +1,4 @@
-"""Everything that users call by name: commands with their options, tools with their schemas. Read from the live objects.
+"""Everything that users call by name: commands with their options, tools with their schemas, read from the objects.
 
 `python tests/surface.py` prints it as JSON.
 """

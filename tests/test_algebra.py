@@ -10,14 +10,11 @@ import torch
 from conftest import LAYERS, PROMPTS
 from torch import Tensor
 
-from steer_tools.engines.base import Row
-from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
-from steer_tools.prompts import parse_prompts
-from steer_tools.sites import Site
-from steer_tools.vectors import (
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import (
     Opposition,
     SteeringVector,
     VectorInfo,
@@ -28,6 +25,9 @@ from steer_tools.vectors import (
     oppositions,
     orthogonalized,
 )
+from steer_tools.engines.base import Row
+from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
+from steer_tools.prompts import parse_prompts
 
 WIDTH = 32
 AT = (1, LAYERS - 1)

@@ -11,21 +11,21 @@ import torch
 from conftest import NEGATIVE, POSITIVE
 
 from steer_tools import analyze_steering_vector, create_steering_vector, load_model, load_vector, save_vector
-from steer_tools.analysis import behavior_cosines, effect_ranking, lens_ranking, nearest, project
-from steer_tools.analysis.lens import token_cosines
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import TRAITS
-from steer_tools.datasets import contrast_prompts
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Row, Unembedding
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors import contrast_prompts
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.figures import Scale, Strip, strip_page, strip_picture
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement
+from steer_tools.inspection import behavior_cosines, effect_ranking, lens_ranking, nearest, project
+from steer_tools.inspection.lens import token_cosines
 from steer_tools.prompts import TokenPrompt, parse_prompt
-from steer_tools.session import Session
-from steer_tools.sites import Site
-from steer_tools.vectors import SteeringVector
+from steer_tools.session.session import Session
 
 STORIES = Path(__file__).parent.parent.parent / "shared" / "models" / "stories3M"
 PROMPT = parse_prompt("ratisemo lili keke")

@@ -16,12 +16,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, QuantoConfig
 
-from steer_tools.engines.anatomy import _Merges
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement
-from steer_tools.positions import Scope
-from steer_tools.sites import Site
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.block_parts import _Merges
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
 # Model type: for each kind of block, its mixers and its MLPs as "part > writer to the stream".
 PARTS: dict[str, list[tuple[list[str], list[str]]]] = {

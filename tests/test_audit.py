@@ -28,7 +28,7 @@ from steer_tools import (
     undo_edited_model,
 )
 from steer_tools.errors import ArgumentError, BakingError, WorkspacePathError
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 from steer_tools.weights.changes import measure, removal
 from steer_tools.workspace import Workspace
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 import steer_tools
-from steer_tools.datasets import behavior_names, load_behavior
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors import behavior_names, load_behavior
 from steer_tools.prompts import TextPrompt
 
 Document = dict[str, Any]
-FOLDER = Path(steer_tools.__file__).parent / "behaviors"
+FOLDER = Path(steer_tools.__file__).parent / "evaluation" / "behaviors" / "data"
 KEYS = {"name", "description", "positive", "negative", "instruction", "source", "pairs", "items", "choices"}
 SIDES = ("positive", "negative")
 PARTS = ("pairs", "items")
@@ -248,9 +248,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str, words: str) -
 
 
 def test_a_malformed_built_in_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "behaviors").mkdir()
-    (tmp_path / "behaviors" / "calm.json").write_text(json.dumps(faultless() | {"items": [{}]}), encoding="utf-8")
-    monkeypatch.setattr("steer_tools.datasets.builtin.files", lambda package: tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "calm.json").write_text(json.dumps(faultless() | {"items": [{}]}), encoding="utf-8")
+    monkeypatch.setattr("steer_tools.evaluation.behaviors.builtin.files", lambda package: tmp_path)
 
     with pytest.raises(PromptError, match=r"^calm\.json: items\[0\]: the keys are none"):
         load_behavior("calm")

@@ -46,10 +46,10 @@ from steer_tools.bundled_model.training import batches as batches_of
 from steer_tools.bundled_model.training import main as train
 from steer_tools.cli import main
 from steer_tools.cli.studies import ANSWER_TOKENS, Study, study_trait
+from steer_tools.core.site import Site
 from steer_tools.formats import load_vector
 from steer_tools.prompts import TextPrompt
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 PROMPTS = 64

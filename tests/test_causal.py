@@ -12,9 +12,19 @@ import torch
 from conftest import make_model
 
 from steer_tools import ablate_component, create_steering_vector, load_model, patch_activations
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import contrast_pairs
-from steer_tools.causal import (
+from steer_tools.core.interventions import Add, Replace
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import PromptSlice, Scope
+from steer_tools.core.site import Site
+from steer_tools.engines.base import Row, Sampling
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
+from steer_tools.evaluation import evaluation_set as material
+from steer_tools.evaluation.behaviors import Item
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.evaluation.measuring import DamageMeter, propensities, questions
+from steer_tools.inspection import (
     Pair,
     ablate,
     ablation_plans,
@@ -29,18 +39,8 @@ from steer_tools.causal import (
     score_of,
     stream_direction,
 )
-from steer_tools.datasets import Item
-from steer_tools.engines.base import Row, Sampling
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
-from steer_tools.experiments import material
-from steer_tools.experiments.measuring import DamageMeter, propensities, questions
-from steer_tools.interventions import Add, Replace
-from steer_tools.plan import Placement
-from steer_tools.positions import PromptSlice, Scope
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 
 PROMPTS = [TokenPrompt((9, 14, 6, 7, 30)), TokenPrompt((25, 8, 11)), TokenPrompt((31, 12, 6, 20))]
 ITEMS = [Item(TextPrompt(f"ratisemo {word}"), "baba", "zuzu", word) for word in ("lili", "keke", "mora", "seti")]

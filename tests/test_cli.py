@@ -25,14 +25,14 @@ from transformers.utils import logging as transformers_logging
 import steer_tools
 import steer_tools.tools.checking as checking
 from steer_tools import parameters, tools
-from steer_tools.checks import Check, Proof
 from steer_tools.cli import analyzing, baking, commands, main
 from steer_tools.cli.heat import Heat, table_of
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
 from steer_tools.cli.spreading import spread
 from steer_tools.cli.work import SteeringOptions, VectorUse
 from steer_tools.errors import SteeringError
-from steer_tools.session import Session, current_session
+from steer_tools.session.checks import Check, Proof
+from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools", "steer_tools.parameters")
@@ -715,9 +715,9 @@ def test_what_apply_warns_of_is_told_on_stderr(steer: Callable[..., Done], vecto
 def test_an_interrupt_leaves_with_130_and_without_a_traceback(vector: str, checkpoint: str) -> None:
     code = f"""
 import os, signal, sys
-import steer_tools.engines.choosing as choosing
+import steer_tools.engines.huggingface.token_choice as choosing
 from steer_tools.cli import main
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 
 def interrupt(*_):
     if current_session().is_attached:  # Not while the model is looked at.

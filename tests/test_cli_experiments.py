@@ -18,7 +18,7 @@ from conftest import make_model, make_tokenizer
 from rich.console import Console, RenderableType
 from transformers.utils import logging as transformers_logging
 
-import steer_tools.scorers as scorers
+import steer_tools.evaluation.scorers as scorers
 from steer_tools import parameters, tools
 from steer_tools.bundled_model.language import held_out_prompts
 from steer_tools.cli import evidence, experimenting, main
@@ -27,7 +27,7 @@ from steer_tools.cli.spreading import spread
 from steer_tools.cli.suggestion import Steering, steering_command
 from steer_tools.cli.work import Workbench
 from steer_tools.errors import ArgumentError
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 
 VECTOR = "experiments/sycophancy/vector.safetensors"
 TINY = ("--layer", 1, "--strength", 0.1, "--strength", 0.2)

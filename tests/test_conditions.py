@@ -28,18 +28,18 @@ from steer_tools import (
 )
 from steer_tools.bundled_model.grammar import requests
 from steer_tools.bundled_model.language import chat, contrast_pairs, is_held_out, score
-from steer_tools.conditioning import parse_condition
-from steer_tools.conditions import Both, Condition, Either, Not, Reading, Threshold
+from steer_tools.core.conditions import Both, Condition, Either, Not, Reading, Threshold
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import ArgumentError, Cancelled, ForeignVectorError, UnsupportedCallError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.session import Session
-from steer_tools.sites import Site
-from steer_tools.vectors import SteeringVector, VectorInfo
+from steer_tools.session.condition_names import parse_condition
+from steer_tools.session.session import Session
 
 STEPS = 8
 GREEDY = Sampling(STEPS)

@@ -14,10 +14,10 @@ import torch
 
 from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.cli import main
+from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import LayerError
 from steer_tools.formats import FORMATS
 from steer_tools.formats.conversion import ConversionOptions, convert_vector
-from steer_tools.vectors import VectorInfo
 from steer_tools.workspace import Workspace
 
 WIDTH = 6

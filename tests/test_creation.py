@@ -14,17 +14,19 @@ from oracle import outputs_by_hand
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steer_tools import create_steering_vector, extraction, load_vector, split_by_label
+from steer_tools import create_steering_vector, load_vector, split_by_label
+from steer_tools.core.interventions import INTERVENTIONS
+from steer_tools.core.site import Site
+from steer_tools.directions import extraction
+from steer_tools.directions.fitting import fit
+from steer_tools.directions.methods import METHODS
+from steer_tools.directions.sources import SOURCES
 from steer_tools.engines.base import Row, TokenizedPrompt
 from steer_tools.errors import ArgumentError, DirectionError, PromptError, SteeringError, UnsupportedFeatureError
-from steer_tools.interventions import INTERVENTIONS
-from steer_tools.methods import METHODS, fit
 from steer_tools.parameters import ComponentName, InterventionName, MethodName
-from steer_tools.placing import place
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session
-from steer_tools.sites import Site
-from steer_tools.sources import SOURCES
+from steer_tools.session.placement import place
+from steer_tools.session.session import Session
 
 WORDS = ["baba", "keke", "zuzu", "mimi", "dodo", "lulu"]
 

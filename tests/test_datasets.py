@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from steer_tools import datasets
-from steer_tools.datasets import (
+from steer_tools.errors import PromptError
+from steer_tools.evaluation import behaviors as datasets
+from steer_tools.evaluation.behaviors import (
     Behavior,
     Item,
     asked,
@@ -27,9 +28,8 @@ from steer_tools.datasets import (
     read_behavior,
     read_items,
 )
-from steer_tools.datasets.files import FEWEST_GROUPS, MOST_ITEMS
-from steer_tools.datasets.readers import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES
-from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.files import FEWEST_GROUPS, MOST_ITEMS
+from steer_tools.evaluation.behaviors.readers import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt
 
 CAA = Path(__file__).parent.parent.parent / "shared" / "datasets" / "CAA"

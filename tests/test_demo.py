@@ -21,7 +21,7 @@ from steer_tools.cli.app import app
 from steer_tools.cli.demo import TOGETHER
 from steer_tools.cli.studies import Part, applied, study_together, study_trait
 from steer_tools.figures import Curve, DosePanel, dose_response
-from steer_tools.session import Session, current_session
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools import compare_generations, steering_status
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steer_tools.dictionaries import feature_direction, feature_site
+from steer_tools.core.site import Site
+from steer_tools.directions.autoencoders import feature_direction, feature_site
 from steer_tools.errors import ArgumentError, SteeringError, VectorFileError, WorkspacePathError
-from steer_tools.sites import Site
 from steer_tools.workspace import Workspace
 
 FEATURES, WIDTH = 7, 5

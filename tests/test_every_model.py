@@ -6,7 +6,7 @@ import pytest
 from model_coverage import NOT_MADE, REFUSED, TABLE, WORKS, read_table, try_model, write_table
 from tiny_models import model_types
 
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 
 OUTCOMES = read_table()
 

@@ -9,14 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from steer_tools import load_model
-from steer_tools.bundled_model.behaviors import trait_behavior
+from steer_tools.directions.methods import method_named
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.evaluation.evaluation_set import Material, material_of
+from steer_tools.evaluation.measuring import Budget, propensities, write
 from steer_tools.experiments.experiment import Experiment, run_experiment
-from steer_tools.experiments.material import Material, material_of
-from steer_tools.experiments.measuring import Budget, propensities, write
 from steer_tools.experiments.sweeps import SweepOptions
-from steer_tools.methods import method_named
-from steer_tools.placing import PlacementOptions, place
-from steer_tools.session import Session
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import Session
 
 LAYERS = (0, 1, 2)
 

@@ -13,17 +13,18 @@ import torch
 from conftest import NEGATIVE, POSITIVE, make_tokenizer
 
 from steer_tools import create_steering_vector, load_vector, reporting_to
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.bundled_model.language import TRAITS, is_grammatical, score
-from steer_tools.datasets import Behavior, Item
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Row
 from steer_tools.errors import ArgumentError, Cancelled, PromptError, StrengthError
-from steer_tools.experiments import sweeps
-from steer_tools.experiments.calibration import calibrate
-from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judging import Judgement, judge, shifts_of_others
-from steer_tools.experiments.material import Material, material_named, neutral_for, split
-from steer_tools.experiments.measuring import (
+from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.evaluation.evaluation_set import Material, material_named, neutral_for, split
+from steer_tools.evaluation.measuring import (
     Budget,
     Damage,
     DamageMeter,
@@ -32,20 +33,19 @@ from steer_tools.experiments.measuring import (
     propensities,
     questions,
 )
+from steer_tools.evaluation.metrics import Interval
+from steer_tools.experiments import sweeps
+from steer_tools.experiments.calibration import calibrate
+from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
+from steer_tools.experiments.judging import Judgement, judge, shifts_of_others
 from steer_tools.experiments.nulls import KINDS, Null, control_directions, control_plans
 from steer_tools.experiments.robust import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.experiments.verdicts import rule
-from steer_tools.interventions import Add
-from steer_tools.methods.activations import Examples
-from steer_tools.metrics import Interval
-from steer_tools.placing import PlacementOptions, place
-from steer_tools.plan import Placement
-from steer_tools.positions import Scope
 from steer_tools.progress import Work, report
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import Session
 
 HARMLESS = Damage(divergence=0.1, surprisal=1.1, perplexity=1.1, distinct=1.0, length=1.0)
 LOOPING = replace(HARMLESS, distinct=0.1)

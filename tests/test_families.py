@@ -19,14 +19,14 @@ from oracle import SCOPES
 from torch import Tensor
 
 from steer_tools import create_steering_vector, load_vector
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Generation, Row, Sampling
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import parse_prompt
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 
 # Where each family keeps its decoder blocks, read in its source.
 BLOCKS = {

@@ -16,10 +16,10 @@ import torch
 from pydantic import ValidationError
 
 from steer_tools import SteeringVector, load_vector, save_vector
+from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import FORMATS, SUFFIXES, format_for, with_suffix
 from steer_tools.formats.base import Encoded, Header, Unsaid, VectorFormat
-from steer_tools.vectors import VectorInfo
 from steer_tools.workspace import Workspace
 
 WIDTH = 24

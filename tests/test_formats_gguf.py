@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from steer_tools import SteeringVector, load_vector, save_vector
+from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import read_vector
-from steer_tools.vectors import VectorInfo
 from steer_tools.workspace import Workspace
 
 WIDTH = 20

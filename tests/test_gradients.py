@@ -10,13 +10,13 @@ import torch
 from conftest import LAYERS, PROMPTS, WIDTH, make_model, make_tokenizer
 from torch import Tensor
 
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Row
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.sites import Site
 
 COMPLETIONS = ([20, 30, 40], [50], [60, 70], [80, 90, 100, 110])
 SITES = (Site(0, "embedding"), Site(1), Site(1, "attention", 2), Site(2, "mlp"), Site(LAYERS - 1))

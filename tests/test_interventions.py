@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steer_tools.errors import ArgumentError, DirectionError
-from steer_tools.interventions import (
+from steer_tools.core.interventions import (
     INTERVENTIONS,
     Add,
     AddKeepingNorm,
@@ -22,7 +21,8 @@ from steer_tools.interventions import (
     Rotate,
     intervention_named,
 )
-from steer_tools.vectors import SteeringVector, VectorInfo
+from steer_tools.core.vectors import SteeringVector, VectorInfo
+from steer_tools.errors import ArgumentError, DirectionError
 
 WIDTH = 24
 LAYER = 3

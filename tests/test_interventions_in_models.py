@@ -12,14 +12,14 @@ from conftest import LAYERS, NEGATIVE, POSITIVE, PROMPTS, make_model, make_token
 from oracle import SCOPES, Chooses, blocks_of, outputs_by_hand
 from torch import Tensor
 
+from steer_tools.core.interventions import INTERVENTIONS
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector, VectorInfo, orthogonalized
 from steer_tools.engines.base import Generation, Row, Sampling
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.interventions import INTERVENTIONS
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.sites import Site
-from steer_tools.vectors import SteeringVector, VectorInfo, orthogonalized
 
 STEPS = 6
 GREEDY = Sampling(STEPS)

@@ -13,19 +13,19 @@ from oracle import SCOPES, blocks_of, greedy_by_hand, logits_by_hand, outputs_by
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from steer_tools.core.interventions import INTERVENTIONS, Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import BatchGeometry, Scope
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.base import Generation, Row, Sampling
-from steer_tools.engines.batching import batches_by_length
-from steer_tools.engines.edits import SiteEdits
-from steer_tools.engines.hooks import Run, compile_plans
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.engines.huggingface.batching import batches_by_length
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.huggingface.hooks import Run, compile_plans
+from steer_tools.engines.huggingface.site_edits import SiteEdits
 from steer_tools.errors import Cancelled, UnsupportedCallError
-from steer_tools.interventions import INTERVENTIONS, Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import BatchGeometry, Scope
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.sites import Site
-from steer_tools.vectors import SteeringVector, VectorInfo
 
 STEPS = 10
 GREEDY = Sampling(STEPS)

@@ -29,11 +29,11 @@ from steer_tools import (
     load_vector,
     remove_all_steering_vectors,
 )
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import UnsupportedCallError
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session, current_session
 
 STEPS, STRENGTH = 8, 2.0
 EOS, END, IMAGE = 2, 3, 120

@@ -10,8 +10,9 @@ import torch
 from contrast_classes import WIDTH, classes, cosine, planted_direction, suitable
 from torch import Tensor
 
+from steer_tools.directions.fitting import Fitter, fit, held_out_separation
+from steer_tools.directions.methods import METHODS, GivenDirection, Method, method_named
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
-from steer_tools.methods import METHODS, Fitter, GivenDirection, Method, fit, held_out_separation, method_named
 
 ALL = [*METHODS.values(), GivenDirection(planted_direction(5).float())]
 IDS = [*METHODS, "given"]

@@ -7,9 +7,10 @@ import torch
 from contrast_classes import WIDTH, anisotropic_covariance, classes, cosine
 from torch import Tensor
 
+from steer_tools.directions.fitting import fit
+from steer_tools.directions.methods import METHODS, method_named
+from steer_tools.directions.statistics import Examples
 from steer_tools.errors import DirectionError
-from steer_tools.methods import METHODS, fit, method_named
-from steer_tools.methods.activations import Examples
 
 CONTROLS = [name for name, method in METHODS.items() if method.is_control]
 SEEDS = 400

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from steer_tools.methods import METHODS, Method, fit
-from steer_tools.methods.activations import Examples
-from steer_tools.methods.diagnostics import best_threshold, held_out, mean_pair_cosine, roc_area
+from steer_tools.directions.fitting import fit
+from steer_tools.directions.methods import METHODS, Method
+from steer_tools.directions.separation import best_threshold, held_out, mean_pair_cosine, roc_area
+from steer_tools.directions.statistics import Examples
 
 MEASURED = [method for method in METHODS.values() if method.most is None]
 every_measured = pytest.mark.parametrize("method", MEASURED, ids=[method.name for method in MEASURED])

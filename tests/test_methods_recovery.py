@@ -15,10 +15,11 @@ from contrast_classes import WIDTH, anisotropic_covariance, classes, cosine
 from sklearn.covariance import ledoit_wolf, shrunk_covariance
 from torch import Tensor
 
-from steer_tools.methods import METHODS, Method, fit
-from steer_tools.methods.activations import Examples
-from steer_tools.methods.components import ArtificialTomography
-from steer_tools.methods.discriminants import LinearDiscriminant, LogisticRegression
+from steer_tools.directions.fitting import fit
+from steer_tools.directions.methods import METHODS, Method
+from steer_tools.directions.methods.discriminants import LinearDiscriminant, LogisticRegression
+from steer_tools.directions.methods.principal_components import ArtificialTomography
+from steer_tools.directions.statistics import Examples
 
 COUNT, SHIFT = 400, 3.0
 # The mean absolute cosine of random directions.

@@ -6,10 +6,12 @@ import pytest
 import torch
 from contrast_classes import WIDTH, anisotropic_covariance, classes, planted_direction
 
+from steer_tools.directions import fitting
+from steer_tools.directions.fitting import FittedDirection, Fitter, fit
+from steer_tools.directions.methods import METHODS, GivenDirection, Method
+from steer_tools.directions.moments import Moments
+from steer_tools.directions.statistics import Examples, top_component
 from steer_tools.errors import DirectionError, PromptError
-from steer_tools.methods import METHODS, FittedDirection, Fitter, GivenDirection, Method, fit, fitting
-from steer_tools.methods.activations import Examples, top_component
-from steer_tools.methods.moments import Moments
 
 ALL = [*METHODS.values(), GivenDirection(planted_direction(5))]
 SEVERAL = [method for method in ALL if method.most is None]

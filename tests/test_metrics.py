@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, spearmanr
 
 from steer_tools.errors import ArgumentError
-from steer_tools.metrics import (
+from steer_tools.evaluation.metrics import (
     anti_steerable_share,
     changed_share,
     distinct_2,

@@ -25,12 +25,12 @@ from transformers import (
 )
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, UnsupportedCallError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement
-from steer_tools.positions import Scope
-from steer_tools.sites import Site
 
 Call = Callable[..., Any]
 LAYER, STEPS, IMAGE = 1, 4, 127

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from steer_tools import SteeringVector, create_steering_vector, load_model, load_vector, save_vector
+from steer_tools.core.vectors import VectorInfo
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import DirectionError, SteeringError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import from_steering_vectors
-from steer_tools.placing import PlacementOptions, place
 from steer_tools.prompts import TextPrompt
-from steer_tools.session import Session
-from steer_tools.vectors import VectorInfo
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import Session
 
 FILES = Path(__file__).parent / "peers" / "files"
 STORIES = Path(__file__).parent.parent.parent / "shared" / "models" / "stories3M"

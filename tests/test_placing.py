@@ -24,15 +24,15 @@ from steer_tools import (
     steering_status,
     update_steering_vector,
 )
+from steer_tools.core.interventions import INTERVENTIONS
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import GENERATED, Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import ArgumentError, LayerError, SteeringError, StrengthError
-from steer_tools.interventions import INTERVENTIONS
-from steer_tools.placing import PlacementOptions, place
-from steer_tools.plan import Placement
-from steer_tools.positions import GENERATED, Scope
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import Session
 
 STEPS = 8
 SITES: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracle import SCOPES
 
+from steer_tools.core.positions import BatchGeometry, Scope
 from steer_tools.errors import ArgumentError
-from steer_tools.positions import BatchGeometry, Scope
 
 LENGTHS = (1, 3, 5)
 COLUMNS = 8  # 5 of prompt, 3 generated.

@@ -22,16 +22,16 @@ from steer_tools import (
     remove_all_steering_vectors,
     save_vector,
 )
-from steer_tools.analysis import fit_detector
 from steer_tools.bundled_model.language import contrast_pairs
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector
+from steer_tools.directions.statistics import Examples
 from steer_tools.errors import ArgumentError, LayerError, PromptError
-from steer_tools.methods.activations import Examples
-from steer_tools.metrics import roc_interval
+from steer_tools.evaluation.metrics import roc_interval
+from steer_tools.inspection import fit_detector
 from steer_tools.prompts import parse_prompt
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 from steer_tools.tools import reading
-from steer_tools.vectors import SteeringVector
 
 # Words that only one side has, in prompts that made no vector of these tests.
 MARKED = [f"{PROMPTS[i % 4]} {word} baba" for i, word in enumerate(WORDS[:16])]

@@ -54,6 +54,9 @@ from steer_tools import (
     sweep_steering,
     update_steering_vector,
 )
+from steer_tools.core.positions import NAMED_POSITIONS, POOLINGS
+from steer_tools.core.vectors import VectorInfo
+from steer_tools.directions.methods import METHODS
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import (
     ArgumentError,
@@ -70,12 +73,9 @@ from steer_tools.errors import (
     VectorFileError,
     WorkspacePathError,
 )
-from steer_tools.methods import METHODS
-from steer_tools.placing import UNITS
-from steer_tools.positions import NAMED_POSITIONS, POOLINGS
 from steer_tools.prompts import TextPrompt
-from steer_tools.session import Session
-from steer_tools.vectors import VectorInfo
+from steer_tools.session.placement import UNITS
+from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
 CONTEXT = 96

@@ -19,19 +19,25 @@ from test_figures import size_of_png
 from typer.testing import CliRunner
 
 from steer_tools import SteeringVector, load_model, save_vector
-from steer_tools.bundled_model.behaviors import trait_behavior
 from steer_tools.cli.app import app
-from steer_tools.datasets import Behavior, Item
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import VectorInfo
+from steer_tools.directions.extraction import Extraction
+from steer_tools.directions.sources import way_named
 from steer_tools.errors import WorkspacePathError
+from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
+from steer_tools.evaluation.evaluation_set import Material, Splits, material_of
+from steer_tools.evaluation.measuring import Budget, Damage, Question
+from steer_tools.evaluation.metrics import Interval
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects, run_experiment
 from steer_tools.experiments.grids import Cell, Grid
 from steer_tools.experiments.judging import Dose, Judgement
-from steer_tools.experiments.material import Material, Splits, material_of
-from steer_tools.experiments.measuring import Budget, Damage, Question
 from steer_tools.experiments.nulls import KINDS, Null
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
 from steer_tools.experiments.verdicts import Ruling, Verdict, rule
-from steer_tools.extraction import Extraction
 from steer_tools.figures import (
     ControlGroup,
     Controls,
@@ -43,10 +49,6 @@ from steer_tools.figures import (
     evidence,
     heat_map,
 )
-from steer_tools.interventions import Add
-from steer_tools.metrics import Interval
-from steer_tools.placing import Placed
-from steer_tools.plan import Placement
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports import (
     Facts,
@@ -57,10 +59,8 @@ from steer_tools.reports import (
     sweep_document,
     sweep_markdown,
 )
-from steer_tools.session import Session
-from steer_tools.sites import Site
-from steer_tools.sources import way_named
-from steer_tools.vectors import VectorInfo
+from steer_tools.session.placement import Placed
+from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
 FACTS = Facts("models/small", 4, 32, "vectors/v.safetensors", "pca", "generated", 7, 61.0, "0.0.0")

@@ -15,7 +15,7 @@ from test_skill import preload
 
 import steer_tools
 from mcp_server.server import build_server
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 
 Call = Callable[..., Awaitable[Any]]
 Way = Callable[[Session, Path, Callable[[Call], Awaitable[None]]], Awaitable[None]]

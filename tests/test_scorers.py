@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from steer_tools.errors import ArgumentError
-from steer_tools.scorers import (
+from steer_tools.evaluation.scorers import (
     Judge,
     MeanScore,
     callable_scorer,
@@ -24,7 +24,7 @@ from steer_tools.scorers import (
     mean_score,
     regex_scorer,
 )
-from steer_tools.scorers import judge as room
+from steer_tools.evaluation.scorers import judge as room
 
 KEY = "sk-very-secret-0123456789"
 

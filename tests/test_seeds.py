@@ -29,10 +29,10 @@ from steer_tools import (
     save_edited_model,
     undo_edited_model,
 )
-from steer_tools.causal import ablation_plans, components_of
-from steer_tools.datasets import read_behavior
+from steer_tools.evaluation.behaviors import read_behavior
+from steer_tools.inspection import ablation_plans, components_of
 from steer_tools.prompts import TokenPrompt
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 
 LAYER, STRENGTH, STEPS = 2, 1.5, 6
 TEXT = PROMPTS[1]

@@ -35,7 +35,7 @@ from mcp_server.server import _Loading, _mcp_tool, _ModelJobs, build_server
 from steer_tools import tools
 from steer_tools.errors import SteeringError, UnsupportedModelError
 from steer_tools.progress import report
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 from steer_tools.tools import TOOLS, Tool
 from steer_tools.workspace import Workspace
 

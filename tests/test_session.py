@@ -25,9 +25,9 @@ from steer_tools import (
     steering_status,
     update_steering_vector,
 )
+from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError, NoModelError, UnsupportedModelError
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 
 
 def create(name: str = "v", layer: int = 2) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from steer_tools.engines import sharing
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Completion, Row
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
+from steer_tools.engines.huggingface import prefix_cache as sharing
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import Prompt, parse_prompt
-from steer_tools.sites import Site
 
 PROMPT = parse_prompt("ratisemo lili keke baba zuzu mora seti vozu")
 OTHER = parse_prompt("nura tili kemo")

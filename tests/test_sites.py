@@ -14,14 +14,14 @@ from oracle import SCOPES, Chooses
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Component, Site
 from steer_tools.engines.base import Row, Sampling
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement
-from steer_tools.positions import Scope
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.sites import Component, Site
 
 LAYER, HEAD, STEPS = 2, 1, 8
 # Model type: module paths of the blocks, and inside a block of what writes as attention, of its output projection, and

@@ -15,8 +15,8 @@ from conftest import make_model
 import steer_tools
 from steer_tools.bundled_model import CHECKPOINT
 from steer_tools.bundled_model.language import score
-from steer_tools.engines.loading import load_pretrained
-from steer_tools.session import Session
+from steer_tools.engines.huggingface.model_loading import load_pretrained
+from steer_tools.session.session import Session
 from steer_tools.tools import TOOLS
 
 SKILL = (Path(__file__).parent.parent / "SKILL.md").read_text(encoding="utf-8")

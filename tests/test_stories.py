@@ -22,11 +22,11 @@ from steer_tools import (
     remove_all_steering_vectors,
     steering_experiment,
 )
-from steer_tools.datasets import contrast_prompts, load_behavior
 from steer_tools.engines.base import Row
-from steer_tools.placing import place
+from steer_tools.evaluation.behaviors import contrast_prompts, load_behavior
 from steer_tools.prompts import parse_prompts, plain
-from steer_tools.session import Session
+from steer_tools.session.placement import place
+from steer_tools.session.session import Session
 
 STORIES = Path(__file__).parent.parent.parent / "shared" / "models" / "stories3M"
 LAYER = 3  # The middle of six.

@@ -1,4 +1,4 @@
-"""What users call by name stays as it was when the rooms were rebuilt, but for changes that are listed with a reason."""
+"""What users call by name stays as it was when the rooms were rebuilt, but for listed changes, each with its reason."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_tokenizer
 from tokenizers import AddedToken, processors
 
-from steer_tools.engines.tokenization import Tokenization
+from steer_tools.engines.huggingface.tokenization import Tokenization
 from steer_tools.errors import PromptError
 from steer_tools.prompts import parse_prompt
 

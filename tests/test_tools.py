@@ -29,9 +29,9 @@ from steer_tools import (
     steering_status,
     update_steering_vector,
 )
+from steer_tools.core.site import Site
 from steer_tools.prompts import NEUTRAL_PROMPTS, TextPrompt, parse_prompts
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 
 CHAT = [{"role": "user", "content": "baba keke"}]
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import LAYERS
 
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement
+from steer_tools.core.site import Site
+from steer_tools.directions.training import CompletionPair, TrainingOptions, _slope, completion_pairs, train_direction
 from steer_tools.engines.base import Row
 from steer_tools.errors import ArgumentError, Cancelled, DirectionError, PromptError
-from steer_tools.interventions import Add
-from steer_tools.plan import Placement
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import ContrastPrompts, TokenPrompt
-from steer_tools.sites import Site
-from steer_tools.training import CompletionPair, TrainingOptions, _slope, completion_pairs, train_direction
 
 PROMPTS = [[1, 20 + i, 30 + 3 * i, 40] for i in range(6)]
 PAIRS = [CompletionPair(tuple(prompt), (60, 61), (70, 71)) for prompt in PROMPTS]

@@ -31,18 +31,18 @@ from steer_tools import (
     steering_status,
     undo_edited_model,
 )
-from steer_tools.conditions import Condition
+from steer_tools.core.conditions import Condition
+from steer_tools.core.interventions import Add, Clamp, ProjectOut
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
-from steer_tools.engines.naming import find_bias_flag, names_on_disk
-from steer_tools.engines.writers import OutputParameter
+from steer_tools.engines.huggingface.checkpoint_names import find_bias_flag, names_on_disk
+from steer_tools.engines.huggingface.output_parameters import OutputParameter
 from steer_tools.errors import ArgumentError, BakingError, LayerError, SteeringError, WorkspacePathError
 from steer_tools.formats import load_vector
-from steer_tools.interventions import Add, Clamp, ProjectOut
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
 from steer_tools.weights.checkpoints import edit_checkpoint
 from steer_tools.weights.edits import CheckpointEdits, Increased, ProjectedOut
 from steer_tools.weights.plans import Ablation, Addition, ablation_everywhere, read_plan

@@ -16,8 +16,8 @@ from rich.text import Text
 from steer_tools.cli import options as given
 from steer_tools.cli.marking import shown
 from steer_tools.cli.output import show
-from steer_tools.datasets import SUFFIXES, Behavior, Item, behavior_names, load_behavior, read_behavior
 from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors import SUFFIXES, Behavior, Item, behavior_names, load_behavior, read_behavior
 from steer_tools.prompts import ChatPrompt, PromptLike, TextPrompt
 
 Source = Annotated[

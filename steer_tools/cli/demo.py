@@ -18,7 +18,7 @@ from steer_tools.cli.studies import Findings, Part, Study, applied, study_behavi
 from steer_tools.cli.work import Workbench
 from steer_tools.figures import dose_response
 from steer_tools.parameters import ModelStatus
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 from steer_tools.tools import check_steering, steering_status
 
 FOLDER = "demo"

@@ -17,8 +17,8 @@ from steer_tools.cli.work import Workbench
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
+    from steer_tools.evaluation.scorers import Judge
     from steer_tools.parameters import ExperimentResult, LayerCells, SweepResult
-    from steer_tools.scorers import Judge
 
 
 @dataclass(frozen=True)
@@ -249,10 +249,10 @@ def _silence_of(judge: "Judge") -> list[str]:
 
 def _question(name: str, positive: list[PromptLike] | None, negative: list[PromptLike] | None, seed: int) -> PromptLike:
     """Return the prompt of an item that did not choose, as the model was asked it."""
-    from steer_tools.experiments.material import material_named
-    from steer_tools.experiments.measuring import questions
+    from steer_tools.evaluation.evaluation_set import material_named
+    from steer_tools.evaluation.measuring import questions
     from steer_tools.prompts import plain
-    from steer_tools.session import current_session
+    from steer_tools.session.session import current_session
 
     session = current_session()
     (asked, *_) = questions(session.engine, material_named(session, name, positive, negative, seed).splits.judging)

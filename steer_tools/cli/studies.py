@@ -16,13 +16,13 @@ from steer_tools.bundled_model.language import (
     score,
 )
 from steer_tools.bundled_model.planted import load_planted_directions
-from steer_tools.datasets import contrast_prompts, load_behavior
-from steer_tools.experiments.measuring import propensities, questions
+from steer_tools.evaluation.behaviors import contrast_prompts, load_behavior
+from steer_tools.evaluation.measuring import propensities, questions
 from steer_tools.formats import load_vector
 from steer_tools.parameters import CheckResult, CompareResult, CreateResult, ModelStatus, TextMetrics
-from steer_tools.placing import PlacementOptions, place, steering
 from steer_tools.prompts import PromptLike, plain
-from steer_tools.session import current_session
+from steer_tools.session.placement import PlacementOptions, place, steering
+from steer_tools.session.session import current_session
 from steer_tools.tools import compare_generations, create_steering_vector
 
 # Enough for the longest answer of the language.

@@ -31,7 +31,7 @@ def choose_workspace(folder: str | None) -> None:
     Raises:
         SteeringError: It cannot be a workspace.
     """
-    from steer_tools.session import current_session
+    from steer_tools.session.session import current_session
     from steer_tools.workspace import Workspace
 
     current_session().workspace = Workspace(folder or Workspace.default().root)

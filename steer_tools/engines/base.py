@@ -8,11 +8,11 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from steer_tools.core.plan import Plan
+from steer_tools.core.positions import BatchGeometry, Pooling, Scope
+from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
-from steer_tools.plan import Plan
-from steer_tools.positions import BatchGeometry, Pooling, Scope
 from steer_tools.prompts import Prompt
-from steer_tools.sites import Site
 
 Completion: TypeAlias = str | Sequence[int]
 

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steer_tools.datasets import Behavior, contrast_prompts
+from steer_tools.core.positions import Pooling
+from steer_tools.core.site import Site
+from steer_tools.directions.extraction import Extraction, Where, extract
+from steer_tools.directions.methods import Method
+from steer_tools.directions.sources import Source
+from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine, Generation
+from steer_tools.evaluation.behaviors import Behavior, contrast_prompts
+from steer_tools.evaluation.evaluation_set import Material, TextScore
+from steer_tools.evaluation.measuring import Damage, DamageMeter, Question, write
+from steer_tools.evaluation.scorers import mean_score
 from steer_tools.experiments.grids import magnitudes
 from steer_tools.experiments.judging import shifts_of_others
-from steer_tools.experiments.material import Material, TextScore
-from steer_tools.experiments.measuring import Damage, DamageMeter, Question, write
 from steer_tools.experiments.nulls import CONTROLS, Null, measure_null
 from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
 from steer_tools.experiments.verdicts import Ruling, rule
-from steer_tools.extraction import Extraction, Where, extract
-from steer_tools.methods import Method
-from steer_tools.methods.activations import Examples
-from steer_tools.positions import Pooling
 from steer_tools.progress import Work
 from steer_tools.prompts import Prompt
-from steer_tools.scorers import mean_score
-from steer_tools.session import Session
-from steer_tools.sites import Site
-from steer_tools.sources import Source
+from steer_tools.session.session import Session
 
 # Prompts at each end of the ranking by effect whose texts are shown.
 SHOWN = 5

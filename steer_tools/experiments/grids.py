@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
 from steer_tools.errors import StrengthError
-from steer_tools.experiments.measuring import Budget, Damage, DamageMeter, Floats, Question, propensities
-from steer_tools.placing import Placed
-from steer_tools.plan import Plan
+from steer_tools.evaluation.measuring import Budget, Damage, DamageMeter, Floats, Question, propensities
+from steer_tools.session.placement import Placed
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
 # The chosen cell is the gentlest that has at least this share of the largest effect within the budget.

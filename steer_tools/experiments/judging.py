@@ -9,14 +9,14 @@ from typing import cast
 
 import numpy as np
 
-from steer_tools.datasets import Item, asked
+from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
 from steer_tools.errors import PromptError
-from steer_tools.experiments.measuring import Floats, Question, control_questions, propensities, questions
-from steer_tools.metrics import Interval, anti_steerable_share, cluster_interval, slopes
-from steer_tools.placing import Placed
-from steer_tools.plan import Plan
+from steer_tools.evaluation.behaviors import Item, asked
+from steer_tools.evaluation.measuring import Floats, Question, control_questions, propensities, questions
+from steer_tools.evaluation.metrics import Interval, anti_steerable_share, cluster_interval, slopes
 from steer_tools.prompts import Prompt
+from steer_tools.session.placement import Placed
 
 # Of fewer groups no interval keeps its promise.
 _FEWEST_GROUPS = 5

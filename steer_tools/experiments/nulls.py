@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.directions.methods import method_named
+from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine
-from steer_tools.experiments.measuring import Floats, Question, propensities
-from steer_tools.interventions import Add
-from steer_tools.methods import method_named
-from steer_tools.methods.activations import Examples
-from steer_tools.plan import Placement, Plan
+from steer_tools.evaluation.measuring import Floats, Question, propensities
 
 KINDS = ("random", "random_covariance", "balanced_shuffle")
 CONTROLS = 99

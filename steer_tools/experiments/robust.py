@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steer_tools.datasets import Item
 from steer_tools.engines.base import Engine
-from steer_tools.experiments.measuring import Floats, Question, propensities, questions
-from steer_tools.metrics import (
+from steer_tools.evaluation.behaviors import Item
+from steer_tools.evaluation.measuring import Floats, Question, propensities, questions
+from steer_tools.evaluation.metrics import (
     Interval,
     anti_steerable_share,
     cluster_interval,
@@ -21,8 +21,8 @@ from steer_tools.metrics import (
     robustness,
     slopes,
 )
-from steer_tools.placing import Placed
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt
+from steer_tools.session.placement import Placed
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from steer_tools import __version__
+from steer_tools.core.interventions import Add
+from steer_tools.core.plan import Plan
+from steer_tools.core.vectors import SteeringVector
+from steer_tools.evaluation.evaluation_set import Material
+from steer_tools.evaluation.measuring import Budget, DamageMeter, questions
 from steer_tools.experiments.grids import Cell, Grid, magnitudes, measure_layer
 from steer_tools.experiments.judging import Judgement, judge
-from steer_tools.experiments.material import Material
-from steer_tools.experiments.measuring import Budget, DamageMeter, questions
 from steer_tools.experiments.resuming import CellFile, key_of
-from steer_tools.interventions import Add
-from steer_tools.placing import Placed, PlacementOptions, place
-from steer_tools.plan import Plan
 from steer_tools.progress import Work
-from steer_tools.session import Session
-from steer_tools.vectors import SteeringVector
+from steer_tools.session.placement import Placed, PlacementOptions, place
+from steer_tools.session.session import Session
 
 # Prompts on which the texts of a cell are judged.
 _CHOOSING_TEXTS, JUDGING_TEXTS = 8, 16

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from steer_tools.evaluation.measuring import Budget, Damage
+from steer_tools.evaluation.metrics import empirical_p
 from steer_tools.experiments.judging import Judgement
-from steer_tools.experiments.measuring import Budget, Damage
 from steer_tools.experiments.nulls import Null
-from steer_tools.metrics import empirical_p
 
 Verdict: TypeAlias = Literal["works", "weak", "indistinguishable from random", "breaks the model"]
 

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.bare import rows_named
 from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
@@ -18,7 +19,6 @@ from steer_tools.formats.rotalabs import RotalabsFormat, describes_a_vector
 from steer_tools.formats.safetensors_format import SafetensorsFormat
 from steer_tools.formats.steering_vectors_package import from_steering_vectors, to_steering_vectors
 from steer_tools.formats.vllm_lens import VllmLensFormat
-from steer_tools.vectors import SteeringVector
 from steer_tools.workspace import Workspace
 
 _ROTALABS, _PT = RotalabsFormat(), PtFormat()

@@ -7,9 +7,9 @@ alone does not say it: `block_outputs`, where row i is the output of block i, or
 
 from torch import Tensor
 
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError, DirectionError, VectorFileError
 from steer_tools.formats.base import ROWS, Decoded, Rows, Unsaid
-from steer_tools.vectors import SteeringVector, VectorInfo
 
 
 def rows_named(name: str | None) -> Rows | None:

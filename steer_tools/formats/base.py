@@ -6,9 +6,9 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steer_tools.core.site import Component
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError
-from steer_tools.sites import Component
-from steer_tools.vectors import SteeringVector, VectorInfo
 
 Rows: TypeAlias = Literal["block_outputs", "hidden_states"]
 ROWS: tuple[Rows, ...] = ("block_outputs", "hidden_states")

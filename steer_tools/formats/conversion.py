@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import torch
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import LayerError, VectorFileError
 from steer_tools.formats import Loaded, format_for, read_vector, save_vector
 from steer_tools.formats.base import VectorFormat
-from steer_tools.vectors import SteeringVector
 from steer_tools.workspace import Workspace
 
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import torch
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual, tensor_of
-from steer_tools.vectors import SteeringVector
 
 # The second is dialz', whose files are otherwise as repeng's.
 _ARCHITECTURE, _READ_ARCHITECTURES = "controlvector", ("controlvector", "steeringvector")

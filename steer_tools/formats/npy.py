@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.lib import format as npy_format
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.bare import decode_bare
 from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
-from steer_tools.vectors import SteeringVector
 
 
 class NpyFormat:

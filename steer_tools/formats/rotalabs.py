@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import DirectionError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual
 from steer_tools.formats.tensor_file import read_tensors, write_tensor
-from steer_tools.vectors import SteeringVector, VectorInfo
 
 _UNKNOWN = "unknown"
 _MOST_DESCRIPTION_BYTES = 2**20

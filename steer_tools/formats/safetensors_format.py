@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.bare import decode_bare
 from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
-from steer_tools.vectors import SteeringVector
 
 _METADATA_KEY = "steer_tools"
 

@@ -9,9 +9,9 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor
 
+from steer_tools.core.site import Component
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import UnsupportedFeatureError
-from steer_tools.sites import Component
-from steer_tools.vectors import SteeringVector
 
 _COMPONENTS: dict[str, Component] = {"decoder_block": "residual", "self_attn": "attention", "mlp": "mlp"}
 _LAYER_TYPES = {component: layer_type for layer_type, component in _COMPONENTS.items()}

@@ -16,9 +16,9 @@ import torch
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual, tensor_of
-from steer_tools.vectors import SteeringVector
 
 # 128 layers of width 16,384 in float32 take 8 MiB, and 11 MiB in base64.
 _MOST_JSON_BYTES, _MOST_NUMBER_BYTES = 16 * 2**20, 16 * 2**20

@@ -8,13 +8,13 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from steer_tools.evaluation.evaluation_set import Material
+from steer_tools.evaluation.metrics import Interval, empirical_p
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.grids import Cell, Grid
 from steer_tools.experiments.judging import Judgement
-from steer_tools.experiments.material import Material
 from steer_tools.experiments.nulls import Null
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.metrics import Interval, empirical_p
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.markup import prompt_text
 

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
+from steer_tools.evaluation.evaluation_set import Material
+from steer_tools.evaluation.measuring import Budget
+from steer_tools.evaluation.metrics import Interval, empirical_p
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.judging import Dose, Judgement
-from steer_tools.experiments.material import Material
-from steer_tools.experiments.measuring import Budget
 from steer_tools.experiments.nulls import Null
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.metrics import Interval, empirical_p
 from steer_tools.reports.documents import means_by_kind, wrong_way
 from steer_tools.reports.markup import code, literal, prompt_text, table
 from steer_tools.reports.wording import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span

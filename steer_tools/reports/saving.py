@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steer_tools.evaluation.evaluation_set import Material
 from steer_tools.experiments.experiment import Experiment
-from steer_tools.experiments.material import Material
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.documents import Json, experiment_document, sweep_document
 from steer_tools.reports.facts import Facts

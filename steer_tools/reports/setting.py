@@ -2,11 +2,11 @@
 
 import shlex
 
+from steer_tools.directions.extraction import Extraction
+from steer_tools.evaluation.evaluation_set import Material
+from steer_tools.evaluation.measuring import Budget
 from steer_tools.experiments.grids import ENOUGH, Grid
-from steer_tools.experiments.material import Material
-from steer_tools.experiments.measuring import Budget
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.extraction import Extraction
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.markup import code, code_block, literal, table

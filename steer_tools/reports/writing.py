@@ -1,7 +1,7 @@
 """Sweeps and experiments → a Markdown report for somebody who has not seen the code. It must not know files."""
 
+from steer_tools.evaluation.evaluation_set import Material
 from steer_tools.experiments.experiment import Experiment
-from steer_tools.experiments.material import Material
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.evidence import control_lines, effect_lines, example_lines, side_effect_lines
 from steer_tools.reports.facts import Facts

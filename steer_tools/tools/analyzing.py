@@ -4,7 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from steer_tools.analysis import (
+from steer_tools.core.interventions import Add
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector, layer_cosines
+from steer_tools.evaluation.evaluation_set import behaviors_of
+from steer_tools.figures import Strip, readable, strip_page, strip_picture
+from steer_tools.inspection import (
     Projection,
     Ranking,
     behavior_cosines,
@@ -13,10 +18,6 @@ from steer_tools.analysis import (
     nearest,
     project,
 )
-from steer_tools.experiments.material import behaviors_of
-from steer_tools.figures import Strip, readable, strip_page, strip_picture
-from steer_tools.interventions import Add
-from steer_tools.loading import load_for_model, saved_vectors
 from steer_tools.parameters import (
     AllowOtherModel,
     AnalysisResult,
@@ -30,13 +31,12 @@ from steer_tools.parameters import (
     Top,
     VectorPath,
 )
-from steer_tools.placing import PlacementOptions, place_once
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Site
+from steer_tools.session.placement import PlacementOptions, place_once
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import load_for_model, saved_vectors
 from steer_tools.tools.resolving import require_at_least_one
 from steer_tools.tools.results import short
-from steer_tools.vectors import SteeringVector, layer_cosines
 
 # In residual norms: small, so that the change is that of the direction and not of broken texts.
 _SMALL = 0.05

@@ -1,5 +1,6 @@
 """The tools that change what is applied to the live model."""
 
+from steer_tools.core.registry import Applied
 from steer_tools.parameters import (
     AllowOtherModel,
     ApplyLayer,
@@ -15,9 +16,8 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
-from steer_tools.placing import Placed, PlacementOptions, apply, place, require_finite, residual_strengths
-from steer_tools.registry import Applied
-from steer_tools.session import Session, current_session
+from steer_tools.session.placement import Placed, PlacementOptions, apply, place, require_finite, residual_strengths
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 

@@ -4,10 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from steer_tools.analysis import nearest, nearest_anywhere
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
-from steer_tools.loading import saved_vectors
+from steer_tools.inspection import nearest, nearest_anywhere
 from steer_tools.parameters import (
     AuditedCheckpoint,
     AuditFinding,
@@ -17,9 +17,9 @@ from steer_tools.parameters import (
     KnownVector,
     TensorChange,
 )
-from steer_tools.session import Session, current_session
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import saved_vectors
 from steer_tools.tools.results import rounded, short
-from steer_tools.vectors import SteeringVector, VectorInfo
 from steer_tools.weights import Audit, Checkpoint, Finding, audit, model_folder, open_checkpoint, open_file
 
 _MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5

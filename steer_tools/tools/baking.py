@@ -11,7 +11,7 @@ from steer_tools.parameters import (
     SaveModelResult,
 )
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import current_session
+from steer_tools.session.session import current_session
 from steer_tools.tools.results import short
 from steer_tools.weights import SavedModel, ablation_of, save_edited, what_is_applied
 from steer_tools.weights.checkpoints import CONTROL_VECTOR

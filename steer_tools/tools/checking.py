@@ -1,7 +1,6 @@
 """The tools that show what would be steered, and prove what is."""
 
-from steer_tools.checks import run_checks
-from steer_tools.comparison import acting
+from steer_tools.core.positions import Scope
 from steer_tools.errors import ArgumentError
 from steer_tools.parameters import (
     CheckFigure,
@@ -13,9 +12,10 @@ from steer_tools.parameters import (
     PromptTokensStatus,
     TokensResult,
 )
-from steer_tools.positions import Scope
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts, require_user_message
-from steer_tools.session import Session, current_session
+from steer_tools.session.checks import run_checks
+from steer_tools.session.comparison import acting
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools.results import rounded
 
 

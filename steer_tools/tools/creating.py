@@ -2,8 +2,11 @@
 
 from typing import cast
 
+from steer_tools.core.site import Component
+from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
+from steer_tools.directions.extraction import Where, extract, layers_with
+from steer_tools.directions.sources import way_named
 from steer_tools.errors import LayerError
-from steer_tools.extraction import Where, extract, layers_with
 from steer_tools.formats import format_for, load_vector, save_vector
 from steer_tools.parameters import (
     CombineResult,
@@ -22,13 +25,10 @@ from steer_tools.parameters import (
     VectorPaths,
     Weights,
 )
-from steer_tools.placing import require_finite
 from steer_tools.prompts import ContrastPrompts
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Component
-from steer_tools.sources import way_named
+from steer_tools.session.placement import require_finite
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
-from steer_tools.vectors import combine, cosines, oppositions, orthogonalized
 
 
 def create_steering_vector(

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steer_tools.causal import (
+from steer_tools.engines.base import Engine
+from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.evaluation_set import Material, material_named
+from steer_tools.evaluation.measuring import DamageMeter, Floats, Question, questions
+from steer_tools.evaluation.metrics import cluster_interval
+from steer_tools.figures import Matrix, matrix
+from steer_tools.inspection import (
     ABLATIONS,
     KINDS,
     MEASURES,
@@ -20,13 +26,6 @@ from steer_tools.causal import (
     score_of,
     stream_direction,
 )
-from steer_tools.engines.base import Engine
-from steer_tools.errors import ArgumentError
-from steer_tools.experiments.material import Material, material_named
-from steer_tools.experiments.measuring import DamageMeter, Floats, Question, questions
-from steer_tools.figures import Matrix, matrix
-from steer_tools.loading import load_for_model, one_direction
-from steer_tools.metrics import cluster_interval
 from steer_tools.parameters import (
     AblatedComponent,
     AblatedDirection,
@@ -41,7 +40,8 @@ from steer_tools.parameters import (
     KnownBehavior,
     MeasureName,
 )
-from steer_tools.session import Session, current_session
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import load_for_model, one_direction
 from steer_tools.tools.resolving import require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
 

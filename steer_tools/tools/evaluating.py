@@ -1,9 +1,9 @@
 """The tools that look closer at one vector at one layer: how evenly it works, and what strength spends or reaches."""
 
 from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.evaluation_set import material_named, neutral_for
+from steer_tools.evaluation.measuring import DamageMeter, questions
 from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
-from steer_tools.experiments.material import material_named, neutral_for
-from steer_tools.experiments.measuring import DamageMeter, questions
 from steer_tools.experiments.robust import evaluate, with_prompts
 from steer_tools.parameters import (
     AllowOtherModel,
@@ -23,9 +23,9 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
-from steer_tools.placing import PlacementOptions, place_once, require_finite, residual_strengths
 from steer_tools.prompts import parse_prompts, plain
-from steer_tools.session import current_session
+from steer_tools.session.placement import PlacementOptions, place_once, require_finite, residual_strengths
+from steer_tools.session.session import current_session
 from steer_tools.tools.results import short, short_interval
 
 # The items that failed worst are listed; all are counted.

@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
-from steer_tools.datasets import Behavior, behavior_document, contrast_prompts
+from steer_tools.directions.extraction import Extraction, Where, extract
+from steer_tools.directions.sources import way_named
 from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.behaviors import Behavior, behavior_document, contrast_prompts
+from steer_tools.evaluation.evaluation_set import Material, TextScore, material_named, text_of
+from steer_tools.evaluation.measuring import Budget
+from steer_tools.evaluation.scorers import Scorer, callable_scorer, keyword_scorer, regex_scorer
 from steer_tools.experiments.experiment import pooling_of, run_experiment
 from steer_tools.experiments.grids import spread_layers
-from steer_tools.experiments.material import Material, TextScore, material_named, text_of
-from steer_tools.experiments.measuring import Budget
 from steer_tools.experiments.sweeps import SweepOptions, sweep
-from steer_tools.extraction import Extraction, Where, extract
 from steer_tools.formats import save_vector
-from steer_tools.loading import load_for_model
 from steer_tools.parameters import (
     AllowOtherModel,
     BehaviorName,
@@ -40,9 +41,8 @@ from steer_tools.parameters import (
     VectorPath,
 )
 from steer_tools.reports import Facts, save_experiment, save_sweep
-from steer_tools.scorers import Scorer, callable_scorer, keyword_scorer, regex_scorer
-from steer_tools.session import Session, current_session
-from steer_tools.sources import way_named
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import load_for_model
 from steer_tools.tools.findings import experiment_result, swept_result
 from steer_tools.tools.resolving import resolved_layers
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from steer_tools.comparison import Side, acting, compare, next_tokens
+from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.parameters import (
@@ -29,10 +29,10 @@ from steer_tools.parameters import (
     UnitName,
     VariantTexts,
 )
-from steer_tools.placing import Layers, PlacementOptions, place, require_finite, residual_strengths
-from steer_tools.plan import Plan
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import Session, current_session
+from steer_tools.session.comparison import Side, acting, compare, next_tokens
+from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite, residual_strengths
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools.resolving import require_at_least_one
 from steer_tools.tools.results import one_or_list_rounded, rounded, short
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from steer_tools.core.registry import Applied
 from steer_tools.engines.base import ModelInfo
 from steer_tools.errors import SteeringError
 from steer_tools.formats import SUFFIXES, load_vector
@@ -16,8 +17,7 @@ from steer_tools.parameters import (
     SavedStatus,
     StatusResult,
 )
-from steer_tools.registry import Applied
-from steer_tools.session import Session, current_session
+from steer_tools.session.session import Session, current_session
 from steer_tools.tools.results import one_or_list
 
 _MOST_SAVED = 50

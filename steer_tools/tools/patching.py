@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from steer_tools.causal import Pair, Patches, attribute, patch
+from steer_tools.core.site import Site
 from steer_tools.figures import Matrix, matrix, readable
+from steer_tools.inspection import Pair, Patches, attribute, patch
 from steer_tools.parameters import (
     AllLayers,
     Folder,
@@ -15,8 +16,7 @@ from steer_tools.parameters import (
     StrongestPatch,
 )
 from steer_tools.prompts import parse_prompt
-from steer_tools.session import current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import current_session
 from steer_tools.tools.resolving import require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
 

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steer_tools.analysis import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
-from steer_tools.datasets import contrast_prompts
+from steer_tools.core.positions import POOLINGS, Pooling
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.behaviors import contrast_prompts
+from steer_tools.evaluation.evaluation_set import material_named
 from steer_tools.experiments.experiment import pooling_of
-from steer_tools.experiments.material import material_named
 from steer_tools.figures import Matrix, matrix, readable
-from steer_tools.loading import load_for_model
+from steer_tools.inspection import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
 from steer_tools.parameters import (
     AllowOtherModel,
     DetectorStatus,
@@ -24,13 +26,11 @@ from steer_tools.parameters import (
     ReadResult,
     VectorPath,
 )
-from steer_tools.positions import POOLINGS, Pooling
 from steer_tools.prompts import PromptLike, parse_prompts
-from steer_tools.session import Session, current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import load_for_model
 from steer_tools.tools.resolving import require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
-from steer_tools.vectors import SteeringVector
 
 # Prompts that get a picture.
 _DRAWN = 8

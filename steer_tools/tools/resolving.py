@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from steer_tools.errors import ArgumentError
-from steer_tools.session import Session
+from steer_tools.session.session import Session
 
 
 def resolved_layers(session: Session, layers: object, default: Sequence[int]) -> list[int]:

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steer_tools.engines.sizes import Sizes
+from steer_tools.core.site import Component
+from steer_tools.engines.huggingface.config_sizes import Sizes
 from steer_tools.progress import report
-from steer_tools.sites import Component
 from steer_tools.weights.changes import Change, Removal, common_direction, measure, removal, rounding
 from steer_tools.weights.configs import differing_keys, multiplier_of
 from steer_tools.weights.findings import Audit, Difference, Finding, Kind

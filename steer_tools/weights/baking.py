@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from steer_tools.architecture import Architecture
-from steer_tools.engines.naming import find_bias_flag, names_on_disk
-from steer_tools.engines.writers import OutputParameter, Writer
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.checkpoint_names import find_bias_flag, names_on_disk
+from steer_tools.engines.huggingface.output_parameters import OutputParameter, Writer
 from steer_tools.errors import BakingError
-from steer_tools.sites import Site
 from steer_tools.weights.edits import CheckpointEdits, Increased, ProjectedOut
 from steer_tools.weights.plans import Ablation, Addition, Bakeable
 

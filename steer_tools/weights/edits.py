@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steer_tools.engines.writers import project_out
+from steer_tools.engines.huggingface.output_parameters import project_out
 from steer_tools.weights.shards import FLOATS, Place
 
 # What is computed at once: float32 copies of it take ten times as much.

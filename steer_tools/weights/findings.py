@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from steer_tools.sites import Component
+from steer_tools.core.site import Component
 
 Kind: TypeAlias = Literal["addition", "ablation", "other"]
 _KINDS: tuple[Kind, ...] = ("addition", "ablation", "other")

@@ -6,11 +6,11 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from steer_tools.core.interventions import Add, ProjectOut
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.site import Site
 from steer_tools.errors import BakingError
-from steer_tools.interventions import Add, ProjectOut
-from steer_tools.plan import Placement, Plan
-from steer_tools.positions import Scope
-from steer_tools.sites import Site
 
 _VALID = (
     "additions ('add') at positions 'all' without a condition; or 'project_out' of one direction everywhere, as "

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.errors import BakingError
-from steer_tools.plan import Plan
 from steer_tools.prompts import Prompt
 
 # Of the largest logit; in half precision the weights are rounded themselves.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.engines.writers import Writer
+from steer_tools.core.plan import Plan
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.huggingface.output_parameters import Writer
 from steer_tools.errors import ArgumentError, BakingError
-from steer_tools.loading import load_for_model, one_direction
-from steer_tools.plan import Plan
-from steer_tools.session import Session
-from steer_tools.sites import Site
+from steer_tools.session.session import Session
+from steer_tools.session.vector_loading import load_for_model, one_direction
 from steer_tools.weights.plans import ablation_everywhere
 
 

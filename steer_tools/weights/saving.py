@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import torch
 
-from steer_tools.engines.huggingface import HuggingFaceEngine
-from steer_tools.engines.loading import load_pretrained
+from steer_tools.core.plan import Plan
+from steer_tools.core.vectors import SteeringVector
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.huggingface.model_loading import load_pretrained
 from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
-from steer_tools.plan import Plan
 from steer_tools.prompts import Prompt, TextPrompt
-from steer_tools.session import Session
-from steer_tools.vectors import SteeringVector
+from steer_tools.session.session import Session
 from steer_tools.weights.baking import edits_for
 from steer_tools.weights.card import card_of
 from steer_tools.weights.checkpoints import (

@@ -14,10 +14,10 @@ from material import FILES, PAIRS, load_in_float32, model_folder, record
 from torch import Tensor
 
 from steer_tools import SteeringVector, attach_model, create_steering_vector, load_vector, save_vector
-from steer_tools.engines.huggingface import HuggingFaceEngine
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import current_session
-from steer_tools.sites import Site
+from steer_tools.session.session import current_session
 from steer_tools.workspace import Workspace
 
 METHODS = ("mean_difference", "paired_mean_difference", "pca")

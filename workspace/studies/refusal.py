@@ -18,7 +18,7 @@ from steer_tools import (
     undo_edited_model,
 )
 from steer_tools.bundled_model.language import contrast_pairs, held_out_prompts, is_grammatical, score
-from steer_tools.placing import PlacementOptions
+from steer_tools.session.placement import PlacementOptions
 
 FOLDER = "results/refusal"
 options = begin(__doc__)

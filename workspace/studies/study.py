@@ -9,10 +9,10 @@ import torch
 
 from steer_tools import SteeringVector, load_model
 from steer_tools.engines.base import Row, Sampling
-from steer_tools.metrics import share_interval
-from steer_tools.placing import PlacementOptions, place
+from steer_tools.evaluation.metrics import share_interval
 from steer_tools.prompts import parse_prompts
-from steer_tools.session import current_session
+from steer_tools.session.placement import PlacementOptions, place
+from steer_tools.session.session import current_session
 from steer_tools.workspace import Workspace
 
 # None of so many random directions does as much: p = 1 / 20.

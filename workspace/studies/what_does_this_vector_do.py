@@ -21,9 +21,9 @@ from steer_tools import (
     save_vector,
 )
 from steer_tools.bundled_model.language import TRAITS, contrast_pairs, held_out_prompts, score
-from steer_tools.placing import PlacementOptions
-from steer_tools.session import current_session
-from steer_tools.vectors import cosines
+from steer_tools.core.vectors import cosines
+from steer_tools.session.placement import PlacementOptions
+from steer_tools.session.session import current_session
 
 FEW = 6
 FOLDER, LAYER, STRENGTH = "results/unknown", 1, 0.1

@@ -1,0 +1,99 @@
+"""What is applied now: an ordered map from handle to placements, thread-safe, data only.
+
+It must not know hooks or models: the session makes the engine follow it.
+"""
+
+import threading
+from dataclasses import dataclass, replace
+
+from steer_tools.core.plan import Plan
+from steer_tools.errors import UnknownSteeringIdError
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One apply call: the placements of strength 1 in its unit, and the strength they share.
+
+    `source` says where the vector came from; `target` and `condition` are as they were asked for.
+    """
+
+    steering_id: str
+    source: str
+    unit: str
+    strength: float
+    unit_placements: Plan
+    target: float | None = None
+    condition: str | None = None
+
+    @property
+    def placements(self) -> Plan:
+        """The placements at the strength that holds now."""
+        return tuple(placement.scaled(self.strength) for placement in self.unit_placements)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that it edits."""
+        return tuple(placement.site.layer for placement in self.unit_placements)
+
+
+class Registry:
+    """The applied handles in the order they were applied; snapshots are tuples."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: tuple[Applied, ...] = ()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entries(self) -> tuple[Applied, ...]:
+        """Return what is applied now."""
+        return self._entries
+
+    def plan(self) -> Plan:
+        """Return all placements in order."""
+        return tuple(placement for entry in self._entries for placement in entry.placements)
+
+    def find(self, steering_id: str) -> Applied:
+        """Return one handle.
+
+        Raises:
+            UnknownSteeringIdError: It is not applied.
+        """
+        for entry in self._entries:
+            if entry.steering_id == steering_id:
+                return entry
+        applied = ", ".join(repr(entry.steering_id) for entry in self._entries)
+        raise UnknownSteeringIdError(
+            f"Nothing is applied under the steering_id {steering_id!r}",
+            valid=applied or "none, since nothing is applied now",
+            fix="apply_steering_vector returns the id, steering_status lists all.",
+        )
+
+    def add(self, applied: Applied) -> Applied:
+        """Append `applied` under a new handle and return it."""
+        with self._lock:
+            self._count += 1
+            entry = replace(applied, steering_id=f"steer-{self._count}")
+            self._entries = (*self._entries, entry)
+        return entry
+
+    def update(self, steering_id: str, strength: float) -> Applied:
+        """Change the strength of a handle and return it."""
+        with self._lock:
+            changed = replace(self.find(steering_id), strength=strength)
+            self._entries = tuple(changed if e.steering_id == steering_id else e for e in self._entries)
+        return changed
+
+    def remove(self, steering_id: str) -> Applied:
+        """Take a handle off and return it."""
+        with self._lock:
+            removed = self.find(steering_id)
+            self._entries = tuple(e for e in self._entries if e.steering_id != steering_id)
+        return removed
+
+    def restore(self, entries: tuple[Applied, ...]) -> None:
+        """Put a snapshot back, when the engine refused what came after it."""
+        with self._lock:
+            self._entries = entries

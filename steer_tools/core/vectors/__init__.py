@@ -1,0 +1,27 @@
+"""Steering vectors, what is known of them, and their algebra. Tensors and facts come in, frozen values leave.
+
+It must not know files, models or what an engine does with a vector.
+"""
+
+from steer_tools.core.vectors.algebra import (
+    Opposition,
+    cosines,
+    layer_cosines,
+    layer_norms,
+    oppositions,
+    orthogonalized,
+)
+from steer_tools.core.vectors.info import VectorInfo
+from steer_tools.core.vectors.vector import SteeringVector, combine
+
+__all__ = [
+    "Opposition",
+    "SteeringVector",
+    "VectorInfo",
+    "combine",
+    "cosines",
+    "layer_cosines",
+    "layer_norms",
+    "oppositions",
+    "orthogonalized",
+]

@@ -1,0 +1,57 @@
+"""How a direction is found: activations of two classes → one direction, with figures that say how well it tells them.
+
+A new method is one frozen class, added to METHODS, and its name to the parameter `Method`; length, sign, figures and
+streaming are settled once for all. It must not know models, prompts or files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from steer_tools.directions.methods.base import Method, describe_options
+from steer_tools.directions.methods.controls import BalancedShuffle, CovarianceDirection, RandomDirection
+from steer_tools.directions.methods.discriminants import LinearDiscriminant, LogisticRegression
+from steer_tools.directions.methods.given import GivenDirection, TrainedDirection
+from steer_tools.directions.methods.mean_differences import ActivationAddition, MeanDifference, PairedMeanDifference
+from steer_tools.directions.methods.principal_components import ArtificialTomography, PairComponent
+from steer_tools.errors import ArgumentError
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        MeanDifference(),
+        PairedMeanDifference(),
+        ActivationAddition(),
+        PairComponent(),
+        ArtificialTomography(),
+        LinearDiscriminant(),
+        LogisticRegression(),
+        RandomDirection(),
+        CovarianceDirection(),
+        BalancedShuffle(),
+    )
+}
+
+__all__ = [
+    "METHODS",
+    "GivenDirection",
+    "Method",
+    "TrainedDirection",
+    "method_named",
+]
+
+
+def method_named(name: object, options: Mapping[str, object] | None = None) -> Method:
+    """Return the method called `name`, with `options` in place of its defaults.
+
+    Raises:
+        ArgumentError: There is none, or it has no such option, or an option's value is out of range.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, METHODS)), fix="")
+    kind = type(METHODS[name])
+    given = dict(options or {})
+    if strangers := given.keys() - {option.name for option in fields(kind)}:
+        raise ArgumentError(
+            f"The method {name!r} has no option {', '.join(sorted(map(repr, strangers)))}", valid=describe_options(kind)
+        )
+    return kind(**given)

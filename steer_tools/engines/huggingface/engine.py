@@ -1,0 +1,365 @@
+"""The engine for models of Hugging Face transformers: prompts and plans in, activations, texts and scores out.
+
+It must not know tools. It composes the modules beside it: each does one of its jobs.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from steer_tools.core.plan import Plan
+from steer_tools.core.positions import Pooling
+from steer_tools.core.site import Site
+from steer_tools.engines.base import (
+    Completion,
+    Generation,
+    Gradients,
+    ModelInfo,
+    Observation,
+    ObservedEdit,
+    PoolingFunction,
+    Row,
+    Sampling,
+    TokenizedPrompt,
+    Unembedding,
+)
+from steer_tools.engines.huggingface.admission import refuse_placements, refuse_sites
+from steer_tools.engines.huggingface.architecture import (
+    Architecture,
+    find_architecture,
+    refuse_unsteerable_state,
+    weights_fingerprint,
+)
+from steer_tools.engines.huggingface.batch_layout import TokenMarks
+from steer_tools.engines.huggingface.batching import batches_by_length, pad
+from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
+from steer_tools.engines.huggingface.decoding import Decoder
+from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
+from steer_tools.engines.huggingface.output_parameters import Writer, find_writers
+from steer_tools.engines.huggingface.outside_calls import GenerateCall
+from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
+from steer_tools.engines.huggingface.probe import Behaviour, probe
+from steer_tools.engines.huggingface.reading import Reader
+from steer_tools.engines.huggingface.row_plans import RowPlans
+from steer_tools.engines.huggingface.scoring import Scorer
+from steer_tools.engines.huggingface.site_taps import Taps
+from steer_tools.engines.huggingface.token_choice import ChoosingProcessor, ForcingProcessor
+from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.huggingface.unembedding import measure_unembedding
+from steer_tools.errors import (
+    ArgumentError,
+    UnsupportedModelError,
+)
+from steer_tools.progress import reporting_to
+from steer_tools.prompts import Prompt
+
+# Prompt and new tokens of all rows that share one cache.
+_GENERATION_TOKENS = 65_536
+# What a model raises that lacks an input.
+_MODEL_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+# Any ids will do for a look at the logits before the first hook and after the last.
+_REFERENCE_TOKENS = (4, 6, 8, 9, 5)
+
+
+class HuggingFaceEngine:
+    """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
+
+    capabilities = frozenset(
+        {
+            "read",
+            "trace",
+            "generate",
+            "score",
+            "distributions",
+            "divergences",
+            "gradients",
+            "replay",
+            "observe",
+            "ambient",
+        }
+    )
+
+    def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
+        self.architecture: Architecture = find_architecture(model)
+        self._model = cast(Any, model)
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # A wrapper that was compiled before would go round the hooks.
+        if not callable(tokenizer):
+            raise ArgumentError(
+                f"tokenizer is a {type(tokenizer).__name__}",
+                valid="the model's own tokenizer, loaded with transformers' AutoTokenizer",
+            )
+        try:
+            self._pristine = self._reference_logits()
+        except torch.OutOfMemoryError:
+            raise
+        except _MODEL_ERRORS as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not run on token ids alone ({error})", valid="models of text"
+            ) from error
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self.tokenizer = tokenizer
+        self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
+        self.neutral_prompts = self._tokens.neutral_prompts
+        marks = TokenMarks(self._tokens.bos_token, self._tokens.answer_start, self._tokens.user_start)
+        self._taps = Taps(self.architecture, lambda: self.parts)
+        self._hooks = SteeringHooks(self.architecture, self._taps, marks)
+        self._ambient: Plan = ()
+        try:
+            self._decoder = Decoder(model, self._tokens)
+            with reporting_to(None):
+                self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
+            self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
+            self._reader = Reader(self.architecture, self._taps, self._hooks, self._tokens, self.behaviour)
+            self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
+            shared = SharedPrompts(self.architecture, self._hooks, self._plans, self.behaviour, self._tokens.pad_token)
+            self._scorer = Scorer(
+                self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches, shared
+            )
+            self.info = ModelInfo(
+                name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
+                family=self.architecture.family,
+                fingerprint=weights_fingerprint(self._model),
+                layers=len(self.architecture.blocks),
+                hidden_size=self.architecture.hidden_size,
+                dtype=str(self.architecture.dtype).removeprefix("torch."),
+                device=str(self._device),
+                engine="huggingface",
+                has_chat_template=bool(getattr(tokenizer, "chat_template", None)),
+                context_length=self.architecture.context_length,
+                idle_layers=self.architecture.idle_layers,
+                language=self._tokens.language,
+            )
+        except BaseException:
+            self._hooks.detach()
+            raise
+
+    def holds(self, model: object) -> bool:
+        """Return whether this engine steers exactly this model object."""
+        return self._model is model
+
+    def resolve_layer(self, layer: object) -> int:
+        """Return a layer counted from 0."""
+        return self.architecture.resolve_layer(layer)
+
+    def read(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
+    ) -> dict[Site, Tensor]:
+        """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
+        refuse_sites(self.architecture, self._taps, sites)
+        return self._reader.read(prompts, sites, pooling)
+
+    def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
+        """Return the activations of every token."""
+        refuse_sites(self.architecture, self._taps, sites)
+        return self._reader.trace(prompts, sites)
+
+    def width(self, site: Site) -> int:
+        """Return the size of the last dimension of what is at a site."""
+        refuse_sites(self.architecture, self._taps, [site])
+        return self._taps.at(site).width
+
+    def heads(self, layer: int) -> int:
+        """Return how many heads the attention of a layer has."""
+        self.width(Site(layer, "attention", 0))
+        return self.parts[layer].mixers[0].heads or 0
+
+    def decided(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows with what acts on each."""
+        return self._plans.decided(rows)
+
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens that the model is given for `prompt`."""
+        return self._tokens.describe(prompt)
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return how the vocabulary writes each token."""
+        return self._tokens.pieces(tokens)
+
+    def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
+        """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
+        rows = self._plans.decided(rows)
+        encoded = self._tokens.encode_each((row.prompt for row in rows), sampling.max_new_tokens)
+        generations: dict[int, Generation] = {}
+        for batch in self._generation_batches(encoded, sampling.max_new_tokens):
+            batch_rows = [rows[i] for i in batch]
+            chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows])
+            processor = chooser if sampling.beams == 1 else None
+            new = self._generate_batch(batch_rows, [encoded[i] for i in batch], sampling, processor)
+            steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else None
+            for row, index in enumerate(batch):
+                generations[index] = self._decoder.finish(
+                    encoded[index], new[row].tolist(), None if steps is None else steps[row]
+                )
+        ordered = [generations[i] for i in range(len(rows))]
+        if sampling.beams > 1:
+            ordered = self._with_scores(rows, ordered)
+        return ordered
+
+    def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return the log-probability of each completion token; rows of one prompt share what it leaves behind."""
+        return self._scorer.score(self._plans.decided(rows), completions)
+
+    def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Return the log-probabilities of each row's next token."""
+        return self._scorer.distributions(self._plans.decided(rows))
+
+    def divergences(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return KL(unsteered‖row) before each completion token."""
+        return self._scorer.divergences(self._plans.decided(rows), completions)
+
+    def gradients(
+        self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
+    ) -> list[Gradients]:
+        """Return how each completion's log-probability changes with the edited activations at each site."""
+        refuse_sites(self.architecture, self._taps, sites)
+        return self._scorer.gradients(self._plans.decided(rows), completions, sites)
+
+    def replay(
+        self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
+    ) -> list[Tensor]:
+        """Return the logits before each given token, decoded step by step, with or without cache and company."""
+        rows = self._plans.decided(rows)
+        if not batched and len(rows) > 1:
+            pairs = zip(rows, completions, strict=True)
+            return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
+        length = max(map(len, completions))
+        encoded = [self._tokens.encode(row.prompt, length) for row in rows]
+        forcer = ForcingProcessor(pad(completions, self._tokens.pad_token, left=False)[0])
+        self._generate_batch(rows, encoded, Sampling(length, use_cache=use_cache), forcer, stops=False)
+        logits = torch.stack(forcer.logits, dim=1)
+        return [logits[row, : len(tokens)] for row, tokens in enumerate(completions)]
+
+    def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
+        """Generate as a user's own `model.generate` would, with independent hooks before and after ours."""
+        refuse_unsteerable_state(self._model)
+        sampling = Sampling(max_new_tokens)
+        encoded = self._tokens.encode(prompt, max_new_tokens)
+        (row,) = self._plans.decided([Row(prompt, self._ambient)])
+        after_user = self._plans.after_user(row)
+        ids = torch.tensor([encoded.tokens], device=self._device)
+        passes = dict.fromkeys((placement.site for placement in row.plan), 0)
+        edits: list[ObservedEdit] = []
+
+        def record(site: Site, before: Tensor, after: Tensor) -> None:
+            before, after = (hidden.flatten(0, -2).cpu() for hidden in (before, after))
+            # Pass i ends with the token that produces new token i, however many before it are run again.
+            start = len(encoded.tokens) + passes[site] - len(before)
+            edits.append(ObservedEdit(site, start, before, after))
+            passes[site] += 1
+
+        chooser = ChoosingProcessor(sampling, [0])
+        with (
+            # As what is applied to every caller, without the layout that the engine's own batches have.
+            self._hooks.running(self._plans.ambient(row.plan) or Run()) as run,
+            self._hooks.witnessing(passes, record),
+            self._hooks.generating(GenerateCall(ids.shape[1], ids=ids)),
+        ):
+            new = self._decoder.decode(ids, torch.ones_like(ids), sampling, chooser, stops=False)
+        log_probs = torch.stack(chooser.log_probs, dim=1)[0].cpu()
+        return Observation(
+            generation=self._decoder.finish(encoded, new[0].tolist(), log_probs, stops=False),
+            plan=row.plan,
+            edits=tuple(edits),
+            first_position=self._tokens.first_position(encoded),
+            after_user=after_user,
+            firings={site: run.firings.get(site, 0) for site in passes},
+        )
+
+    def restoration(self) -> tuple[float, float]:
+        """Hold the logits without what is applied against those from before the first hook."""
+        with self._hooks.running(Run()):
+            first, second = self._reference_logits(), self._reference_logits()
+        return float((first - self._pristine).abs().max()), float((first - second).abs().max())
+
+    def unembedding(self) -> Unembedding:
+        """Return the final norm and the output matrix."""
+        return measure_unembedding(self.architecture)
+
+    def ambient(self) -> Plan:
+        """Return the plan that every other caller sees."""
+        return self._ambient
+
+    def set_ambient(self, plan: Plan) -> None:
+        """Make every other caller see `plan`; refused plans leave the old one in place.
+
+        Taking placements off is never refused, whatever state the model is in.
+        """
+        if any(placement not in self._ambient for placement in plan):
+            refuse_placements(self.architecture, self._taps, plan)
+        self._hooks.set_ambient(self._plans.ambient(plan))
+        self._ambient = plan
+
+    @cached_property
+    def parts(self) -> tuple[BlockParts, ...]:
+        """What writes to the residual stream in each block, found by one unsteered pass."""
+        with self._hooks.running(Run()):
+            return find_parts(self.architecture)
+
+    def find_writers(self) -> tuple[Writer, ...]:
+        """Return the parameters that make what is written to the residual stream, told by one unsteered pass."""
+        with self._hooks.running(Run()):
+            return find_writers(self.architecture, self.parts)
+
+    def hooks_are_live(self) -> bool:
+        """Return whether all hooks are on the model."""
+        return self._hooks.are_live()
+
+    def detach(self) -> None:
+        """Take the hooks off; this engine is of no use afterwards."""
+        self._hooks.detach()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.architecture.device
+
+    def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
+        lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
+        if self.behaviour.company == "alone":
+            return [[index] for index in range(len(lengths))]
+        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self.behaviour.company == "equal")
+
+    def _generate_batch(
+        self,
+        rows: Sequence[Row],
+        encoded: Sequence[PromptTokens],
+        sampling: Sampling,
+        processor: LogitsProcessor | None,
+        *,
+        stops: bool = True,
+    ) -> Tensor:
+        """Return the new tokens (rows, steps) of one left-padded batch."""
+        ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
+        with self._hooks.running(self._plans.run(rows, encoded, real)), self._hooks.generating(GenerateCall()):
+            return self._decoder.decode(
+                ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
+            )
+
+    def _follow(self, prompts: Sequence[Sequence[int]], forced: Sequence[int]) -> Tensor:
+        """Return the logits (rows, tokens, vocabulary) before each forced token, under the running plan."""
+        ids, real = pad(prompts, self._tokens.pad_token, left=True)
+        forcer = ForcingProcessor(torch.tensor([list(forced)] * len(prompts)))
+        sampling = Sampling(len(forced))
+        self._decoder.decode(ids.to(self._device), real.long().to(self._device), sampling, forcer, stops=False)
+        return torch.stack(forcer.logits, dim=1)
+
+    def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:
+        """Fill in the log-probabilities that beam search does not give."""
+        full = [i for i, generation in enumerate(generations) if generation.tokens]
+        scores = self.score([rows[i] for i in full], [generations[i].tokens for i in full])
+        scored = dict(zip(full, scores, strict=True))
+        return [
+            Generation(g.prompt_tokens, g.tokens, g.text, scored.get(i, g.log_probs), g.ended)
+            for i, g in enumerate(generations)
+        ]
+
+    def _reference_logits(self) -> Tensor:
+        ids = torch.tensor([_REFERENCE_TOKENS], device=self._device)
+        with torch.no_grad():
+            return self._model(ids, use_cache=False).logits[0].float().cpu()

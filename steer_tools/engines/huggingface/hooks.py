@@ -1,0 +1,300 @@
+"""The hooks that stay on a Hugging Face model while it is attached, and what they do for the call at hand.
+
+A hook follows this thread's own run, or else what is applied, so that setting the applied plan aside is a swap of
+one pointer and nothing is ever unhooked in between. It must not know tools, prompts or tokenizers.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import BatchGeometry
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.batch_layout import Layout, TokenMarks
+from steer_tools.engines.huggingface.decisions import Decisions, prompts_of
+from steer_tools.engines.huggingface.noting import NotingGenerate
+from steer_tools.engines.huggingface.outside_calls import Callers, GenerateCall
+from steer_tools.engines.huggingface.pass_geometry import Pass, geometry_of, place_pass
+from steer_tools.engines.huggingface.site_edits import SiteEdits
+from steer_tools.engines.huggingface.site_taps import Taps
+from steer_tools.errors import UnsupportedCallError
+
+Capture = Callable[[Tensor], Tensor | None]
+
+
+class StopForward(Exception):  # noqa: N818  # It ends a pass whose needed blocks have run; it is no error.
+    """Raised by a hook and caught by the engine, never seen by a caller."""
+
+
+@dataclass
+class Run:
+    """What the hooks do for one call: edits and captures by site.
+
+    Attributes:
+        edits: Compiled edits by site.
+        layout: The batch, where the engine made it; None for calls that others make.
+        captures: Called with what is at the site, (rows, tokens, width), after its edits; what one returns takes its
+            place.
+        stop_after: The layer after which the pass is ended.
+        decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
+        waited: The run that waited, where this is what was decided.
+        firings: How often each site was edited.
+    """
+
+    edits: Mapping[Site, SiteEdits] = field(default_factory=dict)
+    layout: Layout | None = None
+    captures: Mapping[Site, Capture] = field(default_factory=dict)
+    stop_after: int | None = None
+    decide: "Callable[[Sequence[Sequence[int]]], Run] | None" = None
+    waited: "Run | None" = None
+    firings: dict[Site, int] = field(default_factory=dict)
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether it may edit anything."""
+        return bool(self.edits) or self.decide is not None
+
+
+def compile_plans(plans: Sequence[Plan]) -> dict[Site, SiteEdits]:
+    """Compile one plan a row into edits by site; the engine has checked the sites and decided all conditions."""
+    sites: dict[Site, list[list[Placement]]] = {}
+    for row, plan in enumerate(plans):
+        for placement in plan:
+            assert placement.condition is None
+            sites.setdefault(placement.site, [[] for _ in plans])[row].append(placement)
+    return {site: SiteEdits(by_row) for site, by_row in sites.items()}
+
+
+@dataclass
+class _Calls:
+    """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way."""
+
+    run: Run | None = None
+    generation: GenerateCall | None = None
+    callers: Callers = field(default_factory=Callers)
+    entered_run: Run | None = None
+    place: Pass | None = None
+    geometry: BatchGeometry | None = None
+
+
+class _PerThread(threading.local):
+    """Each thread's calls."""
+
+    def __init__(self) -> None:
+        self.calls = _Calls()
+
+
+class SteeringHooks:
+    """Puts the hooks on a model, and takes them off without a trace."""
+
+    def __init__(self, architecture: Architecture, taps: Taps, marks: TokenMarks) -> None:
+        self._architecture, self._taps, self._marks = architecture, taps, marks
+        self._per_thread = _PerThread()
+        self._ambient: Run | None = None
+        self._reached: dict[Site, Any] = {}
+        self._decisions: Decisions[Run] = Decisions()
+        self.reach(Site(layer) for layer in range(len(architecture.blocks)))
+        self._handles: list[Any] = []
+        for module in architecture.callables:
+            entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.decoder)
+            self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
+        # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
+        self._generates = [NotingGenerate(self, m) for m in architecture.callables if hasattr(m, "generate")]
+
+    def reach(self, sites: Iterable[Site]) -> None:
+        """Hook the sites that have no hook yet; none comes off before `detach`."""
+        for site in sites:
+            if site not in self._reached:
+                # Before others, such as those by which transformers records hidden states: all see the edited stream.
+                self._reached[site] = self._taps.at(site).register(self._see(site), prepend=True)
+
+    def set_ambient(self, run: Run | None) -> None:
+        """Make every call of the model outside a run follow `run`."""
+        self._ambient = run
+
+    @contextmanager
+    def running(self, run: Run) -> Generator[Run]:
+        """Let this thread's calls follow `run` instead of what is applied."""
+        before, self._thread.run = self._thread.run, run
+        try:
+            yield run
+        finally:
+            self._thread.run = before
+
+    @property
+    def _thread(self) -> _Calls:
+        return self._per_thread.calls
+
+    @property
+    def run_here(self) -> Run | None:
+        """What a call by this thread would follow."""
+        return self._thread.run or self._ambient
+
+    def are_live(self) -> bool:
+        """Return whether all hooks are still on the model."""
+        present = {hook_id for hooks in self._hook_tables() for hook_id in hooks}
+        own = {handle.id for handle in (*self._handles, *self._reached.values())}
+        return own <= present and all(generate.is_in_place for generate in self._generates)
+
+    def detach(self) -> None:
+        """Take every hook off and give `generate` back."""
+        self._ambient = None
+        for handle in (*self._handles, *self._reached.values()):
+            handle.remove()
+        for generate in self._generates:
+            generate.give_back()
+
+    def _hook_tables(self) -> list[dict[int, Any]]:
+        """Return torch's own tables of the hooks on the modules that we hook, which it has no public name for."""
+        modules = {*self._architecture.callables, *(self._taps.at(site).module for site in self._reached)}
+        return [
+            cast(dict[int, Any], vars(m)[name]) for m in modules for name in ("_forward_hooks", "_forward_pre_hooks")
+        ]
+
+    # The hooks are functions, not bound methods, so that a deep copy of the model does not copy this object.
+
+    def _see(self, site: Site) -> Callable[[Tensor], Tensor | None]:
+        ends_block = site.component == "residual"
+
+        def see(hidden: Tensor) -> Tensor | None:
+            # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
+            thread = self._thread
+            run = thread.entered_run if thread.callers.arguments else thread.run or self._ambient
+            if run is None:
+                return None
+            edited = None
+            if site in run.edits or site in run.captures:
+                # Some parts of a block run over the tokens of all rows in one line.
+                # The probe also meets blocks that put out no tensor.
+                is_in_line = getattr(hidden, "ndim", None) == 2
+                in_rows = hidden.unflatten(0, thread.place.shape) if is_in_line and thread.place else hidden
+                edited = self._edit(run, site, in_rows) if site in run.edits else None
+                if site in run.captures:
+                    replaced = run.captures[site](in_rows if edited is None else edited)
+                    edited = edited if replaced is None else replaced
+            if ends_block and site.layer == run.stop_after:
+                raise StopForward
+            return None if edited is None else edited.view_as(hidden)
+
+        return see
+
+    def _edit(self, run: Run, site: Site, hidden: Tensor) -> Tensor | None:
+        geometry = self._geometry(run)
+        kept = self._thread.callers.find("logits_to_keep")
+        if geometry is not None and isinstance(kept, int) and hidden.shape[1] == kept:
+            # Where the last blocks share the keys of earlier ones, only the tokens whose logits are wanted go on.
+            geometry = geometry.last(hidden.shape[1])
+        if geometry is None:
+            raise UnsupportedCallError(
+                f"Decoder block {site.layer} was called by itself while a vector is applied, so the positions of its "
+                "tokens are not known",
+                valid="calls to the whole model",
+                fix="Call remove_all_steering_vectors() first, or call the model.",
+            )
+        if hidden.shape[:2] != (*geometry.positions.shape,):
+            raise UnsupportedCallError(
+                f"At {site} there is the shape {tuple(hidden.shape)} for a batch of {tuple(geometry.positions.shape)} "
+                "tokens",
+                valid="(rows, tokens, width)",
+            )
+        edited = run.edits[site](hidden, geometry)
+        if edited is not None:
+            run.firings[site] = run.firings.get(site, 0) + 1
+        return edited
+
+    def _geometry(self, run: Run) -> BatchGeometry | None:
+        """Return where the tokens of this thread's pass stand; all layers of a pass share it."""
+        thread = self._thread
+        if thread.geometry is None and thread.place is not None:
+            thread.geometry = geometry_of(thread.place, run.layout, thread.generation, self._marks, thread.callers)
+        return thread.geometry
+
+    def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            thread = self._thread
+            if not thread.callers.arguments or module in thread.callers.modules:
+                thread.entered_run = thread.run or self._ambient
+            arguments = signature.bind_partial(*args, **kwargs).arguments
+            thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
+            run, call = thread.entered_run, thread.generation
+            if is_decoder and (run is not None or call is not None):
+                is_steered = run is not None and run.is_steered
+                thread.place, thread.geometry = place_pass(thread.callers, call, is_steered=is_steered), None
+                if run is not None and run.decide is not None:
+                    thread.entered_run = self._decided(run, run.decide)
+
+        return enter
+
+    def _decided(self, run: Run, decide: Callable[[Sequence[Sequence[int]]], Run]) -> Run:
+        """Return what the rows of this pass get, decided once, by passes of their own from inside the waiting one."""
+        waiting = self._thread
+        place, geometry, call, callers = waiting.place, self._geometry(run), waiting.generation, waiting.callers
+        if place is None or geometry is None:
+            return Run()
+        found = self._decisions.find(run, place, call, callers)
+        if found is None:
+            prompts = prompts_of(place, geometry, call, callers)
+            self._per_thread.calls = _Calls()
+            try:
+                found = replace(decide(prompts), waited=run)
+            finally:
+                self._per_thread.calls = waiting
+            if call is not None:
+                self._decisions.keep(run, found, call)
+        return found
+
+    def _leave(self) -> Callable[..., None]:
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            thread = self._thread
+            thread.callers.leave(module)
+            entered = thread.entered_run
+            if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
+                self._decisions.keep_with_cache(entered.waited, entered, output)
+            thread.place, thread.geometry = None, None
+
+        return leave
+
+    @contextmanager
+    def generating(self, call: GenerateCall) -> Generator[None]:
+        """Take this thread's passes for those of one `generate` until the block ends."""
+        before, self._thread.generation = self._thread.generation, call
+        try:
+            yield
+        finally:
+            self._thread.generation = before
+
+    @contextmanager
+    def witnessing(self, sites: Iterable[Site], record: Callable[[Site, Tensor, Tensor], None]) -> Generator[None]:
+        """Call `record(site, before, after)` for what is at each site around our own hook, in this thread's calls."""
+        before: dict[Site, Tensor] = {}
+        own_thread = threading.get_ident()
+        handles: list[Any] = []
+
+        def watch(site: Site) -> None:
+            def see_before(hidden: Tensor) -> None:
+                if threading.get_ident() == own_thread:
+                    before[site] = hidden.detach().clone()
+
+            def see_after(hidden: Tensor) -> None:
+                if threading.get_ident() == own_thread:
+                    record(site, before[site], hidden.detach().clone())
+
+            tap = self._taps.at(site)
+            handles.append(tap.register(see_before, prepend=True))
+            handles.append(tap.register(see_after, prepend=False))
+
+        try:
+            for site in sites:
+                watch(site)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,197 @@
+"""Where the tokens of one pass of the text decoder stand: the calls that lead to it → a batch geometry.
+
+The engine knows the layout of its own batches; for passes of others it is read from their arguments. It must not know
+hooks or plans.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from steer_tools.core.positions import BatchGeometry
+from steer_tools.engines.huggingface.batch_layout import Layout, TokenMarks, extended, layout_of
+from steer_tools.engines.huggingface.outside_calls import CACHES, Callers, GenerateCall
+from steer_tools.errors import UnsupportedCallError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through the text decoder: its rows and tokens, the columns before them, and its ids if it has some."""
+
+    rows: int
+    tokens: int
+    start: int
+    ids: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its rows and tokens."""
+        return self.rows, self.tokens
+
+    @property
+    def columns(self) -> int:
+        """The columns up to the end of this pass."""
+        return self.start + self.tokens
+
+
+def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool = True) -> Pass | None:
+    """Tell where a pass of the text decoder stands; `call` is the `model.generate` that it belongs to, if any.
+
+    None where the calls have neither token ids nor embeddings.
+
+    Raises:
+        UnsupportedCallError: The cache does not count its tokens, and nothing else tells how many there are; or a
+            steered pass inside a `generate` is over other tokens.
+    """
+    tokens = callers.find("input_ids", "inputs_embeds")
+    if not isinstance(tokens, Tensor):
+        return None
+    rows, width = tokens.shape[:2]
+    cache = callers.find(*CACHES)
+    if call is not None and is_steered and not call.owns(cache, tokens):
+        raise UnsupportedCallError(
+            "The steered model was called on other tokens inside its own generate",
+            valid="one text at a time",
+            fix="Leave out what calls the model at each step, such as a logits processor.",
+        )
+    start = _start_of(cache, _flat_mask(callers, rows), width, call)
+    if call is not None:
+        if call.first is None:
+            call.first, call.cache = start + width, cache
+        call.seen = start + width
+    ids = callers.find("input_ids")
+    return Pass(rows, width, start, ids if isinstance(ids, Tensor) and ids.shape[:2] == (rows, width) else None)
+
+
+def geometry_of(
+    place: Pass, known: Layout | None, call: GenerateCall | None, marks: TokenMarks, callers: Callers
+) -> BatchGeometry:
+    """Tell where the tokens of a pass stand in their rows.
+
+    `known` is the layout of the engine's own batch; in a plain call, without it and `call`, all real tokens are prompt.
+
+    Raises:
+        UnsupportedCallError: The arguments do not say which tokens are padding, the rows do not fit the batch, or a row
+            holds several sequences.
+    """
+    if callers.find("cu_seq_lens_q") is not None or _is_packed(place, callers):
+        raise UnsupportedCallError(
+            "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
+        )
+    layout = known or (
+        _plain_layout(place, marks, callers) if call is None else _generate_layout(place, call, marks, callers)
+    )
+    real = extended(layout.real, place.columns)[:, : place.columns]
+    copies, rest = divmod(place.rows, len(real))
+    if rest:
+        raise UnsupportedCallError(
+            f"The steered model was called with {place.rows} rows inside a call for {len(real)}",
+            valid="a multiple of the prompts, as beams and several return sequences make",
+        )
+    by_row = (layout.prompt_lengths, layout.first, layout.after_user)
+    if copies > 1:
+        real = real.repeat_interleave(copies, 0)
+        by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
+    return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
+
+
+def _start_of(cache: Any, mask: Tensor | None, width: int, call: GenerateCall | None) -> int:
+    """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
+    counted = _counted(cache)
+    if counted is not None:
+        return counted
+    if mask is not None and mask.shape[1] > width:
+        return mask.shape[1] - width
+    if call is not None:
+        # A pass over more columns than were seen is one over the whole text, without a cache.
+        return call.seen if width <= call.seen else 0
+    if cache is None:
+        return 0
+    raise UnsupportedCallError(
+        f"The cache {type(cache).__name__} does not say how many tokens it holds",
+        valid="a cache that counts its tokens, or an attention_mask over all columns, the cached ones included",
+        fix="Pass attention_mask, or use model.generate.",
+    )
+
+
+def _is_packed(place: Pass, callers: Callers) -> bool:
+    """Whether position ids start anew inside a row, by the rule of transformers: without a mask or a cache."""
+    positions = callers.find("position_ids")
+    if place.start > 0 or not isinstance(positions, Tensor) or positions.dim() != 2:
+        return False
+    return callers.find("attention_mask") is None and bool((positions.diff(dim=1) != 1).any())
+
+
+def _counted(cache: Any) -> int | None:
+    """Return how many tokens a cache says that it holds; None where it is none that counts."""
+    if not hasattr(cache, "get_seq_length"):
+        return None
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # A cache of recurrent layers only, as transformers puts it.
+        return None
+
+
+def _plain_layout(place: Pass, marks: TokenMarks, callers: Callers) -> Layout:
+    """Return the layout of a pass that belongs to no `generate`: all its real tokens are prompt."""
+    mask = _required_mask(place, callers, is_left_padded=False)
+    return layout_of(mask, place.ids, place.start, marks)
+
+
+def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers: Callers) -> Layout:
+    """Return the layout of the prompt of a `generate`, noted at its first pass."""
+    if call.layout is None:
+        # Padding is on the left, so columns that this pass does not show yet are real.
+        mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
+        columns = max(call.columns or 0, call.first or place.columns)
+        mask = extended(mask, columns)[:, :columns]
+        # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
+        whole = call.ids is not None and call.ids.shape[1] == columns
+        call.layout = layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
+    return call.layout
+
+
+def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:
+    """Return the (rows, columns) bool mask of a pass, false at padding, on the CPU."""
+    if callers.arguments[0].get("attention_mask") is None:
+        return torch.ones(place.rows, place.columns, dtype=torch.bool)
+    mask = _flat_mask(callers, place.rows)
+    if mask is None and is_left_padded:
+        mask = _mask_seen_by_the_last(place, callers)
+    if mask is not None and mask.shape[1] > place.columns and is_left_padded:
+        mask = mask[:, : place.columns]  # A static cache has columns for tokens to come.
+    if mask is not None and mask.shape[1] == place.columns:
+        return mask.bool().cpu()
+    given = callers.find("attention_mask")
+    shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    raise UnsupportedCallError(
+        f"The steered model was called with an attention mask of {shape} for {place.rows} rows and {place.columns} "
+        f"columns ({place.start} of them cached), which does not say which tokens are padding",
+        valid="no mask, or one of shape (rows, all columns)",
+        fix="Pass the 2-D attention_mask to model.generate, or use the generate tool.",
+    )
+
+
+def _flat_mask(callers: Callers, rows: int) -> Tensor | None:
+    """Return the innermost (rows, columns) mask; a decoder may get a prepared one whose rows and columns are mixed."""
+    for arguments in reversed(callers.arguments):
+        mask = arguments.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == rows:
+            return mask
+    return None
+
+
+def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:
+    """Read the padding of a left-padded prompt from a prepared mask: what its last token, which is real, attends to."""
+    prepared = callers.find("attention_mask")
+    if isinstance(prepared, Mapping):
+        prepared = cast(Mapping[str, Any], prepared).get("full_attention", False)
+        if prepared is None:  # Nothing is hidden beyond the causal order.
+            return torch.ones(place.rows, place.columns, dtype=torch.bool)
+    if not isinstance(prepared, Tensor) or prepared.dim() != 4 or len(prepared) != place.rows or place.start > 0:
+        return None
+    last = prepared[:, 0, -1, : place.columns]
+    return last if last.dtype == torch.bool else last == 0

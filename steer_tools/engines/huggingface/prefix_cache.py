@@ -1,0 +1,169 @@
+"""Rows of one prompt → the logits of their completions, with the prompt run once and its cache repeated.
+
+What edits the prompt before its last token must be equal in all of them; what acts from there on may differ.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from steer_tools.core.plan import Plan
+from steer_tools.engines.base import Row
+from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.batching import batches_by_length, pad
+from steer_tools.engines.huggingface.forwarding import forward
+from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
+from steer_tools.engines.huggingface.probe import Behaviour
+from steer_tools.engines.huggingface.row_plans import RowPlans
+from steer_tools.engines.huggingface.tokenization import PromptTokens
+
+# New tokens of a batch, and tokens of its repeated cache with them.
+_TOKENS_ON_CPU, _TOKENS_ELSEWHERE, _CACHED_TOKENS = 1024, 4096, 131_072
+# Of fewer tokens a pass of their own costs more than it saves.
+_WORTH_SHARING = 4
+# Caches of these layers can be repeated and hold all that the prompt leaves behind.
+_REPEATABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+# Two rows that begin alike, on which it is tried; any ids will do.
+_TRIED, _TOLERANCE = ((3, 5, 7, 4), (3, 5, 7, 6)), 1e-3
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """What some tokens left behind for rows that begin with them.
+
+    Attributes:
+        cache: Of the distinct beginnings.
+        length: Their tokens.
+        of_row: (rows,) which of them each row begins with.
+    """
+
+    cache: Any
+    length: int
+    of_row: Tensor
+
+
+class SharedPrompts:
+    """Shares the prompts of one model's rows."""
+
+    def __init__(
+        self, architecture: Architecture, hooks: SteeringHooks, plans: RowPlans, behaviour: Behaviour, pad_token: int
+    ) -> None:
+        self._architecture, self._hooks, self._plans, self._pad_token = architecture, hooks, plans, pad_token
+        self._behaviour = behaviour
+
+    def groups(self, rows: Sequence[Row], prompts: Sequence[PromptTokens]) -> tuple[list[list[int]], list[int]]:
+        """Return the numbers of the rows that may share a prompt, group by group, and those of all others."""
+        found: dict[tuple[tuple[int, ...], Plan], list[int]] = {}
+        for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            on_prompt = tuple(p for p in row.plan if not p.positions.spares_prompt)
+            found.setdefault((prompt.tokens, on_prompt), []).append(index)
+        shared = [g for (tokens, _), g in found.items() if self._may_share and len(g) > 1 and len(tokens) > 1]
+        taken = {index for group in shared for index in group}
+        return shared, [index for index in range(len(rows)) if index not in taken]
+
+    def logits(
+        self, group: Sequence[int], rows: Sequence[Row], prompt: PromptTokens, completions: Sequence[tuple[int, ...]]
+    ) -> Iterable[tuple[int, Tensor]]:
+        """Yield (row, (tokens, vocabulary) float32 logits before each token of its completion) for a group."""
+        head, last = prompt.tokens[:-1], prompt.tokens[-1]
+        stem = _Stem(self._cache_of(rows[group[0]], prompt, head), len(head), torch.zeros(len(rows), dtype=torch.long))
+        given = {index: (last, *completions[index][:-1]) for index in group}
+        alike: dict[Plan, list[int]] = {}
+        for index in group:
+            alike.setdefault(rows[index].plan, []).append(index)
+        common = _common_beginning(list(given.values()))
+        if len(alike) == len(group) or common < _WORTH_SHARING:
+            yield from self._ends(group, rows, prompt, given, stem)
+            return
+        # Rows of one plan whose completions begin alike share that beginning, too.
+        by_plan = list(alike.values())
+        for batch in self._batches(len(head), [common] * len(by_plan)):
+            own = [by_plan[place] for place in batch]
+            firsts = [indices[0] for indices in own]
+            begun = {index: given[index][:common] for index in firsts}
+            logits, cache = self._pass(firsts, rows, prompt, begun, stem)
+            members = [index for indices in own for index in indices]
+            of_row = torch.zeros(len(rows), dtype=torch.long)
+            for place, indices in enumerate(own):
+                of_row[indices] = place
+            rest = {index: given[index][common:] for index in members}
+            for index, end in self._ends(members, rows, prompt, rest, _Stem(cache, len(head) + common, of_row)):
+                yield index, torch.cat([logits[of_row[index], :common].float(), end])
+
+    def _ends(
+        self,
+        members: Sequence[int],
+        rows: Sequence[Row],
+        prompt: PromptTokens,
+        given: Mapping[int, tuple[int, ...]],
+        stem: "_Stem",
+    ) -> Iterable[tuple[int, Tensor]]:
+        """Yield (row, (tokens, vocabulary) float32 logits after each token that it is given behind the stem)."""
+        for batch in self._batches(stem.length, [len(given[index]) for index in members]):
+            chosen = [members[place] for place in batch]
+            logits, _ = self._pass(chosen, rows, prompt, given, stem)
+            for row, index in enumerate(chosen):
+                yield index, logits[row, : len(given[index])].float()
+
+    def _pass(
+        self,
+        chosen: Sequence[int],
+        rows: Sequence[Row],
+        prompt: PromptTokens,
+        given: Mapping[int, tuple[int, ...]],
+        stem: "_Stem",
+    ) -> tuple[Tensor, Any]:
+        """Run what the chosen rows are given behind the stem, and return the logits and the cache that it leaves."""
+        ids, real = pad([given[index] for index in chosen], self._pad_token, left=False)
+        whole = torch.cat([torch.ones(len(chosen), stem.length, dtype=torch.bool), real], dim=1)
+        cache = copy.copy(stem.cache)
+        cache.layers = [copy.copy(layer) for layer in stem.cache.layers]
+        cache.batch_select_indices(stem.of_row[list(chosen)].to(self._architecture.device))
+        run = self._plans.run([rows[i] for i in chosen], [prompt] * len(chosen), whole)
+        with self._hooks.running(run):
+            return forward(self._architecture, ids, whole, cache=cache)
+
+    def _cache_of(self, row: Row, prompt: PromptTokens, head: Sequence[int]) -> Any:
+        """Return what the prompt but for its last token leaves behind, under the row's plan."""
+        real = torch.ones(1, len(head), dtype=torch.bool)
+        with self._hooks.running(self._plans.run([row], [prompt], real)):
+            return forward(self._architecture, torch.tensor([head]), real, cache=True)[1]
+
+    def _batches(self, cached: int, lengths: Sequence[int]) -> list[list[int]]:
+        """Group completions; the cache is repeated for each row, so that a long prompt makes batches smaller."""
+        longest = max(lengths)
+        budget = _TOKENS_ON_CPU if self._architecture.device.type == "cpu" else _TOKENS_ELSEWHERE
+        return batches_by_length(lengths, min(budget, max(1, _CACHED_TOKENS * longest // (cached + longest))))
+
+    @cached_property
+    def _may_share(self) -> bool:
+        """Whether rows that share a cache are what they would be alone, as is tried once."""
+        if not (self._behaviour.right_is_exact and self._behaviour.company == "padded"):
+            return False
+        whole = torch.tensor(_TRIED)
+        real = torch.ones_like(whole)
+        try:
+            with self._hooks.running(Run()), torch.no_grad():
+                expected, _ = forward(self._architecture, whole, real)
+                _, cache = forward(self._architecture, whole[:1, :2], real[:1, :2], cache=True)
+                if not isinstance(cache, DynamicCache) or any(type(own) not in _REPEATABLE for own in cache.layers):
+                    return False
+                cache.batch_select_indices(torch.zeros(len(whole), dtype=torch.long, device=self._architecture.device))
+                found, _ = forward(self._architecture, whole[:, 2:], real, cache=cache)
+        except RuntimeError:
+            return False  # Some models keep the rows of their last prompt, and mix them up with those of the next pass.
+        gap = (found - expected[:, 2:]).abs().max()
+        eps = torch.finfo(self._architecture.dtype).eps
+        return bool(gap <= max(_TOLERANCE, 8 * eps) * expected.abs().max())
+
+
+def _common_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all of them begin with, of those that leave each one at least its last."""
+    shortest = min(map(len, sequences))
+    return next((i for i in range(shortest - 1) if len({own[i] for own in sequences}) > 1), shortest - 1)

@@ -1,0 +1,131 @@
+"""Where a site is in a Hugging Face model: the module, whether its input or its output, and one head's columns.
+
+A site comes in, a tap on the model leaves. It must not know plans or rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from steer_tools.core.site import Site
+from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer
+from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
+
+See = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One site of one model; what is there has the shape (rows, tokens, width), or (rows · tokens, width) in places.
+
+    Attributes:
+        module: The module that gives or takes it.
+        is_input: Whether it is what the module takes.
+        width: The size of its last dimension.
+        columns: One head's share of what the module takes.
+    """
+
+    module: nn.Module
+    is_input: bool
+    width: int
+    columns: slice | None = None
+
+    def register(self, see: See, *, prepend: bool) -> Any:
+        """Hook the module: `see` is shown what is there, and what it returns, unless None, takes its place."""
+        if not self.is_input:
+            # The hooks are functions, not bound methods, so that a deep copy of the model does not copy their owner.
+            def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+                edited = see(_hidden_of(output))
+                if edited is None or isinstance(output, Tensor):
+                    return edited
+                return type(output)((edited, *output[1:]))
+
+            return self.module.register_forward_hook(on_output, prepend=prepend)
+        columns = self.columns
+
+        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            name = None if args else next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+            hidden = cast(Tensor, args[0] if name is None else kwargs[name])
+            edited = see(hidden if columns is None else hidden[..., columns])
+            if edited is None:
+                return None
+            if columns is not None:
+                whole = hidden.clone()
+                whole[..., columns] = edited
+                edited = whole
+            return ((edited, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: edited})
+
+        return self.module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=prepend)
+
+
+class Taps:
+    """Finds the tap of each site; `find_parts` looks at what the blocks hold, at the first site that needs it."""
+
+    def __init__(self, architecture: Architecture, find_parts: Callable[[], tuple[BlockParts, ...]]) -> None:
+        self._architecture, self._find_parts = architecture, find_parts
+        self._found: dict[Site, Tap] = {}
+
+    def at(self, site: Site) -> Tap:
+        """Return the tap of `site`.
+
+        Raises:
+            LayerError: The site is an embedding of another layer than 0.
+            ArgumentError: The attention lacks the head.
+            UnsupportedFeatureError: The block has no such part, or none that could be told.
+        """
+        if site not in self._found:
+            self._found[site] = self._find(site)
+        return self._found[site]
+
+    def _find(self, site: Site) -> Tap:
+        layer, width = site.layer, self._architecture.hidden_size
+        block = self._architecture.blocks[layer]
+        match site.component:
+            case "residual":
+                return Tap(block, is_input=False, width=width)
+            case "embedding":
+                if layer != 0:
+                    raise LayerError(
+                        f"The embedding has no layer {layer}", valid="0: it is what the first block is given", fix=""
+                    )
+                return Tap(block, is_input=True, width=width)
+            case "attention":
+                part = self._only_part(site, self._find_parts()[layer].mixers)
+                return Tap(part.writer, is_input=False, width=width) if site.head is None else self._head(site, part)
+            case "mlp":
+                return Tap(self._only_part(site, self._find_parts()[layer].mlps).writer, is_input=False, width=width)
+
+    def _only_part(self, site: Site, parts: tuple[Sublayer, ...]) -> Sublayer:
+        """Return the block's one part of that kind, if no other block shares it."""
+        block = type(self._architecture.blocks[site.layer]).__name__
+        problem = (
+            f"{len(parts)} parts of {block} write to the stream as {site.component}"
+            if parts
+            else (f"What {block} adds to the residual stream could not be told apart")
+        )
+        if len(parts) == 1:
+            holders = sum(parts[0].writer in set(other.modules()) for other in self._architecture.blocks)
+            if holders == 1:
+                return parts[0]
+            problem = f"{holders} blocks share what writes to the stream as {site.component}"
+        raise UnsupportedFeatureError(f"There is no {site}: {problem}", valid="component 'residual' of this layer")
+
+    def _head(self, site: Site, part: Sublayer) -> Tap:
+        """Return one head's columns of what the output projection of an attention takes."""
+        if part.heads is None:
+            raise UnsupportedFeatureError(
+                f"There is no {site}: {type(part.module).__name__} does not have its heads side by side",
+                valid="component 'attention' without a head",
+            )
+        if site.head is None or not 0 <= site.head < part.heads:
+            raise ArgumentError(f"head is {site.head}", valid=f"0 to {part.heads - 1} at layer {site.layer}")
+        width = part.input_width // part.heads
+        return Tap(part.projection, True, width, slice(site.head * width, (site.head + 1) * width))
+
+
+def _hidden_of(output: Any) -> Tensor:
+    """Return the stream in what a block puts out: the tensor itself, or the first of a plain tuple or list."""
+    return cast(Tensor, output[0] if type(output) in (tuple, list) else output)

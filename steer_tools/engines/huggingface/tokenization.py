@@ -1,0 +1,321 @@
+"""Prompt → token ids, the one place where that is done. It must not know models.
+
+Texts get the special tokens that the tokenizer adds by itself; chat templates bring their own, so none are added a
+second time; token ids are used as they are. A completion never changes the tokens of its prompt.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from steer_tools.core.positions import NOWHERE
+from steer_tools.engines.base import Completion, TokenizedPrompt
+from steer_tools.errors import PromptError
+from steer_tools.prompts import (
+    NEUTRAL_PROMPTS,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    has_user_message,
+    require_user_message,
+)
+
+# What templates raise by themselves, and what transformers raises where a template rewrites the last message.
+_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The ids of a prompt; the last assistant message of a chat starts at `response_start`."""
+
+    tokens: tuple[int, ...]
+    response_start: int | None = None
+
+
+class Tokenization:
+    """A tokenizer with the rules above; the tokenizer itself is never changed."""
+
+    def __init__(self, tokenizer: Any, context_length: int | None, vocabulary: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._vocabulary = vocabulary
+        self._spoken = set[str]()  # Words that a closed language was found to have.
+
+    @property
+    def pad_token(self) -> int:
+        """A token to fill masked places with; which one it is does not matter."""
+        pad = self._tokenizer.pad_token_id
+        return int(pad) if pad is not None and pad < self._vocabulary else 0
+
+    @property
+    def bos_token(self) -> int | None:
+        """The id of the token that starts a text, if there is one."""
+        return self._tokenizer.bos_token_id
+
+    @cached_property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The ids that end a text: the tokenizer's end of sequence and, with a chat template, its end of turn.
+
+        The model's `generation_config` is not asked, since it names wrong ids in some models.
+        """
+        stops = [self._tokenizer.eos_token_id, self._end_of_turn() if self._tokenizer.chat_template else None]
+        return tuple(dict.fromkeys(int(token) for token in stops if token is not None))
+
+    @cached_property
+    def answer_start(self) -> tuple[int, ...]:
+        """The ids that the chat template puts between the last user message and the answer; empty without one."""
+        try:
+            return self._after_content((("user", "Is it?"),)) if self._tokenizer.chat_template else ()
+        except PromptError:
+            return ()  # A template that wants more than one user message has no start of an answer to know.
+
+    @cached_property
+    def user_start(self) -> tuple[int, ...]:
+        """The ids that the chat template puts between an answer and the next user message; empty if they vary."""
+        if not self.answer_start:
+            return ()
+        try:
+            chats = [(("user", "Is it?"), ("assistant", a), ("user", u)) for a in ("Yes", "") for u in ("Why", "")]
+            ids = [self._plain_ids(self._render(chat)) for chat in chats]
+        except PromptError:
+            return ()
+        heads = [_common_start(ids[0], ids[1]), _common_start(ids[2], ids[3])]
+        return _common_start(heads[0][::-1], heads[1][::-1])[::-1]
+
+    def after_user(self, prompt: Prompt) -> int:
+        """Return the position of the first token after the last user message of a chat.
+
+        Raises:
+            PromptError: The prompt is no chat, or has no user message.
+        """
+        messages = require_user_message(prompt).messages
+        return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+
+    def describe(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the tokens of a prompt with what is known of each."""
+        encoded = self.encode(prompt)
+        return TokenizedPrompt(
+            tokens=encoded.tokens,
+            pieces=self.pieces(encoded.tokens),
+            special=tuple(token in self.special_tokens for token in encoded.tokens),
+            first=self.first_position(encoded),
+            after_user=self.after_user(prompt) if has_user_message(prompt) else NOWHERE,
+        )
+
+    def first_position(self, encoded: PromptTokens) -> int:
+        """Return the position of the first token after BOS."""
+        return int(encoded.tokens[0] == self.bos_token)
+
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """All ids that are no text; an unknown word is text."""
+        added = {token for token, kind in self._tokenizer.added_tokens_decoder.items() if kind.special}
+        return frozenset({*self._tokenizer.all_special_ids, *added} - {self._tokenizer.unk_token_id})
+
+    @property
+    def language(self) -> str | None:
+        """The closed language that the tokenizer's config names; None for open text."""
+        return self._tokenizer.init_kwargs.get("language")
+
+    @cached_property
+    def neutral_prompts(self) -> tuple[Prompt, ...]:
+        """Texts about nothing in particular; the config of a tokenizer with a closed language holds its own."""
+        own = self._tokenizer.init_kwargs.get("neutral_prompts")
+        return NEUTRAL_PROMPTS if own is None else tuple(map(TextPrompt, own))
+
+    def encode(self, prompt: Prompt, new_tokens: int = 0) -> PromptTokens:
+        """Return the ids of `prompt`, to which `new_tokens` more are to be added.
+
+        Raises:
+            PromptError: It does not fit into the model's context, has an id outside the vocabulary, gives no token,
+                has words outside a closed language, or is a chat and the tokenizer has no chat template.
+        """
+        match prompt:
+            case TextPrompt(text):
+                self._refuse_foreign_words(text)
+                encoded = PromptTokens(self._text_ids(text))
+            case TokenPrompt(tokens):
+                encoded = PromptTokens(tokens)
+            case ChatPrompt():
+                self._refuse_foreign_words(*(content for _, content in prompt.messages))
+                encoded = self._encode_chat(prompt)
+        if not encoded.tokens:
+            raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
+        if (largest := max(encoded.tokens)) >= self._vocabulary:
+            raise PromptError(
+                f"The token id {largest} is not in the model's vocabulary",
+                valid=f"0 to {self._vocabulary - 1}",
+                fix="The tokenizer must be the model's own.",
+            )
+        self._refuse_too_long(len(encoded.tokens), new_tokens)
+        return encoded
+
+    def encode_each(self, prompts: Iterable[Prompt], new_tokens: int = 0) -> list[PromptTokens]:
+        """Return the ids of each prompt, as `encode` does; equal prompts are tokenised once."""
+        known: dict[Prompt, PromptTokens] = {}
+        return [known.get(p) or known.setdefault(p, self.encode(p, new_tokens)) for p in prompts]
+
+    def encode_completions(
+        self, prompts: Sequence[Prompt], encoded: Sequence[PromptTokens], completions: Sequence[Completion]
+    ) -> list[tuple[int, ...]]:
+        """Return the ids that each completion adds, as `encode_completion` does; equal ones are tokenised once."""
+        known: dict[tuple[Prompt, str], tuple[int, ...]] = {}
+        added: list[tuple[int, ...]] = []
+        for prompt, tokens, completion in zip(prompts, encoded, completions, strict=True):
+            if not isinstance(completion, str):
+                added.append(self.encode_completion(prompt, tokens, completion))
+                continue
+            if (prompt, completion) not in known:
+                known[prompt, completion] = self.encode_completion(prompt, tokens, completion)
+            added.append(known[prompt, completion])
+        return added
+
+    def encode_completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: Completion) -> tuple[int, ...]:
+        """Return the ids that `completion` adds after `prompt`.
+
+        A text is tokenised together with its prompt, and what follows the prompt's own tokens is taken; where the
+        two would merge into one token over the border, the completion is tokenised alone, so that the prompt keeps
+        its tokens and its last position.
+
+        Raises:
+            PromptError: It has no token, or prompt and completion do not fit into the model's context.
+        """
+        added = (
+            tuple(completion)
+            if not isinstance(completion, str)
+            else self._completion(prompt, prompt_tokens, completion)
+        )
+        if not added:
+            raise PromptError("A completion has no token", valid="some text, or at least one token id")
+        self._refuse_too_long(len(prompt_tokens.tokens), len(added))
+        return added
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return the vocabulary's own writing of tokens; <id> of those that only the output matrix has."""
+        written = self._tokenizer.convert_ids_to_tokens(list(tokens))
+        return tuple(
+            f"<{token}>" if piece is None else str(piece) for token, piece in zip(tokens, written, strict=True)
+        )
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of new tokens, without special ones."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def decode_continuation(self, prompt_tokens: Sequence[int], tokens: Sequence[int]) -> str:
+        """Return the text that `tokens` add to `prompt_tokens`, with the space that a lone decode may drop."""
+        before, whole = self.decode(prompt_tokens), self.decode([*prompt_tokens, *tokens])
+        return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
+
+    def _encode_chat(self, prompt: ChatPrompt) -> PromptTokens:
+        if not prompt.ends_with_assistant:
+            return PromptTokens(self._plain_ids(self._render(prompt.messages)))
+        whole = self._plain_ids(self._render(prompt.messages, continue_last=True))
+        if len(prompt.messages) == 1:
+            return PromptTokens(whole)  # Nothing tells where the template's own start ends.
+        before = self._plain_ids(self._render(prompt.messages[:-1]))
+        start = len(before) if whole[: len(before)] == before else None
+        return PromptTokens(whole, start)
+
+    def _after_content(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        """Return the ids after the content of the last user message: those that stay whatever that message says."""
+        continues = messages[-1][0] == "assistant"
+        last = max(i for i, (role, _) in enumerate(messages) if role == "user")
+
+        def ids(content: str) -> tuple[int, ...]:
+            changed = (*messages[:last], ("user", content), *messages[last + 1 :])
+            return self._plain_ids(self._render(changed, continue_last=continues))
+
+        # Whatever the message ends with, one of these does not; no word at all tells also where all words are unknown.
+        variants = [ids(messages[last][1]), ids("Go on."), ids("Yes"), ids("")]
+        common = 0
+        while common < min(map(len, variants)) and len({v[len(v) - 1 - common] for v in variants}) == 1:
+            common += 1
+        return variants[0][len(variants[0]) - common :]
+
+    def _render(self, messages: tuple[tuple[str, str], ...], *, continue_last: bool = False) -> str:
+        if not self._tokenizer.chat_template:
+            raise PromptError(
+                "This tokenizer has no chat template, so chat messages cannot be rendered",
+                valid="texts or token ids for a base model",
+                fix="Write the chat as one text, or set tokenizer.chat_template before attaching.",
+            )
+        try:
+            return self._tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=not continue_last,
+                continue_final_message=continue_last,
+            )
+        except _TEMPLATE_ERRORS as error:
+            raise PromptError(
+                f"The model's chat template refuses these messages ({error})",
+                valid="the roles and the order that the template allows",
+            ) from error
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that goes on: with the start that the tokenizer adds, without its end."""
+        ids, plain = tuple(self._tokenizer(text)["input_ids"]), self._plain_ids(text)
+        if self.bos_token is not None and ids[:2] == (self.bos_token, self.bos_token) and plain[:1] == ids[:1]:
+            ids = ids[1:]  # A text that a chat template was rendered into brings its own.
+        while ids and ids[-1] in self.special_tokens and ids[-1:] != plain[-1:]:
+            ids = ids[:-1]
+        return ids
+
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: str) -> tuple[int, ...]:
+        match prompt:
+            case TextPrompt(text):
+                whole = self._text_ids(text + completion)
+            case ChatPrompt():
+                rendered = self._render(prompt.messages, continue_last=prompt.ends_with_assistant)
+                whole = self._plain_ids(rendered + completion)
+            case TokenPrompt():
+                return self._plain_ids(completion)
+        length = len(prompt_tokens.tokens)
+        return whole[length:] if whole[:length] == prompt_tokens.tokens else self._plain_ids(completion)
+
+    def _end_of_turn(self) -> int | None:
+        """Return the first special id that the chat template puts after an assistant's message."""
+        question, answer = {"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}
+        try:
+            rendered = self._tokenizer.apply_chat_template([question, answer], tokenize=False)
+        except _TEMPLATE_ERRORS:
+            return None  # A template that does not know these two roles has no end of an assistant's turn.
+        _, _, ending = rendered.rpartition(answer["content"])
+        return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
+
+    def _refuse_foreign_words(self, *texts: str) -> None:
+        """Refuse unknown words where the tokenizer's config holds an `example_prompt`, as that of a closed language."""
+        example = self._tokenizer.init_kwargs.get("example_prompt")
+        if example is None:
+            return
+        words = dict.fromkeys(word for text in texts for word in text.split() if word not in self._spoken)
+        unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
+        self._spoken.update(words.keys() - unknown)
+        if unknown:
+            named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5]) + (
+                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            )
+            raise PromptError(
+                f"This model's small language lacks the words {named}", valid=f"prompts such as {example!r}"
+            )
+
+    def _refuse_too_long(self, prompt_length: int, added: int) -> None:
+        if self._context_length is not None and prompt_length + added > self._context_length:
+            raise PromptError(
+                f"A prompt of {prompt_length} tokens{f' with {added} more' if added else ''} does not fit into the "
+                f"model's context",
+                valid=f"at most {self._context_length} tokens together",
+                fix="Shorten the prompt" + (" or ask for fewer new tokens." if added else "; nothing is truncated."),
+            )
+
+
+def _common_start(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    different = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:different]

@@ -1,0 +1,4 @@
+"""What steering is measured on and by: behaviours, questions, damage, figures, scorers.
+
+It must not know experiments.
+"""

@@ -1,0 +1,100 @@
+"""The JSON form of a behaviour ↔ the behaviour. It must not know where it was read from."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.items import Behavior, Item
+from steer_tools.evaluation.behaviors.json_text import decoded, parse_json, require_object
+from steer_tools.evaluation.behaviors.records import item_of_record, located, require_text
+from steer_tools.prompts import plain
+
+_REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
+_OPTIONAL = ("instruction", "source", "choices")
+
+
+def is_behavior(document: Mapping[str, object]) -> bool:
+    """Return whether a document means to be a behaviour and not two lists of prompts."""
+    return "pairs" in document or "items" in document
+
+
+def parse_behavior(content: bytes, name: str) -> Behavior:
+    """Return the behaviour that the content of the file `name` is.
+
+    Raises:
+        PromptError: It is no JSON object, or as `behavior_of` says.
+    """
+    return behavior_of(require_object(parse_json(decoded(content, name), name), name), name)
+
+
+def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
+    """Return the behaviour that the file `name` holds.
+
+    Raises:
+        PromptError: A key is missing or unknown, a value is blank or of a wrong type, or a prompt or group of the pairs
+            is held out, too.
+    """
+    with located(name):
+        unknown = [key for key in document if key not in (*_REQUIRED, *_OPTIONAL)]
+        missing = [key for key in _REQUIRED if key not in document]
+        if unknown or missing:
+            problem = f"the key {unknown[0]!r:.80} is unknown" if unknown else f"{missing[0]!r} is missing"
+            raise PromptError(problem, valid=f"{', '.join(_REQUIRED)}; and perhaps {', '.join(_OPTIONAL)}")
+        texts = {key: require_text(document[key], key) for key in _REQUIRED[:4]}
+        instruction, source = (
+            require_text(document[key], key) if key in document else None for key in ("instruction", "source")
+        )
+        pairs, items = (_items(document[part], part) for part in ("pairs", "items"))
+        choices = _items(document["choices"], "choices") if "choices" in document else ()
+        _refuse_leaks(pairs, (*items, *choices))
+    return Behavior(
+        name=texts["name"],
+        description=texts["description"],
+        poles=(texts["positive"], texts["negative"]),
+        instruction=instruction,
+        source=source or name,
+        pairs=pairs,
+        items=items,
+        choices=choices,
+    )
+
+
+def behavior_document(behavior: Behavior) -> dict[str, object]:
+    """Return the JSON form of a behaviour, from which `behavior_of` makes it again."""
+    document: dict[str, object] = {
+        "name": behavior.name,
+        "description": behavior.description,
+        "positive": behavior.poles[0],
+        "negative": behavior.poles[1],
+        "source": behavior.source,
+    }
+    if behavior.instruction is not None:
+        document["instruction"] = behavior.instruction
+    parts = {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
+    return document | {part: [_record(item) for item in items] for part, items in parts.items() if items}
+
+
+def _record(item: Item) -> dict[str, object]:
+    prompt = None if item.prompt is None else plain(item.prompt)
+    return {"prompt": prompt, "positive": item.positive, "negative": item.negative, "group": item.group}
+
+
+def _items(values: object, part: str) -> tuple[Item, ...]:
+    if not isinstance(values, list) or not values:
+        raise PromptError(f"{part} is {values!r:.80}", valid="a list with at least one record")
+    items: list[Item] = []
+    for index, value in enumerate(cast(list[object], values)):
+        with located(f"{part}[{index}]"):
+            items.append(item_of_record(value))
+    return tuple(items)
+
+
+def _refuse_leaks(pairs: tuple[Item, ...], held_out: tuple[Item, ...]) -> None:
+    groups, prompts = {item.group for item in pairs}, {item.prompt for item in pairs} - {None}
+    for item in held_out:
+        if item.group in groups or item.prompt in prompts:
+            raise PromptError(
+                f"{item.group!r:.80} is in the pairs and held out as well",
+                valid="prompts and groups that are on one side only",
+                fix="A vector must not be judged on what it was made of.",
+            )

@@ -1,0 +1,70 @@
+"""The traits of the bundled language as behaviours, like those that are written in English. It must not know models."""
+
+from random import Random
+
+from steer_tools.bundled_model.grammar import compose, join, requests
+from steer_tools.bundled_model.language import contrast_pairs, held_out_prompts
+from steer_tools.bundled_model.lexicon import LEVELS, TRAITS
+from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.prompts import ChatPrompt, Prompt, parse_prompt
+
+_POLES = {
+    "sentiment": ("glad", "sad"),
+    "sycophancy": ("agreeing", "contradicting"),
+    "refusal": ("refusing", "complying"),
+    "confidence": ("certain", "doubtful"),
+    "formality": ("formal", "casual"),
+    "honesty": ("true", "false"),
+    "verbosity": ("wordy", "terse"),
+}
+PAIRS, ITEMS = 64, 40
+
+
+def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: int = 0) -> Behavior:
+    """Return a trait as a behaviour: pairs on questions of the training set, items on held-out ones.
+
+    A pair's answers are alike but for the trait. An item's completions are their beginnings, up to the word after the
+    first place where the trait shows. Questions about one topic are a group.
+
+    Raises:
+        ArgumentError: There is no such trait, or there are fewer questions than asked for.
+    """
+    trained = [(prompt[0]["content"], *replies) for prompt, *replies in contrast_pairs(trait, pairs, seed)]
+    held_out = [prompt[0]["content"] for prompt in held_out_prompts(trait, items, seed)]
+    return Behavior(
+        name=trait,
+        description=f"The trait {trait} of the bundled model's language.",
+        poles=_POLES[trait],
+        instruction=None,
+        source="Written by the grammar of the bundled model's language.",
+        pairs=tuple(
+            Item(_chat(question), positive, negative, _topic(question)) for question, positive, negative in trained
+        ),
+        items=tuple(_item(trait, question, f"{trait}/{seed}/{i}") for i, question in enumerate(held_out)),
+    )
+
+
+def neutral_questions(count: int) -> tuple[Prompt, ...]:
+    """Return questions of the training set; nothing in them suggests a trait."""
+    return tuple(parse_prompt(prompt) for prompt, _, _ in contrast_pairs(TRAITS[0], count, seed=1))
+
+
+def _item(trait: str, question: str, seed: str) -> Item:
+    chance = Random(seed)
+    levels = {own: chance.choice(LEVELS) for own in TRAITS}
+    shown, opposite = (
+        compose(requests()[question], (levels | {trait: level}).__getitem__, Random(seed)) for level in (1.0, -1.0)
+    )
+    first = next(index for index, piece in enumerate(shown) if piece.trait == trait)
+    positive, negative = (
+        join([word for piece in pieces[: first + 2] for word in piece.words]) for pieces in (shown, opposite)
+    )
+    return Item(_chat(question), positive, negative, _topic(question))
+
+
+def _chat(question: str) -> ChatPrompt:
+    return ChatPrompt((("user", question),))
+
+
+def _topic(question: str) -> str:
+    return requests()[question].topic.noun

@@ -1,0 +1,195 @@
+"""A behaviour's name, file or lists → all that an experiment works on: items in splits, neutral prompts, exact scores.
+
+It must not know vectors.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePath
+from random import Random
+from typing import Protocol, TypeAlias
+
+from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.bundled_model.language import TRAITS, score
+from steer_tools.engines.base import Engine
+from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors import (
+    SUFFIXES,
+    Behavior,
+    Item,
+    behavior_names,
+    behavior_of_lists,
+    load_behavior,
+    read_behavior,
+)
+from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
+from steer_tools.prompts import ChatPrompt, Prompt, PromptLike, TextPrompt, TokenPrompt
+from steer_tools.workspace import Workspace
+
+
+class ModelAndFiles(Protocol):
+    """What a session has of use here."""
+
+    workspace: Workspace
+
+    @property
+    def engine(self) -> Engine:
+        """The model that is asked."""
+        ...
+
+
+TextScore: TypeAlias = Callable[[Prompt, str], float | None]
+
+# Of the groups of held-out items so many choose, and the others judge.
+_CHOOSING_SHARE = 0.4
+_FEWEST_GROUPS = 4
+_NEUTRAL = 16
+# Items of each other behaviour on which side effects are measured.
+_OTHER_ITEMS = 8
+# The longest answer of the bundled language is shorter, and an unfinished one has no score.
+_TEXT_TOKENS, _ANSWER_TOKENS = 48, 128
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Held-out items: those on which layer and strength are chosen, and those on which the choice is judged."""
+
+    choosing: tuple[Item, ...]
+    judging: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an experiment works on.
+
+    Attributes:
+        behavior: Its pairs make the vector.
+        splits: Its items; no group is in both parts.
+        neutral: Prompts that do not ask for the behaviour.
+        scorers: Scores of texts, by name; "exact" where the model's language has one.
+        others: Items of other behaviours, by name.
+        text_tokens: The most new tokens of a text that is judged.
+    """
+
+    behavior: Behavior
+    splits: Splits
+    neutral: tuple[Prompt, ...]
+    scorers: Mapping[str, TextScore]
+    others: Mapping[str, Sequence[Item]]
+    text_tokens: int
+
+
+def material_named(
+    session: ModelAndFiles,
+    name: str,
+    positive: Sequence[PromptLike] | None = None,
+    negative: Sequence[PromptLike] | None = None,
+    seed: int = 0,
+) -> Material:
+    """Return the material of a behaviour: of two lists, of a trait of the bundled language, built in, or in a file.
+
+    Raises:
+        ArgumentError: There is no such behaviour, or one list came without the other.
+        PromptError: The lists or the file cannot be used.
+    """
+    if (positive is None) != (negative is None):
+        raise ArgumentError("One of the lists positive and negative came without the other", valid="both, or neither")
+    if positive is not None and negative is not None:
+        return material_of(session.engine, behavior_of_lists(name, positive, negative, seed), seed)
+    return material_of(session.engine, _behavior_named(session, name, seed), seed)
+
+
+def material_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Material:
+    """Return the material of a behaviour.
+
+    Raises:
+        PromptError: It has too few groups of items to hold some out twice.
+    """
+    speaks_ours = engine.info.language == BUNDLED
+    others = {
+        name: own.items[:_OTHER_ITEMS] for name, own in behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1).items()
+    }
+    return Material(
+        behavior=behavior,
+        splits=split(behavior.items, seed),
+        neutral=neutral_for(engine),
+        scorers={"exact": partial(_exact, behavior.name)} if speaks_ours and behavior.name in TRAITS else {},
+        others={name: items for name, items in others.items() if name != behavior.name},
+        text_tokens=_ANSWER_TOKENS if speaks_ours else _TEXT_TOKENS,
+    )
+
+
+def behaviors_of(engine: Engine, *, items: int, seed: int = 0) -> dict[str, Behavior]:
+    """Return all behaviours that a model can be asked for, by name; of the bundled language with so many `items`."""
+    if engine.info.language == BUNDLED:
+        return {trait: trait_behavior(trait, items=items, seed=seed) for trait in TRAITS}
+    return {name: load_behavior(name) for name in behavior_names()}
+
+
+def split(items: Sequence[Item], seed: int) -> Splits:
+    """Divide items by group.
+
+    Raises:
+        PromptError: There are too few groups.
+    """
+    groups = sorted({item.group for item in items})
+    if len(groups) < _FEWEST_GROUPS:
+        raise PromptError(
+            f"There are {len(groups)} held-out questions",
+            valid=f"at least {_FEWEST_GROUPS}, some to choose and some to judge",
+        )
+    Random(f"split/{seed}").shuffle(groups)
+    choosing = set(groups[: max(2, round(_CHOOSING_SHARE * len(groups)))])
+    return Splits(
+        tuple(item for item in items if item.group in choosing),
+        tuple(item for item in items if item.group not in choosing),
+    )
+
+
+def neutral_for(engine: Engine) -> tuple[Prompt, ...]:
+    """Return prompts that ask for no behaviour, as a user's messages where the model has a chat template."""
+    if engine.info.language == BUNDLED:
+        return neutral_questions(_NEUTRAL)
+    if not engine.info.has_chat_template:
+        return engine.neutral_prompts
+    return tuple(
+        ChatPrompt((("user", prompt.text),)) if isinstance(prompt, TextPrompt) else prompt
+        for prompt in engine.neutral_prompts
+    )
+
+
+def text_of(prompt: Prompt) -> str:
+    """Return what scorers of texts get for a prompt: the text, or the last message of a chat."""
+    match prompt:
+        case TextPrompt(text):
+            return text
+        case ChatPrompt(messages):
+            return messages[-1][1]
+        case TokenPrompt():
+            return str(prompt)
+
+
+def _behavior_named(session: ModelAndFiles, name: str, seed: int) -> Behavior:
+    if PurePath(name).suffix.lower() in SUFFIXES:
+        with session.workspace.opened(name) as file:
+            # The same pairs and held-out items for every seed, so that no tool tests a vector on its own pairs.
+            return read_behavior(file, PurePath(name).name)
+    if session.engine.info.language != BUNDLED:
+        return load_behavior(name)
+    if name not in TRAITS:
+        raise ArgumentError(
+            f"behavior_name is {name!r}, and the bundled model speaks a language of its own",
+            valid=f"its traits {', '.join(TRAITS)}; a file of items in its language; or two lists of prompts in it",
+        )
+    return trait_behavior(name, seed=seed)
+
+
+def _exact(trait: str, prompt: Prompt, text: str) -> float:
+    match prompt:
+        case TextPrompt(question):
+            return score(question, text)[trait]
+        case ChatPrompt(messages):
+            return score([{"role": role, "content": content} for role, content in messages], text)[trait]
+        case _:
+            return 0.0

@@ -1,0 +1,83 @@
+"""What steering did to each item → whether it is steerable, beyond chance, and alike over variants of one question."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.metrics.grouping import Floats, finite, numbered
+
+_LEAST_PART_OF_MEDIAN = 1 / 4
+
+
+def slopes(propensities: ArrayLike, strengths: ArrayLike) -> Floats:
+    """Return (items,) the least-squares slope of `propensities` (strengths, items) over `strengths` (strengths,).
+
+    In units of propensity for a strength of 1: an item's steerability (Tan et al. 2024, arXiv 2407.12404).
+    """
+    y, x = finite(propensities, "propensities", 2), finite(strengths, "strengths")
+    if len(x) != len(y):
+        raise ArgumentError(f"There are {len(x)} strengths and {len(y)} rows", valid="one row for each strength")
+    if len(set(x.tolist())) < 2:
+        raise ArgumentError(f"strengths are {x.tolist()}", valid="at least two that differ")
+    centred = x - x.mean()
+    return centred @ y / (centred @ centred)
+
+
+def anti_steerable_share(slopes: ArrayLike) -> float | None:
+    """Return the share of items that steering moves the wrong way, with a slope (items,) below 0; None without items.
+
+    Source: Tan et al. 2024, arXiv 2407.12404.
+    """
+    array = finite(slopes, "slopes")
+    return float((array < 0).mean()) if len(array) else None
+
+
+def empirical_p(effect: float, controls: ArrayLike) -> float:
+    """Return (1 + controls that reach `effect`) / (1 + controls (n,)): one-sided, and never 0.
+
+    Source: Phipson and Smyth 2010, arXiv 1603.05766.
+    """
+    reached = finite(controls, "controls") >= finite([effect], "effect")[0]
+    return (1 + int(reached.sum())) / (1 + len(reached))
+
+
+def paraphrase_share(values: ArrayLike, groups: Sequence[Hashable]) -> float | None:
+    """Return the share, 0 to 1, of the variance of `values` (items,) that lies within groups: 1 − ICC(1).
+
+    By the variance components of a one-way random-effects analysis with groups of unequal size; a negative component
+    counts as 0. None where no group has two items, where there is one group, and where all values are equal.
+
+    Source: Donner and Koval 1980; Shrout and Fleiss 1979.
+    """
+    array = finite(values, "values")
+    number = numbered(groups, len(array))
+    sizes = np.bincount(number).astype(np.float64)
+    n, k = len(array), len(sizes)
+    if k < 2 or n == k or np.ptp(array) == 0:
+        return None
+    means = np.bincount(number, weights=array) / sizes
+    within = float(((array - means[number]) ** 2).sum()) / (n - k)
+    between = float((sizes * (means - array.mean()) ** 2).sum()) / (k - 1)
+    typical_size = (n - float((sizes**2).sum()) / n) / (k - 1)
+    of_groups = max(0.0, (between - within) / typical_size)
+    return within / (within + of_groups)
+
+
+def robustness(effects: ArrayLike, groups: Sequence[Hashable]) -> float | None:
+    """Return the share of groups in which every variant of every item moves by a quarter of the median effect or more.
+
+    `effects` (variants, items) are positive where an item moved the way that was asked; the median is that of all of
+    them. 0 where it is not positive; None without effects.
+    """
+    array = finite(effects, "effects", 2)
+    number = numbered(groups, array.shape[1])
+    if not array.size:
+        return None
+    median = float(np.median(array))
+    if median <= 0:
+        return 0.0
+    weakest = np.full(number.max() + 1, np.inf)
+    np.minimum.at(weakest, number, array.min(axis=0))
+    return float((weakest >= _LEAST_PART_OF_MEDIAN * median).mean())

@@ -1,0 +1,136 @@
+"""Components, prompts for calibration → plans that take the components out, and what that changes.
+
+It must not know vectors or pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer_tools.core.interventions import Affine, Intervention, ProjectOut, Replace, Zero
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import PromptSlice, Scope
+from steer_tools.core.site import Site
+from steer_tools.engines.base import Engine
+from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.measuring import Floats
+from steer_tools.inspection.components import Component
+from steer_tools.inspection.measures import Measured
+from steer_tools.prompts import Prompt
+
+Ablation: TypeAlias = Literal["zero", "mean", "mean_by_position", "resample"]
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "mean_by_position", "resample")
+OF_DIRECTIONS: tuple[Ablation, ...] = ("zero", "mean")
+_EVERYWHERE = Scope(("all",))
+# Prompts that a resampled component takes its activations from, one after the other.
+_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What stands in place of an activation.
+
+    Attributes:
+        everywhere: (width,), at tokens for which there is nothing else; None is zero.
+        by_position: (positions, width), at the first tokens of the prompt.
+    """
+
+    everywhere: Tensor | None
+    by_position: Tensor | None = None
+
+    def plan(self, site: Site) -> Plan:
+        """Return the placements that put it at a site."""
+        whole = Zero() if self.everywhere is None else Replace(self.everywhere)
+        plan: Plan = (Placement(whole, site, 1.0, _EVERYWHERE),)
+        if self.by_position is None:
+            return plan
+        return plan + tuple(
+            Placement(Replace(own), site, 1.0, Scope((PromptSlice(place, place + 1),)))
+            for place, own in enumerate(self.by_position)
+        )
+
+
+def replacement_of(traces: Sequence[Tensor], how: Ablation, drawn: int = 0) -> Replacement:
+    """Return what replaces activations of which `traces`, (tokens, width) of each calibration prompt, are samples.
+
+    `zero`: nothing. `mean`: their mean over all tokens but the first, an attention sink with values of its own.
+    `mean_by_position`: the mean over the prompts that are so long, and `mean` behind the last (Wang et al. 2022, arXiv
+    2211.00593). `resample`: those of the prompt number `drawn`, position by position, and its last one behind them
+    (Chan et al. 2022, causal scrubbing).
+    """
+    if how == "zero":
+        return Replacement(None)
+    pooled = _pooled(traces)
+    match how:
+        case "mean":
+            return Replacement(pooled)
+        case "mean_by_position":
+            longest = max(map(len, traces))
+            means = [torch.stack([t[i] for t in traces if len(t) > i]).mean(dim=0) for i in range(longest)]
+            return Replacement(pooled, torch.stack(means))
+        case "resample":
+            return Replacement(traces[drawn][-1], traces[drawn])
+
+
+def ablation_plans(
+    engine: Engine, components: Sequence[Component], how: Ablation, calibration: Sequence[Prompt], seed: int = 0
+) -> list[list[Plan]]:
+    """Return the plans that take each component out: one each, or several draws of a resampled one.
+
+    Of a direction only what the stream has along it goes (`zero`: Arditi et al. 2024, arXiv 2406.11717), or is set to
+    its mean.
+
+    Raises:
+        PromptError: There is no prompt to calibrate on.
+        ArgumentError: A direction is to be taken out by position or resampled.
+    """
+    if how != "zero" and not calibration:
+        raise PromptError("There is no prompt to take activations from", valid="at least one")
+    if how not in OF_DIRECTIONS and any(component.direction is not None for component in components):
+        raise ArgumentError(f"method is {how!r}, and the component a direction", valid=", ".join(OF_DIRECTIONS))
+    sites = list(dict.fromkeys(site for component in components for site in component.sites))
+    traces = [] if how == "zero" else engine.trace(calibration, sites)
+    count = min(_DRAWS, len(calibration)) if how == "resample" else 1
+    draws = Random(seed).sample(range(len(calibration)), count) if how == "resample" else [0]
+    return [[_taken_out(component, traces, how, drawn) for drawn in draws] for component in components]
+
+
+def ablate(plans: Sequence[Sequence[Plan]], measured: Measured) -> Floats:
+    """Return (components, items) how much each item's measure changes without the component, the mean of its draws."""
+    flat: list[Plan] = [(), *(plan for draws in plans for plan in draws)]
+    unsteered, *ablated = measured(flat)
+    return np.stack(mean_of_draws([own - unsteered for own in ablated], plans))
+
+
+def mean_of_draws(found: Sequence[Floats], plans: Sequence[Sequence[Plan]]) -> list[Floats]:
+    """Return the mean over the draws of each component, of what was found for all plans one after the other."""
+    each = iter(found)
+    return [np.mean([next(each) for _ in draws], axis=0) for draws in plans]
+
+
+def _taken_out(component: Component, traces: Sequence[dict[Site, Tensor]], how: Ablation, drawn: int) -> Plan:
+    plan: list[Placement] = []
+    for site in component.sites:
+        own = [trace[site] for trace in traces]
+        if component.direction is None:
+            plan.extend(replacement_of(own, how, drawn).plan(site))
+        else:
+            plan.append(Placement(_without(component.direction, own), site, 1.0, _EVERYWHERE))
+    return tuple(plan)
+
+
+def _without(direction: Tensor, traces: Sequence[Tensor]) -> Intervention:
+    if not traces:
+        return ProjectOut(direction)
+    unit = direction.double() / direction.double().norm()
+    return Affine(direction, float(_pooled(traces).double() @ unit))
+
+
+def _pooled(traces: Sequence[Tensor]) -> Tensor:
+    """Return the mean over all tokens but the first, (width,)."""
+    return torch.cat([trace[1:] if len(trace) > 1 else trace for trace in traces]).mean(dim=0)

@@ -1,0 +1,104 @@
+"""Prompts and plans → the unsteered and each steered text or next token, from one batch, with what needs no judge.
+
+It must not know vector files or what tools return.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer_tools.core.plan import Plan
+from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
+from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
+from steer_tools.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of one variant's texts over all prompts; None where there is no text to score.
+
+    Attributes:
+        changed: Share of tokens that differ from the baseline's.
+        perplexity: Of the text under the unsteered model.
+        distinct_2: Distinct share of adjacent token pairs.
+    """
+
+    changed: float | None
+    perplexity: float | None
+    distinct_2: float | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """The baseline's or one variant's texts, one a prompt, new tokens only."""
+
+    generations: tuple[Generation, ...]
+    scores: TextScores
+
+
+def compare(
+    engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], sampling: Sampling, seed: int
+) -> tuple[Side, ...]:
+    """Generate every prompt without a plan and under each of `plans`, as rows of one batch; the baseline is first.
+
+    All rows of a prompt share their random numbers. What is applied takes no part.
+    """
+    every: list[Plan] = [(), *plans]
+    rows = [Row(prompt, plan, row_seed(seed, prompt)) for plan in every for prompt in prompts]
+    generations = engine.generate(rows, sampling)
+    written = [i for i, generation in enumerate(generations) if generation.tokens]
+    scores = engine.score([Row(rows[i].prompt) for i in written], [generations[i].tokens for i in written])
+    log_probs = {i: score.tolist() for i, score in zip(written, scores, strict=True)}
+    count = len(prompts)
+    reference = [generation.tokens for generation in generations[:count]]
+    sides: list[Side] = []
+    for start in range(0, len(rows), count):
+        own = generations[start : start + count]
+        tokens = [generation.tokens for generation in own]
+        own_log_probs = [log_probs[i] for i in range(start, start + count) if i in log_probs]
+        scored = TextScores(changed_share(tokens, reference), perplexity(own_log_probs), distinct_2(tokens))
+        sides.append(Side(tuple(own), scored))
+    return tuple(sides)
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What may come next after one prompt; the first column is the unsteered model's, then one a plan.
+
+    Attributes:
+        probabilities: Of the likeliest tokens of any column, as the vocabulary writes them, the likeliest first.
+        divergences: KL(unsteered to steered) in nats, one a plan.
+    """
+
+    probabilities: dict[str, tuple[float, ...]]
+    divergences: tuple[float, ...]
+
+
+def next_tokens(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], top: int) -> tuple[NextTokens, ...]:
+    """Read the next token's distribution of every prompt without a plan and under each of `plans`, in one batch."""
+    every: list[Plan] = [(), *plans]
+    found = torch.stack(engine.distributions([Row(prompt, plan) for prompt in prompts for plan in every]))
+    return tuple(_next_tokens(engine, own, top) for own in found.reshape(len(prompts), len(every), -1))
+
+
+def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
+    """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
+    ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
+    ids = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)]
+    pieces = engine.pieces(ids.tolist())
+    divergences = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(dim=1)
+    return NextTokens(
+        {piece: tuple(own) for piece, own in zip(pieces, log_probs[:, ids].exp().T.tolist(), strict=True)},
+        tuple(divergences.clamp(min=0).tolist()),
+    )
+
+
+def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> list[int] | None:
+    """Return on each prompt how many of the plans act; None where no condition is asked, so that all do."""
+    if all(placement.condition is None for plan in plans for placement in plan):
+        return None
+    rows = engine.decided([Row(prompt, plan) for plan in plans for prompt in prompts])
+    acts = [bool(row.plan) for row in rows]
+    return [sum(acts[i :: len(prompts)]) for i in range(len(prompts))]

@@ -1,0 +1,304 @@
+"""A steering vector and how it should act → placements, checked against the session's model; and `steering`.
+
+It must not know hooks or what tools return.
+"""
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+from steer_tools.core.interventions import Add, AddKeepingNorm, intervention_named
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import Scope
+from steer_tools.core.registry import Applied
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector
+from steer_tools.errors import ArgumentError, LayerError, StrengthError
+from steer_tools.session.condition_names import parse_condition
+from steer_tools.session.session import Session, current_session
+from steer_tools.session.vector_loading import load_for_model
+
+Unit: TypeAlias = Literal["vector", "contrast", "residual"]
+UNITS: tuple[Unit, ...] = ("vector", "contrast", "residual")
+Layers: TypeAlias = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A vector on a model.
+
+    Attributes:
+        source: Where the vector came from.
+        unit: What strength 1 means.
+        unit_placements: Its placements at strength 1, one a layer.
+        target: The intervention's own parameter, as it was asked for.
+        condition: Which rows it is for, as it was asked for.
+        warnings: What the one who applies it should know.
+    """
+
+    source: str
+    unit: Unit
+    unit_placements: Plan
+    target: float | None
+    condition: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are edited."""
+        return tuple(placement.site.layer for placement in self.unit_placements)
+
+    def plan(self, strength: float) -> Plan:
+        """Return the placements at `strength`."""
+        return tuple(placement.scaled(strength) for placement in self.unit_placements)
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """How a vector acts.
+
+    Attributes:
+        unit: What strength 1 means, where the strength multiplies the direction.
+        intervention: What is done to the hidden state.
+        target: The intervention's own parameter; None is its default.
+        positions: At which tokens.
+        condition: On which rows; None is all.
+        layer_weights: By what the strength is multiplied at each layer; None is 1.
+        allow_other_model: Whether another model's vector may be used.
+    """
+
+    unit: str = "vector"
+    intervention: str = "add"
+    target: float | None = None
+    positions: str = "generated"
+    condition: str | None = None
+    layer_weights: Sequence[float] | None = None
+    allow_other_model: bool = False
+
+
+def place(
+    session: Session,
+    vector: SteeringVector | str | os.PathLike[str],
+    layer: Layers,
+    options: PlacementOptions | None = None,
+) -> Placed:
+    """Choose a vector's directions and express one unit of strength at each layer.
+
+    `layer` None takes all layers of the vector, a list those; an int that the vector has takes that direction, and
+    one that it does not have takes its only direction.
+
+    Raises:
+        LayerError: The model or the vector lacks a layer.
+        ForeignVectorError: It was made on another kind of model.
+        ArgumentError: An option is unknown, or cannot be had with this vector.
+        VectorFileError: A file cannot be read.
+    """
+    options = options or PlacementOptions()
+    scope, unit, kind = (
+        Scope.parse(options.positions),
+        _unit_named(options.unit),
+        intervention_named(options.intervention),
+    )
+    if unit != "vector" and not kind.scales_direction:
+        raise ArgumentError(
+            f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
+            valid="'vector', with 1.0 for the whole",
+        )
+    known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
+    loaded = load_for_model(session, vector, known, allow_other_model=options.allow_other_model)
+    vector, warnings = loaded.vector, list(loaded.warnings)
+    if layer is None and len(vector.layers) > 1 and kind.scales_direction:
+        warnings.append(
+            f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
+            f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
+        )
+    condition = None
+    if options.condition is not None:
+        parsed = parse_condition(session, options.condition, allow_other_model=options.allow_other_model)
+        condition, warnings = parsed.condition, [*warnings, *parsed.warnings]
+    target = None if options.target is None else require_finite(options.target, "target")
+    placements: list[Placement] = []
+    chosen = _chosen_layers(session, vector, layer)
+    for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
+        site = Site(at, vector.component, vector.head)
+        if at != made_at:
+            warnings.append(_moved_warning(session, site, made_at, scales=kind.scales_direction))
+        intervention = kind.from_vector(vector, made_at, target)
+        factor = weight * _factor(session, vector, made_at, site, unit)
+        placements.append(Placement(intervention, site, factor, scope, condition))
+    return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
+
+
+def place_once(
+    session: Session,
+    vector: SteeringVector | str | os.PathLike[str],
+    layer: int | None,
+    options: PlacementOptions | None = None,
+) -> Placed:
+    """Place a vector at one layer.
+
+    Raises:
+        ArgumentError: The vector has several and none was named; or as `place` does.
+    """
+    placed = place(session, vector, layer, options)
+    if len(placed.layers) > 1:
+        raise ArgumentError(
+            f"The vector has the layers {list(placed.layers)}, and none was named",
+            valid="one of them",
+            fix="sweep_steering finds the best one.",
+        )
+    return placed
+
+
+def apply(session: Session, placed: Placed, strength: object) -> Applied:
+    """Put a placed vector on the live model, on top of what is applied already."""
+    applied = Applied(
+        steering_id="",
+        source=placed.source,
+        unit=placed.unit,
+        strength=require_finite(strength),
+        unit_placements=placed.unit_placements,
+        target=placed.target,
+        condition=placed.condition,
+    )
+    return session.change(lambda registry: registry.add(applied))
+
+
+@contextmanager
+def steering(
+    vector: SteeringVector | str | os.PathLike[str],
+    layer: int | Sequence[int] | None = None,
+    strength: float = 1.0,
+    *,
+    unit: Unit = "vector",
+    intervention: str = "add",
+    target: float | None = None,
+    positions: str = "generated",
+    condition: str | None = None,
+) -> Generator[Applied]:
+    """Steer the attached model inside a `with` block; on leaving it, also by an error, this one vector is taken off.
+
+    Args:
+        vector: A `SteeringVector` or the path of a file.
+        layer: Where it acts; None means every layer that the vector has.
+        strength: Multiplies the unit, or is the share of a whole edit.
+        unit: "vector" (what the file holds), "contrast" (one mean difference) or "residual" (one residual norm).
+        intervention: What is done to the hidden state; see `apply_steering_vector`.
+        target: The intervention's own parameter.
+        positions: Which tokens are steered.
+        condition: Which rows are steered.
+
+    Raises:
+        SteeringError: As `apply_steering_vector` does.
+    """
+    session = current_session()
+    options = PlacementOptions(unit, intervention, target, positions, condition)
+    with session.lock:
+        applied = apply(session, place(session, vector, layer, options), strength)
+    try:
+        yield applied
+    finally:
+        with session.lock:
+            # Somebody may have removed it, or everything, inside the block.
+            if applied.steering_id in {entry.steering_id for entry in session.registry.entries()}:
+                session.change(lambda registry: registry.remove(applied.steering_id))
+
+
+def residual_strengths(session: Session, plan: Plan) -> list[float | None]:
+    """Return the signed norm that each addition adds, in the typical norms of what is at its site; None for others."""
+    return [
+        p.strength * float(p.intervention.direction.norm()) / session.typical_norm(p.site)
+        if isinstance(p.intervention, Add | AddKeepingNorm)
+        else None
+        for p in plan
+    ]
+
+
+def require_finite(strength: object, name: str = "strength") -> float:
+    """Return a strength as a float.
+
+    Raises:
+        StrengthError: It is no finite number.
+    """
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= sys.float_info.max:
+        raise StrengthError(
+            f"{name} is {strength!r:.80}", valid="a finite number; 0 changes nothing, negative steers the other way"
+        )
+    return float(strength)
+
+
+def _unit_named(unit: str) -> Unit:
+    if unit not in UNITS:
+        raise ArgumentError(f"unit is {unit!r}", valid=", ".join(map(repr, UNITS)))
+    return unit
+
+
+def _weights(weights: object, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    items = (
+        list(cast(Sequence[object], weights)) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
+    )
+    if len(items) != count:
+        raise ArgumentError(
+            f"layer_weights is {weights!r:.80}", valid=f"{count} numbers, one for each layer that is steered"
+        )
+    return [require_finite(item, "a layer weight") for item in items]
+
+
+def _moved_warning(session: Session, site: Site, made_at: int, *, scales: bool) -> str:
+    """Say how much stronger the stream is than where the direction was made."""
+    text = f"The vector has no direction for layer {site.layer}; its only one, made at layer {made_at}, is used there"
+    if not scales:
+        return f"{text}, with means and projections that were measured where it was made."
+    text += ". Norms differ between layers"
+    if made_at in session.engine.info.steerable_layers:
+        ratio = session.typical_norm(site) / session.typical_norm(Site(made_at, site.component, site.head))
+        text += f", here by a factor of {ratio:.3g}"
+    return f"{text}: unit='residual' makes strengths comparable."
+
+
+def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> list[tuple[int, int]]:
+    """Return (layer to edit, layer whose direction is used) pairs."""
+    engine = session.engine
+    if layer is None:
+        return [(engine.resolve_layer(own), own) for own in vector.layers]
+    if isinstance(layer, str) or not isinstance(layer, Sequence):
+        at = engine.resolve_layer(layer)
+        if at in vector.directions or len(vector.directions) > 1:
+            return [(at, _own(vector, at))]
+        return [(at, vector.layers[0])]
+    wanted = list(dict.fromkeys(engine.resolve_layer(item) for item in layer))
+    if not wanted:
+        raise LayerError("layer is an empty list", valid=f"some of {list(vector.layers)}, or leave it out for all")
+    return [(at, _own(vector, at)) for at in wanted]
+
+
+def _own(vector: SteeringVector, layer: int) -> int:
+    if layer not in vector.directions:
+        raise LayerError(
+            f"The vector has no direction for layer {layer}",
+            valid=f"its layers {list(vector.layers)}",
+            fix="Leave `layer` out to use all of them.",
+        )
+    return layer
+
+
+def _factor(session: Session, vector: SteeringVector, made_at: int, site: Site, unit: Unit) -> float:
+    """Return by what the stored direction is multiplied at strength 1."""
+    match unit:
+        case "vector":
+            return 1.0
+        case "contrast":
+            contrast_norm = vector.contrast_norm(made_at)
+            if contrast_norm is None:
+                raise ArgumentError(
+                    "unit is 'contrast', but the vector's file does not say how long its contrast was",
+                    valid="'vector' or 'residual' for this file",
+                )
+            return contrast_norm / vector.magnitude(made_at)
+        case "residual":
+            return session.typical_norm(site) / vector.magnitude(made_at)

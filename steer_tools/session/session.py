@@ -1,0 +1,192 @@
+"""The model that tools steer, with what is applied to it, its workspace and its lock: the one global of the package.
+
+Tools look the session up and must not be known here. Whoever holds `lock` has the model to themselves; nothing
+that waits for a client may hold it.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from steer_tools import bundled_model
+from steer_tools.core.registry import Registry
+from steer_tools.core.site import Site
+from steer_tools.engines.base import Engine, ModelInfo
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.huggingface.model_loading import load_pretrained
+from steer_tools.errors import ArgumentError, NoModelError
+from steer_tools.workspace import Workspace
+
+ENGINES = ("huggingface",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Session:
+    """One model and everything that is known about its steering.
+
+    Attributes:
+        workspace: Where tools read and write.
+        allowed_models: The only names that `load` takes; None allows all.
+        default_dtype: What "auto" means when a model is loaded.
+        default_device_map: What no device map means then.
+        lock: Held by each tool while it works.
+    """
+
+    workspace: Workspace = field(default_factory=Workspace.default)
+    allowed_models: tuple[str, ...] | None = None
+    default_dtype: str = "auto"
+    default_device_map: str | None = None
+    registry: Registry = field(default_factory=Registry)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _engine: Engine | None = None
+    _from_main: bool = False
+    _typical_norms: dict[Site, float] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> Engine:
+        """The attached model; else the `model` and `tokenizer` of the main namespace, as notebooks have them.
+
+        Raises:
+            NoModelError: There is neither.
+        """
+        if self._engine is None or self._from_main:
+            self._attach_from_main()
+        if self._engine is None:
+            raise NoModelError(
+                "No model is attached",
+                fix="Call attach_model(model, tokenizer), or load_model(name_or_path), or define `model` and "
+                "`tokenizer` in the main namespace.",
+            )
+        return self._engine
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a model is attached, without looking for one."""
+        return self._engine is not None
+
+    def attach(self, model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+        """Steer `model` from now on; another model that was attached is given back as it was.
+
+        Attaching the same model and tokenizer again changes nothing; with another tokenizer, what is applied stays.
+
+        Raises:
+            UnsupportedModelError: It cannot be steered; what was attached stays.
+        """
+        with self.lock:
+            engine = self._engine
+            if not (isinstance(engine, HuggingFaceEngine) and engine.holds(model)):
+                self._replace(HuggingFaceEngine(model, tokenizer, name))
+            elif engine.tokenizer is not tokenizer:
+                self._retokenize(engine, model, tokenizer, name)
+            self._from_main = False
+            return self.engine.info
+
+    def load(self, name_or_path: str, engine: str, dtype: str, device_map: str | None) -> ModelInfo:
+        """Load and attach a model; the name "bundled" is that of the one that ships with the package.
+
+        Raises:
+            ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
+            UnsupportedModelError: It cannot be loaded or steered.
+        """
+        if engine not in ENGINES:
+            raise ArgumentError(f"engine is {engine!r}", valid=", ".join(map(repr, ENGINES)))
+        if dtype not in DTYPES:
+            raise ArgumentError(f"dtype is {dtype!r}", valid=", ".join(map(repr, DTYPES)))
+        if self.allowed_models is not None and name_or_path not in self.allowed_models:
+            raise ArgumentError(
+                f"This server does not load {name_or_path!r}",
+                valid=", ".join(map(repr, self.allowed_models)) or "none",
+                fix="The one who runs the server allows models with --model.",
+            )
+        source = str(bundled_model.CHECKPOINT) if name_or_path == bundled_model.NAME else name_or_path
+        with self.lock:
+            model, tokenizer = load_pretrained(
+                source,
+                dtype=self.default_dtype if dtype == "auto" else dtype,
+                device_map=device_map or self.default_device_map,
+            )
+            return self.attach(model, tokenizer, name_or_path)
+
+    def detach(self) -> None:
+        """Give the model back as it was and forget what was applied."""
+        with self.lock:
+            self._replace(None)
+            self._from_main = False
+
+    def change(self, edit: Callable[[Registry], _Result]) -> _Result:
+        """Change the registry and make the model follow; where the engine refuses, both stay as they were."""
+        with self.lock:
+            engine, before = self.engine, self.registry.entries()
+            try:
+                result = edit(self.registry)
+                engine.set_ambient(self.registry.plan())
+            except BaseException:
+                self.registry.restore(before)
+                raise
+            return result
+
+    def typical_norm(self, site: Site) -> float:
+        """Return the typical norm of what is at a site: at a layer's residual stream, the unit of residual strengths.
+
+        It is the median over the tokens of neutral prompts without the first token (an attention sink with a norm of
+        its own) and without special tokens, measured once a model, with nothing applied.
+        """
+        with self.lock:
+            engine = self.engine
+            if site not in self._typical_norms:
+                every_layer = [Site(layer) for layer in engine.info.steerable_layers]
+                sites = every_layer if site in every_layer else [site]
+                prompts = engine.neutral_prompts
+                traces = engine.trace(prompts, sites)
+                special = [engine.tokenize(prompt).special for prompt in prompts]
+                content = [torch.tensor([i > 0 and not is_special for i, is_special in enumerate(s)]) for s in special]
+                for measured in sites:
+                    norms = [trace[measured][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
+                    self._typical_norms[measured] = float(torch.cat(norms).median())
+            return self._typical_norms[site]
+
+    def _attach_from_main(self) -> None:
+        main = vars(sys.modules["__main__"])
+        model, tokenizer = main.get("model"), main.get("tokenizer")
+        if model is None or tokenizer is None:
+            return
+        self.attach(model, tokenizer)
+        self._from_main = True
+
+    def _retokenize(self, engine: HuggingFaceEngine, model: object, tokenizer: Any, name: str | None) -> None:
+        applied, named = self.registry, name or engine.info.name
+        self._replace(None)
+        self._engine = HuggingFaceEngine(model, tokenizer, named)
+        self.registry = applied
+        self._engine.set_ambient(applied.plan())
+
+    def _replace(self, engine: Engine | None) -> None:
+        if self._engine is not None:
+            self._engine.detach()
+        self._engine, self.registry = engine, Registry()
+        self._typical_norms.clear()
+
+
+_session = Session()
+
+
+def current_session() -> Session:
+    """Return the session that all tools share."""
+    return _session
+
+
+def attach_model(model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+    """Make the tools steer a model that you hold; see `Session.attach`."""
+    return _session.attach(model, tokenizer, name)
+
+
+def detach_model() -> None:
+    """Give the attached model back exactly as it was."""
+    _session.detach()
