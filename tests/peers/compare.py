@@ -92,7 +92,7 @@ with eight pairs the largest component need not be the contrast, centred or not.
 TAIL = """
 ## Files and steering
 
-`tests/test_peers.py` reads the files that these packages wrote (`tests/peers/files/`) to the very numbers they held,
+`tests/project/test_peers.py` reads the files that these packages wrote (`tests/peers/files/`) to the very numbers they held,
 and steers the model with them: at positions `all`, where repeng, steering-vectors and rotalabs-steer steer, all
 {continuations} steered greedy continuations of {tokens} tokens are theirs, token by token.
 

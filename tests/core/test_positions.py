@@ -1,0 +1,59 @@
+"""Scopes and geometry → masks, against the plain-Python meaning of each scope."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers.oracle import SCOPES
+from steer_tools.core.positions import BatchGeometry, Scope
+from steer_tools.errors import ArgumentError
+
+LENGTHS = (1, 3, 5)
+COLUMNS = 8  # 5 of prompt, 3 generated.
+
+
+def left_padded(start: int) -> BatchGeometry:
+    real = torch.ones(len(LENGTHS), COLUMNS, dtype=torch.bool)
+    for row, length in enumerate(LENGTHS):
+        real[row, : 5 - length] = False
+    return BatchGeometry.from_columns(real, start, torch.tensor(LENGTHS), torch.tensor([0, 1, 1]))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_mask_is_the_same_whole_as_step_by_step_and_never_touches_padding(scope: str) -> None:
+    parsed = Scope.parse(scope)
+    expected = [
+        [c >= 5 - n and SCOPES[scope](c - (5 - n), n, int(row > 0)) for c in range(COLUMNS)]
+        for row, n in enumerate(LENGTHS)
+    ]
+
+    whole = left_padded(0).mask(parsed)
+    stepwise = torch.cat([left_padded(start).mask(parsed)[:, :1] for start in range(COLUMNS)], dim=1)
+
+    assert whole.tolist() == expected
+    assert torch.equal(stepwise, whole)
+    assert whole.any() and not whole.all()
+
+
+def test_last_is_an_alias_of_generated() -> None:
+    assert str(Scope.parse("last")) == "generated"
+
+
+@pytest.mark.parametrize("text", ["generated", "0:4", "-3:", ":2", "first,0:1", "prompt, last"])
+def test_a_scope_reads_back_what_it_writes(text: str) -> None:
+    assert Scope.parse(str(Scope.parse(text))) == Scope.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "everything", "1", "0:4:2", "a:b", "generated,", None, 3, ["all"]])
+def test_an_unknown_scope_is_refused_with_the_valid_ones(text: object) -> None:
+    with pytest.raises(ArgumentError, match=r"'generated'.*'last_prompt'.*'0:4'"):
+        Scope.parse(text)
+
+
+def test_first_needs_token_ids() -> None:
+    geometry = BatchGeometry(torch.arange(3)[None], torch.tensor([3]))
+
+    with pytest.raises(ArgumentError, match="0:1"):
+        geometry.mask(Scope.parse("first"))
+    assert geometry.mask(Scope.parse("0:1")).tolist() == [[True, False, False]]
