@@ -1,6 +1,6 @@
 """Real input: a 3 M-parameter Llama that others trained on children's stories; happy against sad.
 
-Test data only, found beside the checkout; the tests say so and skip where it is not.
+Test data only, found beside the checkout.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ SAD_WORDS = (
     "frowned pain"
 )
 
-pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason=f"the test model is not at {STORIES}")
+pytestmark = pytest.mark.shared
 
 
 @pytest.fixture
