@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         sweep_steering,
         update_steering_vector,
     )
-    from steer_tools.weights import undo_edited_model
+    from steer_tools.weights.checkpoints import undo_edited_model
 
 __version__ = "0.1.0"
 
