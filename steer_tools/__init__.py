@@ -77,7 +77,7 @@ _ROOMS = {
     "steering_experiment": "tools",
     "steering_status": "tools",
     "sweep_steering": "tools",
-    "undo_edited_model": "weights",
+    "undo_edited_model": "weights.checkpoints",
     "update_steering_vector": "tools",
 }
 
