@@ -80,8 +80,8 @@ def heat_map(shown: HeatMap, *, title: str) -> bytes:
 
 def draw_cells(axes: "Axes", shown: HeatMap) -> None:
     """Draw the cells with their numbers and marks."""
-    from matplotlib.colors import LinearSegmentedColormap, Normalize  # noqa: PLC0415
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.patches import Rectangle
 
     columns, rows, limit = shown.strengths, shown.layers, shown.limit
     colours, scale = LinearSegmentedColormap.from_list("", [AGAINST, "#ffffff", STEERED]), Normalize(-limit, limit)
@@ -112,7 +112,7 @@ def draw_cells(axes: "Axes", shown: HeatMap) -> None:
 
 def explain_marks(figure: "Figure", shown: HeatMap) -> None:
     """Say below everything what the marks mean that are there."""
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    from matplotlib.patches import Patch
 
     handles = [
         patch
