@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer_tools.figures.drawing import AGAINST, INK, STEERED, new_figure, plain, png, style
+from steer_tools.figures.canvas import AGAINST, INK, STEERED, new_figure, plain, png, style
 
 _CELL, _ROW, _MARGIN = 0.62, 0.3, 1.9
 # Of more columns the numbers would overlap: then colours alone are left.
