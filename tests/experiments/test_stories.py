@@ -139,6 +139,7 @@ def test_a_real_model_is_steered_exactly_and_given_back(empty_session: Session, 
     assert not empty_session.engine.ambient()
 
 
+@pytest.mark.slow
 def test_happy_and_sad_are_found_by_themselves_from_two_lists_of_sentences(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
     behavior = load_behavior("sentiment")
