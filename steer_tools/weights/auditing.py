@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Component
-from steer_tools.engines.huggingface.config_sizes import Sizes
+from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.progress import report
 from steer_tools.weights.changes import Change, Removal, common_direction, measure, removal, rounding
 from steer_tools.weights.configs import differing_keys, multiplier_of
