@@ -117,7 +117,7 @@ def refuse_placements(architecture: Architecture, taps: Taps, placements: Iterab
     conditions = [placement.condition for placement in placements if placement.condition is not None]
     read = {reading.site for condition in conditions for reading in condition.readings}
     refuse_sites(architecture, taps, {*(placement.site for placement in placements), *read})
-    for placement in {(id(p.intervention), p.strength): p for p in placements}.values():
+    for placement in {(p.intervention, p.strength): p for p in placements}.values():
         _refuse_overflow(placement, architecture.dtype, taps.at(placement.site).width)
 
 
