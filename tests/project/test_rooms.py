@@ -67,9 +67,10 @@ LATE = {
     ("steer_tools/cli/commands.py", "mcp_server.__main__"): "the only command that knows the server",
     ("steer_tools/cli/commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
     ("steer_tools/cli/converting.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
-    ("steer_tools/cli/experimenting.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP, which only a judge needs",
+    ("steer_tools/cli/experimenting.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP",
     ("steer_tools/cli/experimenting.py", "steer_tools.prompts"): "stands beside the measures, which are heavy",
     ("steer_tools/cli/inputs.py", "steer_tools.bundled_model.language"): "builds its grammar when it is imported",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP",
     ("steer_tools/cli/rendering.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
     ("steer_tools/cli/work.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
 }
