@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Two workers on two cores; each keeps torch to one thread (tests/conftest.py).
 WORKERS ?= 2
 
-.PHONY: demo test install lint clean
+.PHONY: demo test docs generate install lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
@@ -25,6 +25,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-for-tests: $(VENV)/.installed
 	$(PIP) --editable ".[test]"
+	touch $@
+
+# What the manual tells of the code is compared with the code, the notebooks run, and no link leads nowhere.
+docs: $(VENV)/.installed-for-docs
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/run_notebooks.py --check
+	$(BIN)/zensical build --clean --strict
+
+generate: $(VENV)/.installed-for-docs
+	$(BIN)/python docs/run_notebooks.py
+	$(BIN)/python docs/generate.py
+
+$(VENV)/.installed-for-docs: $(VENV)/.installed-for-tests
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 lint: install
