@@ -35,10 +35,17 @@ def run(path: Path) -> dict[str, Any]:
         client.execute()
     for cell in notebook["cells"]:
         cell["metadata"] = {}
-        for output in cell.get("outputs", ()):
-            output.get("metadata", {}).clear()
+        if cell["cell_type"] == "code":
+            cell["outputs"] = _joined(cell["outputs"])
     notebook["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return notebook
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the outputs of a cell with what it wrote to stdout in one piece; bars and logs on stderr are left out."""
+    told = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+    others = [output | {"metadata": {}} for output in outputs if output["output_type"] != "stream"]
+    return [*([{"output_type": "stream", "name": "stdout", "text": told}] if told else []), *others]
 
 
 def printed(notebook: dict[str, Any]) -> str:

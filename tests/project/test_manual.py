@@ -141,7 +141,7 @@ def test_the_readmes_code_runs_and_steers_both_ways(run_block: Callable[[Block, 
     printed = {block.language: run_block(block, kernel) for block in blocks(README) if block.why_not_run is None}
 
     assert printed["python"] == "True\n"
-    assert "passed" in printed["bash"]
+    assert "All 8 laws hold." in printed["bash"]
     against, towards = (
         [score(prompt, text)["sycophancy"] for prompt, text in zip(kernel["prompts"], variant["texts"], strict=True)]
         for variant in kernel["compared"]["variants"]
