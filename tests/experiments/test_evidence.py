@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from steer_tools import load_model
 from steer_tools.directions.methods import method_named
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.evaluation_set import Material, material_of
-from steer_tools.evaluation.measuring import Budget, propensities, write
+from steer_tools.evaluation.damage import Budget, write
+from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_of
+from steer_tools.evaluation.questions import propensities
 from steer_tools.experiments.experiment import Experiment, run_experiment
 from steer_tools.experiments.sweeps import SweepOptions
 from steer_tools.session.placement import PlacementOptions, place
@@ -27,8 +28,8 @@ def bundled(empty_session: Session) -> Session:
     return empty_session
 
 
-def material_for(session: Session, trait: str, seed: int, items: int = 40) -> Material:
-    return replace(material_of(session.engine, trait_behavior(trait, items=items, seed=seed), seed), others={})
+def material_for(session: Session, trait: str, seed: int, items: int = 40) -> EvaluationSet:
+    return replace(evaluation_set_of(session.engine, trait_behavior(trait, items=items, seed=seed), seed), others={})
 
 
 def experiment(session: Session, trait: str, method: str, seed: int) -> Experiment:
@@ -43,7 +44,14 @@ def experiment(session: Session, trait: str, method: str, seed: int) -> Experime
     )
 
 
-@pytest.mark.parametrize(("trait", "seed"), [("sentiment", 0), ("verbosity", 1), ("formality", 2)])
+@pytest.mark.parametrize(
+    ("trait", "seed"),
+    [
+        ("sentiment", 0),
+        pytest.param("verbosity", 1, marks=pytest.mark.slow),
+        pytest.param("formality", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_trait_is_found_and_its_choice_steers_what_is_written(bundled: Session, trait: str, seed: int) -> None:
     found = experiment(bundled, trait, "paired_mean_difference", seed)
 
@@ -54,6 +62,7 @@ def test_a_trait_is_found_and_its_choice_steers_what_is_written(bundled: Session
     assert steered is not None and steered >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "balanced_shuffle"])
 def test_a_control_is_not_judged_to_work(bundled: Session, method: str) -> None:
     found = experiment(bundled, "sentiment", method, seed=3)
@@ -61,6 +70,7 @@ def test_a_control_is_not_judged_to_work(bundled: Session, method: str) -> None:
     assert found.ruling.verdict != "works"
 
 
+@pytest.mark.slow
 def test_log_odds_rank_cells_as_exact_scores_do(bundled: Session) -> None:
     found = experiment(bundled, "formality", "paired_mean_difference", seed=4)
     engine, judgement = bundled.engine, found.swept.judgement
@@ -72,10 +82,10 @@ def test_log_odds_rank_cells_as_exact_scores_do(bundled: Session) -> None:
     ]
 
     unsteered, *steered = propensities(engine, asked, [(), *plans])
-    score = found.material.scorers["exact"]
+    score = found.evaluation_set.scorers["exact"]
     exact = [
         fmean(score(q.prompt, text.text) or 0.0 for q, text in zip(asked, texts.generations, strict=True))
-        for texts in write(engine, [question.prompt for question in asked], plans, found.material.text_tokens)
+        for texts in write(engine, [question.prompt for question in asked], plans, found.evaluation_set.text_tokens)
     ]
 
     assert len(cells) >= 12

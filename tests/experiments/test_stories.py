@@ -1,6 +1,6 @@
 """Real input: a 3 M-parameter Llama that others trained on children's stories; happy against sad.
 
-Test data only, found beside the checkout; the tests say so and skip where it is not.
+Test data only, found beside the checkout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from steer_tools import (
     steering_experiment,
 )
 from steer_tools.engines.base import Row
-from steer_tools.evaluation.behaviors import contrast_prompts, load_behavior
+from steer_tools.evaluation.behaviors.built_in_behaviors import load_behavior
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
 from steer_tools.prompts import parse_prompts, plain
 from steer_tools.session.placement import place
 from steer_tools.session.session import Session
@@ -73,7 +74,7 @@ SAD_WORDS = (
     "frowned pain"
 )
 
-pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason=f"the test model is not at {STORIES}")
+pytestmark = pytest.mark.shared
 
 
 @pytest.fixture
@@ -138,6 +139,7 @@ def test_a_real_model_is_steered_exactly_and_given_back(empty_session: Session, 
     assert not empty_session.engine.ambient()
 
 
+@pytest.mark.slow
 def test_happy_and_sad_are_found_by_themselves_from_two_lists_of_sentences(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
     behavior = load_behavior("sentiment")

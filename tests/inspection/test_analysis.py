@@ -20,11 +20,12 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Row, Unembedding
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.behaviors import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.figures import Scale, Strip, strip_page, strip_picture
-from steer_tools.inspection import behavior_cosines, effect_ranking, lens_ranking, nearest, project
-from steer_tools.inspection.lens import token_cosines
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.figures.strips import Scale, Strip, strip_page, strip_picture
+from steer_tools.inspection.lens import effect_ranking, lens_ranking, token_cosines
+from steer_tools.inspection.projections import project
+from steer_tools.inspection.relations import behavior_cosines, nearest
 from steer_tools.prompts import TokenPrompt, parse_prompt
 from steer_tools.session.session import Session
 
@@ -42,7 +43,7 @@ def piece(engine: HuggingFaceEngine, token: int) -> str:
 # The lens
 
 
-@pytest.mark.parametrize("name", ["bundled", str(STORIES)])
+@pytest.mark.parametrize("name", ["bundled", pytest.param(str(STORIES), marks=pytest.mark.shared)])
 def test_the_unembedding_row_of_a_token_is_that_tokens_direction(empty_session: Session, name: str) -> None:
     load_model(name)
     unembedding = empty_session.engine.unembedding()

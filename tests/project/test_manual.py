@@ -27,6 +27,8 @@ RUN = ("python", "bash", "console")
 WITH_CODE = [page for page in PAGES if any(block.language in RUN for block in blocks(page))]
 # The README has a test of its own. Notebooks are run by `make docs`, in a kernel; their pages show what they printed.
 RUN_HERE = [page for page in WITH_CODE if page != README and page.parent.name != "notebooks"]
+# Pages whose code takes more than a few seconds.
+SLOW = {"quickstart", "experiments", "inspection", "vectors", "weights"}
 # Above this many the manual would tell more than it shows.
 MOST_NOT_RUN = 6
 
@@ -73,7 +75,9 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=name_of(page)) for page in RUN_HERE]
+)
 def test_each_block_of_code_runs(page: Path, run_block: Callable[[Block, dict[str, Any]], str]) -> None:
     namespace: dict[str, Any] = {}
     for block in blocks(page):

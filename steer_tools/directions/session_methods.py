@@ -1,0 +1,118 @@
+"""Ways to a direction that need more than activations: an autoencoder's file, or the model's gradients.
+
+A session, prompts and sites come in, ready directions leave, which are then measured like those of all methods. A new
+way is one frozen class with `name` and `find`, added to SESSION_METHODS, and its name to the parameter `Method`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, cast
+
+from torch import Tensor
+
+from steer_tools.core.site import Site
+from steer_tools.directions.autoencoders import feature_direction, feature_site
+from steer_tools.directions.methods import METHODS, GivenDirection, Method, TrainedDirection, method_named
+from steer_tools.directions.training import TrainingOptions, completion_pairs, train_direction
+from steer_tools.errors import ArgumentError
+from steer_tools.prompts import ContrastPrompts
+from steer_tools.session.session import Session
+
+
+@dataclass(frozen=True)
+class ReadyMethod:
+    """A ready direction, as a method that gives nothing else, and what its maker should know."""
+
+    method: Method
+    warnings: tuple[str, ...] = ()
+
+
+class SessionMethod(Protocol):
+    """One such way, with its options."""
+
+    name: ClassVar[str]
+
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
+        """Return a direction at each site, where the mean activations of the prompts differ by `contrasts` (width,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SaeFeature:
+    """A feature of a sparse autoencoder: its decoder row (Bricken et al. 2023).
+
+    Attributes:
+        sae: The path of a safetensors file, or of a folder as SAELens saves it.
+        feature: Which row.
+    """
+
+    name: ClassVar[str] = "sae_feature"
+    sae: str = ""
+    feature: int = -1
+
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
+        """Read the row, which is the same at each site."""
+        if type(self.sae) is not str or not self.sae:
+            raise ArgumentError(
+                f"sae is {self.sae!r}",
+                valid="options={'sae': path of a safetensors file or SAELens folder, 'feature': 0}",
+            )
+        direction = feature_direction(session.workspace, self.sae, self.feature)
+        trained_at = feature_site(session.workspace, self.sae)
+        found: dict[Site, ReadyMethod] = {}
+        for site, difference in contrasts.items():
+            warnings: list[str] = []
+            if trained_at not in (None, site):
+                warnings.append(f"The autoencoder says that it reads {trained_at}, and the vector is for {site}.")
+            if len(direction) == len(difference) and float(direction @ difference) < 0:
+                warnings.append(
+                    f"Feature {self.feature} points to the negative prompts, so the vector is its opposite: swap the "
+                    "sides to add the feature."
+                )
+            found[site] = ReadyMethod(GivenDirection(direction), tuple(warnings))
+        return found
+
+
+@dataclass(frozen=True)
+class Trained(TrainingOptions):
+    """A direction trained on what makes the positive completions likelier (as in Cao et al. 2024, arXiv 2406.00045)."""
+
+    name: ClassVar[str] = "trained"
+
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
+        """Train one at each site by itself."""
+        engine = session.engine
+        pairs = completion_pairs(engine, contrast)
+        return {
+            site: ReadyMethod(TrainedDirection(train_direction(engine, pairs, site, float(difference.norm()), self)))
+            for site, difference in contrasts.items()
+        }
+
+
+SESSION_METHODS: dict[str, type[SaeFeature] | type[Trained]] = {kind.name: kind for kind in (SaeFeature, Trained)}
+
+
+def way_named(name: object, options: Mapping[str, object] | None) -> Method | SessionMethod:
+    """Return the method or source called `name` with `options` in place of its defaults.
+
+    Raises:
+        ArgumentError: There is none, or it has no such option, or an option's value is out of range.
+    """
+    if not isinstance(name, str) or name not in (*METHODS, *SESSION_METHODS):
+        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, (*METHODS, *SESSION_METHODS))))
+    if name in METHODS:
+        return method_named(name, options)
+    kind, given = SESSION_METHODS[name], dict(options or {})
+    known = {field.name: field.default for field in fields(kind)}
+    if strangers := given.keys() - known.keys():
+        raise ArgumentError(
+            f"The method {name!r} has no option {', '.join(sorted(map(repr, strangers)))}",
+            valid=", ".join(f"{option} (default {default!r})" for option, default in known.items()),
+        )
+    return kind(**cast(Any, given))

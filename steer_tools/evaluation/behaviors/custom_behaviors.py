@@ -1,0 +1,128 @@
+"""What users bring, a file of items or two lists of prompts → a behaviour with a held-out part. It must not know paths.
+
+Everything that is drawn is drawn with a seed, so that one input always gives the same behaviour.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from random import Random
+from typing import BinaryIO, TypeVar
+
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.item_files import read_any
+from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
+from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
+
+MOST_ITEMS = 2_000
+FEWEST_GROUPS = 8
+_Value = TypeVar("_Value")
+
+
+def read_behavior(file: BinaryIO, name: str, seed: int = 0) -> Behavior:
+    """Return the behaviour in a file, or what a file of items says of one.
+
+    Half of the groups of such items are for vectors and the other half is held out, chosen with `seed`. Of more than
+    MOST_ITEMS items so many are drawn with `seed`, each as likely as any, while the file is read.
+
+    Raises:
+        PromptError: The file is malformed, its name says no form, or it has fewer than FEWEST_GROUPS groups.
+    """
+    found = read_any(file, name)
+    if isinstance(found, Behavior):
+        return found
+    return _divided(PurePath(name).stem, _drawn(found, seed), name, seed)
+
+
+def behavior_of_lists(
+    name: str, positive: Sequence[PromptLike], negative: Sequence[PromptLike], seed: int = 0
+) -> Behavior:
+    """Return a behaviour of two lists of prompts: texts, or chats whose last messages are the completions.
+
+    Lists of one length are pairs, entry by entry: what two texts begin with alike becomes their prompt, and two chats
+    have the positive one's. Lists of two lengths are samples of two populations, and no text belongs to one of the
+    other list. They are shuffled with `seed` and matched until the shorter one ends, repeated prompts once, and each
+    text stays whole. The mean difference over such pairs estimates that of the populations, whichever texts were
+    matched; a single pair's says nothing, and a chat's negative answer stands after a question that it does not answer.
+
+    Raises:
+        PromptError: A list is empty, a prompt is of another kind, both lists hold the same prompt, or there are fewer
+            than FEWEST_GROUPS groups.
+    """
+    shown, opposite = parse_prompts(positive, "positive"), parse_prompts(negative, "negative")
+    random = Random(seed)
+    are_strangers = len(shown) != len(opposite)
+    how = f"matched at random with seed {seed}" if are_strangers else "paired in their order"
+    if are_strangers:
+        shown, opposite = (_shuffled(side, random) for side in (shown, opposite))
+        _refuse_shared(shown, opposite)
+    items: list[Item] = []
+    for index, sides in enumerate(zip(shown, opposite, strict=not are_strangers)):
+        with located(f"{name}, pair {index}"):
+            items.append(_stranger_item(*sides) if are_strangers else item_of_prompts(*sides))
+    source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
+    return _divided(name, _drawn(items, seed), source, seed)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """At most MOST_ITEMS items in their order, and out of how many."""
+
+    items: list[Item]
+    total: int
+
+
+def _drawn(items: Iterable[Item], seed: int) -> _Draw:
+    """Draw items in one pass, each as likely as any (algorithm R, Vitter 1985)."""
+    random, kept, total = Random(seed), list[tuple[int, Item]](), 0
+    for index, item in enumerate(items):
+        total += 1
+        if index < MOST_ITEMS:
+            kept.append((index, item))
+        elif (place := random.randrange(total)) < MOST_ITEMS:
+            kept[place] = index, item
+    return _Draw([item for _, item in sorted(kept, key=lambda numbered: numbered[0])], total)
+
+
+def _divided(name: str, draw: _Draw, source: str, seed: int) -> Behavior:
+    """Return a behaviour that has half of the groups, rounded down, for its pairs and the others held out."""
+    groups = list(dict.fromkeys(item.group for item in draw.items))
+    if len(groups) < FEWEST_GROUPS:
+        raise PromptError(
+            f"{name} has {len(draw.items)} items in {len(groups)} groups; equal prompts are one",
+            valid=f"at least {FEWEST_GROUPS} groups, half of them to make a vector and half to judge it",
+            fix="Add items with other prompts.",
+        )
+    for_pairs = set(_shuffled(groups, Random(seed))[: len(groups) // 2])
+    drawn = f"; {len(draw.items):,} of {draw.total:,} items drawn" if len(draw.items) < draw.total else ""
+    return Behavior(
+        name=name,
+        description=f"The positive completions of {name} rather than the negative ones.",
+        poles=("positive", "negative"),
+        instruction=None,
+        source=f"{source}{drawn}; halved by group with seed {seed}",
+        pairs=tuple(item for item in draw.items if item.group in for_pairs),
+        items=tuple(item for item in draw.items if item.group not in for_pairs),
+    )
+
+
+def _shuffled(values: Iterable[_Value], random: Random) -> list[_Value]:
+    """Return the different ones of `values` in a random order."""
+    order = list(dict.fromkeys(values))
+    random.shuffle(order)
+    return order
+
+
+def _refuse_shared(positive: Iterable[Prompt], negative: Iterable[Prompt]) -> None:
+    if shared := set(positive) & set(negative):
+        raise PromptError(
+            f"{min(map(str, shared)):.80} is a positive and a negative prompt",
+            valid="prompts that are on one side only",
+        )
+
+
+def _stranger_item(positive: Prompt, negative: Prompt) -> Item:
+    if isinstance(positive, TextPrompt) and isinstance(negative, TextPrompt):
+        return item_of_strangers(positive, negative)
+    return item_of_prompts(positive, negative)

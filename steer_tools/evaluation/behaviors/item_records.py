@@ -1,0 +1,210 @@
+"""Plain values → items: records of several forms, or two prompts that make a pair. It must not know files."""
+
+import re
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Item
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
+
+_SHORTEST_BEGINNING = 2
+_WORD = re.compile(r"\S+")
+_TURN = re.compile(r"(?:\A|\n\n)[ \t]*(Human|Assistant):")
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The keys of a record; `is_open` where others wrote it: then it has a prompt, and further keys say nothing here.
+
+    Attributes:
+        prompts: Where the prompt may stand.
+    """
+
+    positive: str
+    negative: str
+    prompts: tuple[str, ...]
+    is_open: bool
+
+
+_FORMS = (
+    _Form("positive", "negative", ("prompt",), is_open=False),
+    # Anthropic's model-written evaluations (Perez et al. 2022, arXiv 2212.09251) and CAA's files for vectors.
+    _Form("answer_matching_behavior", "answer_not_matching_behavior", ("question",), is_open=True),
+    # CAA's files of MMLU and TruthfulQA (Rimsky et al. 2023, arXiv 2312.06681).
+    _Form("correct", "incorrect", ("prompt", "question"), is_open=True),
+)
+VALID_RECORD = (
+    "'positive' and 'negative', with 'prompt' and 'group' if there are any; 'question', 'answer_matching_behavior' "
+    "and 'answer_not_matching_behavior'; or 'prompt', 'correct' and 'incorrect'"
+)
+
+
+@contextmanager
+def located(where: str) -> Generator[None]:
+    """Put `where` in front of what a PromptError says inside a `with` block."""
+    try:
+        yield
+    except PromptError as error:
+        raise PromptError(f"{where}: {error}") from error
+
+
+def item_of_record(record: object) -> Item:
+    """Return the item that a record of one of the forms holds.
+
+    Without a prompt what both completions begin with becomes it; where it is null, they are whole texts.
+    A question of the form "Human: ... Assistant:", with blank lines between its turns, becomes a chat.
+
+    Raises:
+        PromptError: A key is missing or unknown, or a value is blank or of a wrong type.
+    """
+    if not isinstance(record, Mapping):
+        raise PromptError(f"{record!r:.80} stands where a record should", valid=f"an object with {VALID_RECORD}")
+    values = cast(Mapping[str, object], record)
+    form, prompt_key = form_of(values.keys())
+    positive, negative = (require_text(values[key], key).strip() for key in (form.positive, form.negative))
+    group = require_text(values["group"], "group") if "group" in values else None
+    if prompt_key is None:
+        return item_of_texts(positive, negative, group)
+    value = values[prompt_key]
+    prompt = None if value is None and not form.is_open else _prompt_of(value, prompt_key)
+    return _item(prompt, positive, negative, group)
+
+
+def form_of(keys: Collection[str]) -> tuple[_Form, str | None]:
+    """Return the form of a record with these keys, and the key of its prompt, if it has one.
+
+    Raises:
+        PromptError: They are those of no form, or of two.
+    """
+    forms = [form for form in _FORMS if form.positive in keys or form.negative in keys]
+    if len(forms) != 1:
+        given = ", ".join(map(repr, keys)) or "none"
+        raise PromptError(f"the keys are {given:.200}", valid=VALID_RECORD)
+    (form,) = forms
+    known = {form.positive, form.negative, *form.prompts, "group"}
+    unknown = [] if form.is_open else [key for key in keys if key not in known]
+    if unknown:
+        raise PromptError(f"the key {unknown[0]!r:.80} is unknown", valid=VALID_RECORD, fix="Correct or remove it.")
+    missing = [key for key in (form.positive, form.negative) if key not in keys]
+    prompts = [key for key in form.prompts if key in keys]
+    if missing or len(prompts) > 1 or (form.is_open and not prompts):
+        either = " or ".join(map(repr, form.prompts))
+        problem = f"{missing[0]!r} is missing" if missing else f"not exactly one of {either} is there"
+        raise PromptError(problem, valid=VALID_RECORD)
+    return form, prompts[0] if prompts else None
+
+
+def item_of_texts(positive: str, negative: str, group: str | None = None) -> Item:
+    """Return two whole texts as an item.
+
+    What both begin with becomes the prompt, in whole words and if these are at least two; otherwise there is none.
+    Without `group` it is the prompt, so that items of one beginning fall into one group, or both texts.
+
+    Raises:
+        PromptError: A text is blank, or both are the same.
+    """
+    positive, negative = (require_text(t, k).strip() for t, k in ((positive, "positive"), (negative, "negative")))
+    end = _common_end(positive, negative)
+    prompt = TextPrompt(positive[:end]) if end else None
+    return _item(prompt, positive[end:].lstrip(), negative[end:].lstrip(), group)
+
+
+def item_of_prompts(positive: Prompt, negative: Prompt) -> Item:
+    """Return two texts, or two chats that end with an assistant's message, as an item.
+
+    Of chats the last messages are the completions, and what comes before them in the positive one is the prompt.
+
+    Raises:
+        PromptError: They are of two kinds, token ids, chats without an answer, or the same.
+    """
+    match positive, negative:
+        case TextPrompt(), TextPrompt():
+            return item_of_texts(positive.text, negative.text)
+        case ChatPrompt(), ChatPrompt() if _is_answered(positive) and _is_answered(negative):
+            completions = (require_text(chat.messages[-1][1], "the answer").strip() for chat in (positive, negative))
+            return _item(ChatPrompt(positive.messages[:-1]), *completions)
+        case _:
+            raise PromptError(
+                f"{positive!s:.80} and {negative!s:.80} make no pair",
+                valid="two texts, or two chats that each end with an assistant's message after another one",
+            )
+
+
+def item_of_strangers(positive: TextPrompt, negative: TextPrompt) -> Item:
+    """Return two texts that have nothing to do with each other as an item without a prompt."""
+    return _item(None, positive.text.strip(), negative.text.strip())
+
+
+def require_text(value: object, name: str) -> str:
+    """Return `value`, which must be a text with something in it.
+
+    Raises:
+        PromptError: It is no text, is blank, or holds a NUL or half a surrogate pair.
+    """
+    if not isinstance(value, str) or not value.strip():
+        problem = f"{name} is blank" if isinstance(value, str) else f"{name} is {value!r:.80}"
+        raise PromptError(problem, valid="a text that is not blank")
+    _refuse_nul(value, name)
+    parse_prompt(value, name)  # Half a surrogate pair.
+    return value
+
+
+def _item(prompt: TextPrompt | ChatPrompt | None, positive: str, negative: str, group: str | None = None) -> Item:
+    if positive == negative:
+        raise PromptError(f"both completions are {positive!r:.80}", valid="two that differ in the behaviour")
+    match prompt:
+        case None:
+            own = f"{positive}\n{negative}"
+        case TextPrompt(text):
+            own = text.strip()
+        case _:
+            own = str(prompt)
+            for _, content in prompt.messages:
+                _refuse_nul(content, "a message")
+    return Item(prompt, positive, negative, own if group is None else group)
+
+
+def _prompt_of(value: object, key: str) -> TextPrompt | ChatPrompt:
+    if isinstance(value, list):
+        prompt = parse_prompt(cast(object, value), key)
+        if isinstance(prompt, ChatPrompt):
+            return prompt
+        raise PromptError(f"{key} is {value!r:.80}", valid="a text or a list of {'role', 'content'} messages")
+    text = require_text(value, key)
+    return (_chat_in(text) if key == "question" else None) or TextPrompt(text)
+
+
+def _chat_in(question: str) -> ChatPrompt | None:
+    """Return the chat that a text of turns is, the assistant's last one begun or not; None of any other text."""
+    before, *turns = _TURN.split(question.strip())
+    speakers, contents = turns[::2], [content.strip() for content in turns[1::2]]
+    alternating = ["Human", "Assistant"] * (len(speakers) // 2)
+    if before or not speakers or speakers != alternating:
+        return None
+    if not contents[-1]:
+        speakers, contents = speakers[:-1], contents[:-1]
+    if not all(contents):
+        return None
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return ChatPrompt(tuple((roles[speaker], content) for speaker, content in zip(speakers, contents, strict=True)))
+
+
+def _common_end(one: str, other: str) -> int:
+    """Return where the words end that both texts begin with; 0 if they are too few, or nothing is left of a text."""
+    differing = (i for i, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    alike = next(differing, min(len(one), len(other)))
+    ends, others = ([word.end() for word in _WORD.finditer(text)][:-1] for text in (one, other))
+    common = sorted(end for end in {*ends} & {*others} if end <= alike)
+    return common[-1] if len(common) >= _SHORTEST_BEGINNING else 0
+
+
+def _is_answered(chat: ChatPrompt) -> bool:
+    return chat.ends_with_assistant and len(chat.messages) > 1
+
+
+def _refuse_nul(text: str, name: str) -> None:
+    if "\0" in text:
+        raise PromptError(f"{name} holds a NUL", valid="text", fix="Remove it.")

@@ -1,0 +1,149 @@
+"""A frozen cell and items that did not choose it → what it does to them, with everything it is compared with.
+
+It must not know how the cell was chosen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from steer_tools.core.plan import Plan
+from steer_tools.engines.base import Engine
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Item
+from steer_tools.evaluation.behaviors.item_prompts import asked
+from steer_tools.evaluation.metrics.effects import anti_steerable_share, slopes
+from steer_tools.evaluation.metrics.intervals import Interval, cluster_interval
+from steer_tools.evaluation.questions import Floats, Question, control_questions, propensities, questions
+from steer_tools.prompts import Prompt
+from steer_tools.session.placement import Placed
+
+# Of fewer groups no interval keeps its promise.
+_FEWEST_GROUPS = 5
+
+
+@dataclass(frozen=True)
+class Dose:
+    """The effect of one strength on the judging items: mean in nats, with its 95 % interval over groups."""
+
+    strength: float
+    effect: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a cell does to items that did not choose it; all effects are changes of log-odds, in nats.
+
+    Attributes:
+        asked: The items as the model was asked them.
+        unsteered: (items,) their log-odds without steering.
+        effects: (items,) change of each.
+        interval: 95 % interval of the mean effect, over groups; None with fewer than five groups.
+        doses: Strengths of both signs at the layer, from the lowest to the highest, 0 among them.
+        slopes: (items,) steerability: change of log-odds for a strength of 1, over the doses up to the cell's strength.
+            Beyond it texts may break, and log-odds go anywhere.
+        prompting: Mean effect of a prompt that simply asks for the behaviour; None where nobody wrote one.
+        unrelated: Mean absolute shift of log-odds between completions that show the behaviour alike.
+        choices: Mean effect on two-choice questions of the behaviour; None without such.
+    """
+
+    asked: tuple[Question, ...]
+    unsteered: Floats
+    effects: Floats
+    interval: Interval | None
+    doses: tuple[Dose, ...]
+    slopes: Floats
+    prompting: float | None
+    unrelated: float
+    choices: float | None
+
+    @property
+    def effect(self) -> float:
+        """The mean effect."""
+        return float(self.effects.mean())
+
+    @property
+    def anti_steerable(self) -> float:
+        """The share of items that move the wrong way as the strength grows."""
+        return anti_steerable_share(self.slopes) or 0.0
+
+
+def judge(
+    engine: Engine,
+    placed: Placed,
+    strength: float,
+    strengths: Sequence[float],
+    items: Sequence[Item],
+    *,
+    per_token: bool = False,
+    instruction: str | None = None,
+    choices: Sequence[Item] = (),
+) -> Judgement:
+    """Measure `strength`, and beside it all `strengths` with both signs, on `items`."""
+    posed = questions(engine, items, per_token=per_token)
+    groups = [question.group for question in posed]
+    tried = sorted({0.0, strength, *strengths, *(-s for s in strengths)})
+    plans: list[Plan] = [placed.plan(s) if s else () for s in tried]
+    measured = propensities(engine, posed, plans)
+    unsteered = measured[tried.index(0.0)]
+    effects = dict(zip(tried, measured - unsteered, strict=True))
+    gentle = [index for index, s in enumerate(tried) if abs(s) <= abs(strength)]
+    pair: list[Plan] = [(), placed.plan(strength)]
+    return Judgement(
+        asked=posed,
+        unsteered=unsteered,
+        effects=effects[strength],
+        interval=_interval(effects[strength], groups),
+        doses=tuple(Dose(s, float(own.mean()), _interval(own, groups)) for s, own in effects.items()),
+        slopes=slopes(measured[gentle], [tried[index] for index in gentle]),
+        prompting=None if instruction is None else _prompting(engine, items, posed, instruction, unsteered),
+        unrelated=float(np.abs(_shift(engine, control_questions(posed), pair)).mean()),
+        choices=float(_shift(engine, questions(engine, choices, per_token=per_token), pair).mean())
+        if choices
+        else None,
+    )
+
+
+def shifts_of_others(
+    engine: Engine, plan: Plan, others: Mapping[str, Sequence[Item]], *, per_token: bool = False
+) -> dict[str, float]:
+    """Return the mean change of the log-odds of other behaviours, in nats."""
+    posed = {name: questions(engine, items, per_token=per_token) for name, items in others.items()}
+    every = [question for own in posed.values() for question in own]
+    if not every:
+        return {}
+    shifts = iter(_shift(engine, every, [(), plan]).tolist())
+    return {name: float(np.mean([next(shifts) for _ in own])) for name, own in posed.items()}
+
+
+def _interval(values: Floats, groups: Sequence[str]) -> Interval | None:
+    return cluster_interval(values, groups) if len(set(groups)) >= _FEWEST_GROUPS else None
+
+
+def _shift(engine: Engine, posed: Sequence[Question], pair: Sequence[Plan]) -> Floats:
+    """Return (questions,) how much the second plan's log-odds are above the first's."""
+    first, second = propensities(engine, posed, pair)
+    return second - first
+
+
+def _prompting(
+    engine: Engine, items: Sequence[Item], posed: Sequence[Question], instruction: str, unsteered: Floats
+) -> float | None:
+    is_chat = engine.info.has_chat_template
+    told = [i for i, item in enumerate(items) if item.prompt is not None]
+    if not told:
+        return None
+
+    def instructed(*, by_system: bool) -> list[Question]:
+        prompts = [asked(cast(Prompt, items[i].prompt), instruction, is_chat, by_system=by_system) for i in told]
+        return [replace(posed[i], prompt=prompt) for i, prompt in zip(told, prompts, strict=True)]
+
+    told_questions = instructed(by_system=True)
+    try:
+        engine.tokenize(told_questions[0].prompt)
+    except PromptError:
+        told_questions = instructed(by_system=False)  # Some templates refuse messages of the system.
+    return float((propensities(engine, told_questions, [()])[0] - unsteered[told]).mean())

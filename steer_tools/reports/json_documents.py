@@ -1,0 +1,186 @@
+"""Sweeps and experiments → values of which JSON can be made, with every number. It must not know Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.evaluation.metrics.effects import empirical_p
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.experiments.experiment import Example, Experiment, SideEffects
+from steer_tools.experiments.grids import Cell, Grid
+from steer_tools.experiments.judgement import Judgement
+from steer_tools.experiments.sweeps import Sweep
+from steer_tools.reports.facts import Facts
+from steer_tools.reports.markdown import prompt_text
+
+Json: TypeAlias = dict[str, object]
+
+
+def experiment_document(experiment: Experiment, facts: Facts) -> Json:
+    """Return everything that an experiment found; a number that is not finite is null."""
+    null, judgement = experiment.null, experiment.swept.judgement
+    document = {
+        "verdict": experiment.ruling.verdict,
+        "reasons": list(experiment.ruling.reasons),
+        **_sweep(experiment.swept, experiment.evaluation_set, facts),
+        "extraction": {
+            "method": experiment.extraction.vector.info.method,
+            "pooling": experiment.extraction.vector.info.pooling,
+            "magnitudes": {layer: own.contrast_norm for layer, own in experiment.extraction.fits.items()},
+            "separations": {layer: own.separation for layer, own in experiment.extraction.fits.items()},
+            "warnings": list(experiment.extraction.warnings),
+        },
+        "controls": {
+            "count": len(null.kinds),
+            "largest": float(null.means.max()),
+            "reached": int((null.means >= judgement.effect).sum()),
+            "p": empirical_p(judgement.effect, null.means),
+            "moved_wrong_way": wrong_way(null.effects),
+            "means": {kind: values.tolist() for kind, values in means_by_kind(null).items()},
+        },
+        "side_effects": _side_effects(experiment.side_effects),
+        "best": [_example(example) for example in experiment.best],
+        "worst": [_example(example) for example in experiment.worst],
+    }
+    return cast(Json, _finite(document))
+
+
+def sweep_document(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
+    """Return everything that a sweep found; a number that is not finite is null."""
+    return cast(Json, _finite(_sweep(swept, evaluation_set, facts)))
+
+
+def means_by_kind(null: NullDistribution) -> dict[str, NDArray[np.float64]]:
+    """Return the mean effects of the controls of each kind."""
+    kinds = np.array(null.kinds)
+    return {kind: null.means[kinds == kind] for kind in dict.fromkeys(null.kinds)}
+
+
+def wrong_way(effects: NDArray[np.float64]) -> float:
+    """Return the share of effects, of any shape, that are below 0."""
+    return float((effects < 0).mean())
+
+
+def _sweep(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
+    behavior, splits, cell = evaluation_set.behavior, evaluation_set.splits, swept.cell
+    return {
+        "facts": asdict(facts),
+        "behavior": {
+            "name": behavior.name,
+            "description": behavior.description,
+            "poles": list(behavior.poles),
+            "instruction": behavior.instruction,
+            "source": behavior.source,
+            "pairs": len(behavior.pairs),
+            "choosing_items": len(splits.choosing),
+            "choosing_groups": len({item.group for item in splits.choosing}),
+            "judging_items": len(splits.judging),
+            "judging_groups": len({item.group for item in splits.judging}),
+            "choices": len(behavior.choices),
+            "neutral_prompts": len(evaluation_set.neutral),
+        },
+        "unit": swept.placed.unit,
+        "warnings": list(swept.placed.warnings),
+        "chosen": {"layer": cell.layer, "strength": cell.strength, "choosing_effect": cell.effect},
+        "grid": _grid(swept.grid),
+        "judgement": _judgement(swept.judgement),
+    }
+
+
+def _grid(grid: Grid) -> Json:
+    return {
+        "budget": asdict(grid.budget),
+        "window": [asdict(window) for window in grid.window],
+        "cells": [_cell(cell, grid) for cell in grid.cells],
+    }
+
+
+def _cell(cell: Cell, grid: Grid) -> Json:
+    return {
+        "layer": cell.layer,
+        "strength": cell.strength,
+        "effect": cell.effect,
+        "opposite_effect": cell.opposite_effect,
+        "damage": asdict(cell.damage),
+        "is_within_budget": cell.damage.is_within(grid.budget),
+        "is_in_window": cell in grid.enough,
+        "effects": cell.effects.tolist(),
+        "opposite_effects": cell.opposite_effects.tolist(),
+    }
+
+
+def _judgement(judgement: Judgement) -> Json:
+    return {
+        "effect": judgement.effect,
+        "interval": _interval(judgement.interval),
+        "anti_steerable": judgement.anti_steerable,
+        "moved_wrong_way": wrong_way(judgement.effects),
+        "prompting": judgement.prompting,
+        "unrelated": judgement.unrelated,
+        "absolute_effect": float(np.abs(judgement.effects).mean()),
+        "choices": judgement.choices,
+        "doses": [
+            {"strength": dose.strength, "effect": dose.effect, "interval": _interval(dose.interval)}
+            for dose in judgement.doses
+        ],
+        "items": [
+            {
+                "prompt": prompt_text(question.prompt),
+                "positive": question.positive,
+                "negative": question.negative,
+                "group": question.group,
+                "unsteered": float(unsteered),
+                "effect": float(effect),
+                "slope": float(slope),
+            }
+            for question, unsteered, effect, slope in zip(
+                judgement.asked, judgement.unsteered, judgement.effects, judgement.slopes, strict=True
+            )
+        ],
+    }
+
+
+def _side_effects(found: SideEffects) -> Json:
+    return {
+        "damage": asdict(found.damage),
+        "other_behaviors": dict(found.others),
+        "text_scores": {
+            name: {"unsteered": unsteered, "steered": steered}
+            for name, (unsteered, steered) in found.text_scores.items()
+        },
+    }
+
+
+def _example(example: Example) -> Json:
+    return {
+        "prompt": prompt_text(example.question.prompt),
+        "positive": example.question.positive,
+        "negative": example.question.negative,
+        "effect": example.effect,
+        "unsteered": example.unsteered,
+        "steered": example.steered,
+    }
+
+
+def _interval(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return value
+        case Mapping():
+            return {str(key): _finite(one) for key, one in cast(Mapping[object, object], value).items()}
+        case Sequence():
+            return [_finite(one) for one in cast(Sequence[object], value)]
+        case _:
+            return value

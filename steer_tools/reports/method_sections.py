@@ -1,0 +1,155 @@
+"""What was steered, how a cell was chosen, what that does not show, how to use it → lines of a report."""
+
+import shlex
+
+from steer_tools.directions.extraction import Extraction
+from steer_tools.evaluation.damage import Budget
+from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.experiments.grids import ENOUGH, Grid
+from steer_tools.experiments.sweeps import Sweep
+from steer_tools.prompts import ChatPrompt, TextPrompt
+from steer_tools.reports.facts import Facts
+from steer_tools.reports.markdown import code, code_block, literal, table
+from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
+
+
+def setting_lines(
+    swept: Sweep, evaluation_set: EvaluationSet, facts: Facts, extraction: Extraction | None = None
+) -> list[str]:
+    """Say what was steered; without `extraction` nothing is known of the vector's making here."""
+    behavior, unit = evaluation_set.behavior, UNITS[swept.placed.unit]
+    cells = swept.grid.cells
+    strengths = listed([f"{strength:g}" for strength in sorted({cell.strength for cell in cells})])
+    layers = listed([str(layer) for layer in sorted({cell.layer for cell in cells})])
+    positive, negative = (literal(pole) for pole in behavior.poles)
+    rows = [
+        ("model", f"{code(facts.model)}, {facts.model_layers} layers, hidden size {facts.hidden_size}"),
+        ("behaviour", f"{literal(behavior.name)}: {literal(behavior.description)}"),
+        ("positive, negative", f"{positive}, {negative}"),
+        ("source", literal(behavior.source)),
+        ("vector", code(facts.vector_path) + (f", method {code(facts.method)}" if facts.method else "")),
+    ]
+    if extraction is not None:
+        pooling = extraction.vector.info.pooling
+        read = "" if pooling is None else f"; of each, {POOLINGS.get(pooling, literal(pooling))} was read"
+        rows.append(("made of", f"{counted(len(behavior.pairs), 'pair')} of texts{read}"))
+    rows += [
+        ("layers tried", f"{layers}, one at a time"),
+        ("strengths tried", f"{strengths}, each with both signs; 1 is {unit.one}"),
+        ("steered tokens", POSITIONS.get(facts.positions, literal(facts.positions))),
+        ("run", f"seed {facts.seed}, {facts.seconds:.0f} s, steer-tools {literal(facts.version)}"),
+    ]
+    warnings = [*(extraction.warnings if extraction else ()), *swept.placed.warnings]
+    return [
+        "",
+        "## What was steered",
+        "",
+        *table(("", ""), rows, numbers_from=2),
+        *([""] if warnings else []),
+        *(f"- **Warning:** {literal(warning, 1000)}" for warning in dict.fromkeys(warnings)),
+    ]
+
+
+def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
+    """Say how layer and strength were chosen."""
+    choosing, judging = evaluation_set.splits.choosing, evaluation_set.splits.judging
+    groups = [len({item.group for item in part}) for part in (choosing, judging)]
+    cell = swept.cell
+    lines = [
+        "",
+        "## How layer and strength were chosen",
+        "",
+        f"{counted(len(choosing), 'item')} in {counted(groups[0], 'group')} chose. "
+        f"{counted(len(judging), 'other item')} in {counted(groups[1], 'group')} judge what was chosen. Items that are "
+        "alike share a group, no group is in both parts, and none of them made the vector.",
+        "",
+        f"Every cell, one layer at one strength, has a damage budget: {_budget(swept.grid.budget)}. "
+        "Damage was measured for the positive strengths.",
+        "",
+    ]
+    if not swept.grid.enough:
+        return [
+            *lines,
+            "No cell moves the choosing items the right way within that budget, so there is no window of strengths "
+            "to work with. The cell of the largest effect was taken all the same, to show what it does: "
+            f"layer {cell.layer} at strength {cell.strength:g}, with {signed(cell.effect)} nats on the items that "
+            "chose.",
+        ]
+    return [
+        *lines,
+        f"Of the cells within it, those with at least {share(ENOUGH)} of the largest effect do enough. The gentlest of "
+        "these was taken, for the largest effect lies next to where texts break: "
+        f"**layer {cell.layer} at strength {cell.strength:g}**, with {signed(cell.effect)} nats on the items that "
+        "chose.",
+        "",
+        "Strengths that do enough within the budget:",
+        "",
+        *_window(swept.grid),
+    ]
+
+
+def limit_lines(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
+    """Say what the numbers do not show."""
+    behavior = evaluation_set.behavior
+    asks_nobody = behavior.instruction is None
+    has_whole_texts = any(item.prompt is None for item in (*behavior.pairs, *behavior.items))
+    lines = [
+        "",
+        "## What this does not show",
+        "",
+        "- Log-odds compare two completions that were given. They do not say what the model would write by itself: "
+        "read its texts.",
+    ]
+    if asks_nobody:
+        lines.append(
+            "- The measure asks whether the model finds the positive texts of this behaviour likelier, not whether it "
+            "does the thing that they were chosen for. Whatever else differs between the two sides counts too."
+        )
+    if has_whole_texts:
+        lines.append("- Some items are two whole texts without a prompt: the model judged the texts, not answers.")
+    if asks_nobody:
+        lines.append(
+            "- No prompt was written that asks for the behaviour, so nothing says whether asking does as well."
+        )
+    return [*lines, f"- One model and one seed ({facts.seed}) were tried."]
+
+
+def usage_lines(swept: Sweep, facts: Facts) -> list[str]:
+    """Say how to steer with the chosen cell."""
+    cell, unit = swept.cell, swept.placed.unit
+    call = (
+        f"apply_steering_vector({facts.vector_path!r}, layer={cell.layer}, strength={cell.strength:g}, unit={unit!r}, "
+        f"positions={facts.positions!r})"
+    )
+    command = (
+        f"steer-tools compare {_example_prompt(swept)} --model {shlex.quote(facts.model)} "
+        f"--vector {shlex.quote(facts.vector_path)} --layer {cell.layer} --strength {cell.strength:g} --unit {unit} "
+        f"--positions {shlex.quote(facts.positions)}"
+    )
+    return ["", "## How to use it", "", *code_block("python", call), "", *code_block("sh", command)]
+
+
+def _example_prompt(swept: Sweep) -> str:
+    """Return the first judging prompt as a shell's arguments; a model of a small language knows few other words."""
+    match swept.judgement.asked[0].prompt:
+        case TextPrompt(text) if text.strip():
+            return shlex.quote(text)
+        case ChatPrompt((("user", content), *_)):
+            return f"{shlex.quote(content)} --chat"
+        case _:
+            return "'Once upon a time'"
+
+
+def _budget(budget: Budget) -> str:
+    return (
+        "the model's next-token predictions on neutral prompts may drift by at most "
+        f"{budget.divergence:g} nats a token (KL divergence), the steered texts may be at most "
+        f"{budget.surprisal:g} times as surprising to the unsteered model as its own (mean −log p of a token), and "
+        f"they must keep {budget.distinct:.0%} of the variety of its word pairs (distinct-2) and {budget.length:.0%} "
+        "of its length"
+    )
+
+
+def _window(grid: Grid) -> list[str]:
+    rows = [(str(window.layer), f"{window.least:g}", f"{window.largest:g}") for window in grid.window]
+    return table(("layer", "from", "to"), rows, numbers_from=0)

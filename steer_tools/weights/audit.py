@@ -1,0 +1,244 @@
+"""Two checkpoints → which tensors differ, and what was baked into one of them: additions, ablations, or neither.
+
+No model is loaded. That a vector was added or a direction projected out is claimed on evidence in the numbers; which
+tensors write to the residual stream, and where they lie, is told by their names. It must not know saved vectors.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steer_tools.core.site import Component
+from steer_tools.engines.huggingface.checkpoint import Sizes
+from steer_tools.progress import report
+from steer_tools.weights.audit_result import Audit, Difference, Finding, Kind
+from steer_tools.weights.configs import differing_keys, multiplier_of
+from steer_tools.weights.matrix_changes import Change, Removal, common_direction, measure, removal, rounding
+from steer_tools.weights.stream_axes import layer_of, stream_axes
+from steer_tools.weights.tensor_pairs import Checkpoint, Pair, pair_up
+
+# What part of a change may be something else, beside twice what rounding may have made, and the most of both.
+_UNEXPLAINED, _MOST_UNEXPLAINED = 0.02, 0.5
+# A change of n rows obeys an ablation's law by chance with a squared cosine of 1/n.
+_FEWEST_ROWS = 16
+_SAME_DIRECTION = 0.9
+# Of what a matrix has in its other directions: scaling the whole of it takes as much of these.
+_MOST_ELSEWHERE = 0.5
+# A direction that is taken out and more is turned round.
+_MOST_PART = 1.1
+# A change of one row, or along one element, is a token, a neuron or a channel that was set to 0.
+_MOST_PEAK = 0.99
+
+
+def audit(checkpoint: Checkpoint, base: Checkpoint) -> Audit:
+    """Compare two checkpoints tensor by tensor, and say what was done to the first.
+
+    Raises:
+        BakingError: They are of different architectures, or a config is odd.
+    """
+    pairing, scale = pair_up(checkpoint, base), multiplier_of(checkpoint.config)
+    multiplier_of(base.config)
+    changed: list[_Changed] = []
+    for done, pair in enumerate(pairing.pairs):
+        report(done, len(pairing.pairs), "comparing tensors")
+        if not pair.is_equal():
+            changed.append(_measured(pair, base.sizes))
+    ablations = _ablations(changed)
+    held = {name for ablation in ablations for name in ablation.tensors}
+    rest = [one for one in changed if one.pair.name not in held]
+    additions = [one for one in rest if _is_written(one, checkpoint, base)]
+    # Biases that differ beside other weights are a part of a training, and no vector.
+    found = _additions(additions, ablations, scale) if len(additions) == len(rest) else []
+    kinds: dict[str, Kind] = dict.fromkeys(held, "ablation")
+    kinds |= {name: "addition" for finding in found for name in finding.tensors}
+    layers = [tuple(sorted({n for name in a.tensors if (n := layer_of(name)) is not None})) for a in ablations]
+    return Audit(
+        equal=len(pairing.pairs) - len(changed),
+        differences=tuple(
+            sorted(
+                (one.described(kinds.get(one.pair.name, "other")) for one in changed),
+                key=lambda difference: -(difference.change or float("inf")),
+            )
+        ),
+        findings=(
+            *found,
+            *(
+                Finding(
+                    kind="ablation",
+                    layers=at or (0,),
+                    component="residual" if at else "embedding",
+                    direction=own.direction,
+                    tensors=own.tensors,
+                    explained=own.total.explained,
+                    left=own.total.left,
+                )
+                for own, at in zip(ablations, layers, strict=True)
+            ),
+        ),
+        only_in_checkpoint=pairing.only_in_checkpoint,
+        only_in_base=pairing.only_in_base,
+        stand_ins=pairing.stand_ins,
+        unclaimed=0 if found else len(additions),
+        ignored=len(pairing.ignored),
+        config_keys=differing_keys(checkpoint.config, base.config),
+        are_rounded=any(len(set(pair.dtypes or ())) > 1 for pair in pairing.pairs),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """A pair that differs, with `axis` along the residual stream, if it writes to it, and its change, if measured."""
+
+    pair: Pair
+    axis: int | None
+    change: Change | None
+
+    @property
+    def allowance(self) -> float:
+        """Which share of the change may be something else than an edit: what rounding makes, and a little."""
+        assert self.change is not None
+        return _UNEXPLAINED + 2 * rounding(self.change, self.pair.coarsest)
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether it obeys an ablation's law by itself."""
+        return (
+            self.axis is not None
+            and self.change is not None
+            and self.change.rows >= _FEWEST_ROWS
+            and 1 - self.change.law <= min(_MOST_UNEXPLAINED, self.allowance)
+            and 1 - self.change.law <= _MOST_ELSEWHERE * (1 - self.change.dominance)
+            and self.change.part <= _MOST_PART
+            and self.change.peak <= _MOST_PEAK
+        )
+
+    def removal(self, along: Tensor) -> Removal:
+        """Measure what it takes away along a direction."""
+        assert self.axis is not None
+        return removal(partial(self.pair.rows, self.axis), along)
+
+    def described(self, kind: Kind) -> Difference:
+        """Return the difference for people."""
+        change = self.change
+        size = (change.squared / change.before) ** 0.5 if change and change.before else None
+        return Difference(self.pair.name, kind, size, change.share if change and len(self.pair.shape) > 1 else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ablation:
+    """A direction, the tensors that it was projected out of, and what all of them lost."""
+
+    direction: Tensor
+    tensors: tuple[str, ...]
+    total: Removal
+
+
+def _measured(pair: Pair, sizes: Sizes) -> _Changed:
+    if pair.dtypes is None:
+        return _Changed(pair, None, None)
+    axes = stream_axes(pair.name, pair.shape, sizes.width, sizes.family)
+    measured = [(axis, measure(partial(pair.rows, axis))) for axis in axes or (len(pair.shape) - 1,)]
+    axis, change = max(measured, key=lambda own: own[1].law if own[1] else 0.0)
+    return _Changed(pair, axis if axes else None, change)
+
+
+def _ablations(changed: Sequence[_Changed]) -> list[_Ablation]:
+    """Return the directions that matrices lost, with the small tensors that lost them, too."""
+    rest = sorted((one for one in changed if one.is_projected), key=_weight, reverse=True)
+    small = [one for one in changed if one.axis is not None and one.change and one.change.rows < _FEWEST_ROWS]
+    found: list[_Ablation] = []
+    while rest:
+        along, losses = _group(rest)
+        rest = [one for one in rest if one.pair.name not in losses]
+        left = _sum(losses.values()).left
+        for one in (one for one in small if not any(one.pair.name in own.tensors for own in found)):
+            lost = one.removal(along)
+            most = one.allowance if _weight_of(one.pair.name) in losses else min(_MOST_UNEXPLAINED, one.allowance)
+            if lost.remainder(1 - left) <= most * lost.squared:
+                losses[one.pair.name] = lost
+        found.append(_Ablation(along, tuple(losses), _sum(losses.values())))
+    return found
+
+
+def _group(rest: Sequence[_Changed]) -> tuple[Tensor, dict[str, Removal]]:
+    """Return the direction of the first one, and what it and all others that lost the same direction lost."""
+    first = _direction(rest[0])
+    alike = [one for one in rest if abs(float(first @ _direction(one))) >= _SAME_DIRECTION]
+    along = _common(alike)
+    losses = _losses(alike, along)
+    if len(losses) < len(alike):
+        # Between two directions that are like each other lies one that none of the tensors lost.
+        alike = [one for one in alike if one is rest[0] or one.pair.name in _losses([one], first)]
+        along = _common(alike)
+        losses = _losses(alike, along)
+    if rest[0].pair.name not in losses:
+        along, losses = first, {rest[0].pair.name: rest[0].removal(first)}
+    return along, losses
+
+
+def _common(alike: Sequence[_Changed]) -> Tensor:
+    return common_direction([_direction(one) for one in alike], [_weight(one) for one in alike])
+
+
+def _losses(alike: Sequence[_Changed], along: Tensor) -> dict[str, Removal]:
+    """Return what the tensors lost along a direction, for those whose change it explains."""
+    losses = ((one, one.removal(along)) for one in alike)
+    return {one.pair.name: loss for one, loss in losses if 1 - loss.explained <= min(_MOST_UNEXPLAINED, one.allowance)}
+
+
+def _additions(biases: Sequence[_Changed], ablations: Sequence[_Ablation], scale: float) -> list[Finding]:
+    """Return what was added at each site, beside what ablations took from the same biases."""
+    found: dict[tuple[int, Component], tuple[Tensor, list[str]]] = {}
+    for one in biases:
+        ((before, after),) = one.pair.rows(0)
+        added = (after - before)[0]
+        for own in ablations:
+            if _weight_of(one.pair.name) in own.tensors:
+                added = added + (1 - own.total.left) * (before[0] @ own.direction) * own.direction
+        site = (layer_of(one.pair.name) or 0, _component_of(one.pair.name))
+        before_it, names = found.get(site, (torch.zeros_like(added), []))
+        found[site] = before_it + scale * added, [*names, one.pair.name]
+    return [
+        Finding("addition", (layer,), component, direction, tuple(names))
+        for (layer, component), (direction, names) in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def _is_written(one: _Changed, checkpoint: Checkpoint, base: Checkpoint) -> bool:
+    """Return whether it is the bias of a linear layer in a block that writes to the residual stream."""
+    beside = checkpoint.tensors.get(_weight_of(one.pair.name)) or base.tensors.get(_weight_of(one.pair.name))
+    return (
+        one.pair.name.endswith(".bias")
+        and one.axis is not None
+        and one.pair.shape == (checkpoint.sizes.width,)
+        and one.change is not None
+        and beside is not None
+        and len(beside.shape) > 1
+        and layer_of(one.pair.name) is not None
+        and "expert" not in one.pair.name
+    )
+
+
+def _component_of(name: str) -> Component:
+    return "attention" if "attn" in name or "attention" in name else "residual"
+
+
+def _weight_of(bias: str) -> str:
+    return f"{bias.removesuffix('bias')}weight"
+
+
+def _direction(one: _Changed) -> Tensor:
+    assert one.change is not None
+    return one.change.direction
+
+
+def _weight(one: _Changed) -> float:
+    assert one.change is not None
+    return one.change.squared * one.change.share
+
+
+def _sum(removals: Iterable[Removal]) -> Removal:
+    return sum(removals, Removal())

@@ -1,0 +1,159 @@
+"""A session's model, a plan and a folder → a checkpoint that does the same without this package, proved."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from steer_tools.core.plan import Plan
+from steer_tools.core.vectors import SteeringVector
+from steer_tools.engines.huggingface.checkpoint import load_pretrained
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.errors import ArgumentError
+from steer_tools.formats import save_vector
+from steer_tools.prompts import Prompt, TextPrompt
+from steer_tools.session.session import Session
+from steer_tools.weights.bakeable_plans import Ablation, Bakeable, read_plan
+from steer_tools.weights.baking_requests import Baking, engine_for_baking, writing_sites
+from steer_tools.weights.card import card_of
+from steer_tools.weights.checkpoint_edits import CheckpointEdits
+from steer_tools.weights.checkpoints import (
+    CARD,
+    CONTROL_VECTOR,
+    UNDO,
+    coarsest_dtype,
+    copy_checkpoint,
+    edit_checkpoint,
+)
+from steer_tools.weights.planned_edits import edits_for
+from steer_tools.weights.proof import Proof, prove
+from steer_tools.weights.shards import INDEX, SINGLE, find_tensors
+from steer_tools.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A baked checkpoint.
+
+    Attributes:
+        folder: Where it is.
+        kind: "addition" or "ablation".
+        changed: How many tensors changed.
+        added: How many are new.
+        proof: How close it is to the steered model.
+        control_vector_layers: Those of the control vector that lies beside it; empty where there is none.
+        warnings: What the one who uses it should know.
+    """
+
+    folder: Path
+    kind: str
+    changed: int
+    added: int
+    proof: Proof
+    control_vector_layers: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def save_edited(
+    session: Session, folder: str | os.PathLike[str], baking: Baking, prompts: Sequence[Prompt] = ()
+) -> SavedModel:
+    """Write the checkpoint, whole and proved on the prompts (or neutral ones), or nothing.
+
+    Raises:
+        BakingError: Weights cannot hold the plan, or the proof failed.
+        ArgumentError: The folder is there already, and save_edited_model did not write it.
+    """
+    engine = engine_for_baking(session)
+    writers = engine.find_writers()
+    kind = read_plan(baking.plan, writing_sites(writers))
+    edits = edits_for(kind, engine.architecture, writers)
+    target = session.workspace.resolve(folder)
+    if target.exists() and not (target / UNDO).is_file():
+        raise ArgumentError(f"{target} is there already", valid="a new folder, or one that save_edited_model wrote")
+    if target == _source_of(engine):
+        raise ArgumentError(f"{target} is the folder that the model was loaded from", valid="another folder")
+    with session.workspace.new_folder(folder) as part:
+        _write_checkpoint(engine, part)
+        edits = _as_named_in(part, edits, cast(Any, engine.architecture.model).base_model_prefix)
+        edit_checkpoint(part, edits)
+        proof, warnings = _proved(engine, baking.plan, part, prompts or engine.neutral_prompts, edits)
+        layers = _write_control_vector(kind, part)
+        (part / CARD).write_text(card_of(engine.info.name, kind, baking.source, proof), encoding="utf-8")
+    return SavedModel(
+        folder=target,
+        kind=type(kind).__name__.lower(),
+        changed=len(edits.changed),
+        added=len(edits.zeros) + len(edits.copies),
+        proof=proof,
+        control_vector_layers=layers,
+        warnings=(*baking.warnings, *warnings),
+    )
+
+
+def model_folder(session: Session) -> Path | None:
+    """Return the folder that the session's model was loaded from, if it was one with a safetensors checkpoint."""
+    return _source_of(engine_for_baking(session))
+
+
+def _write_checkpoint(engine: HuggingFaceEngine, folder: Path) -> None:
+    """Write the unedited checkpoint: copied where the model was loaded from a folder, else saved out of memory."""
+    source = _source_of(engine)
+    if source is None:
+        cast(Any, engine.architecture.model).save_pretrained(folder)
+    else:
+        copy_checkpoint(source, folder)
+    cast(Any, engine.tokenizer).save_pretrained(folder)
+
+
+def _as_named_in(folder: Path, edits: CheckpointEdits, prefix: str) -> CheckpointEdits:
+    """Return the edits with the checkpoint's names: some were saved without the prefix of the model inside."""
+    names = find_tensors(folder)
+    has_prefix = any(name.startswith(f"{prefix}.") for name in names)
+    return edits if has_prefix else edits.renamed(lambda name: name.removeprefix(f"{prefix}."))
+
+
+def _source_of(engine: HuggingFaceEngine) -> Path | None:
+    """Return the folder that the model was loaded from, if it was one with a safetensors checkpoint."""
+    name = str(getattr(cast(Any, engine.architecture.model).config, "_name_or_path", ""))
+    source = Path(name).absolute()
+    return source if name and ((source / SINGLE).is_file() or (source / INDEX).is_file()) else None
+
+
+def _proved(
+    engine: HuggingFaceEngine, plan: Plan, folder: Path, prompts: Sequence[Prompt], edits: CheckpointEdits
+) -> tuple[Proof, list[str]]:
+    """Load the checkpoint as anybody would, and hold it against the steered model; return warnings, too."""
+    device_map = getattr(engine.architecture.model, "hf_device_map", None)
+    reloaded, tokenizer = load_pretrained(str(folder), dtype=engine.info.dtype, device_map=device_map)
+    if device_map is None:
+        reloaded.to(engine.architecture.device)
+    dtypes = (coarsest_dtype(folder, edits), engine.architecture.dtype)
+    # The same tokens for both, so that the weights are what is compared.
+    baked = HuggingFaceEngine(reloaded, engine.tokenizer)
+    try:
+        proof = prove(engine, plan, baked, prompts, max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
+    finally:
+        baked.detach()
+    warnings: list[str] = []
+    if proof.same_tokens < proof.prompts:
+        other = proof.prompts - proof.same_tokens
+        warnings.append(
+            f"{other} of {proof.prompts} greedy continuations differ, where two tokens are about as likely."
+        )
+    texts = [prompt.text for prompt in prompts if isinstance(prompt, TextPrompt)]
+    own = cast(Any, engine.tokenizer)
+    if any(own(text)["input_ids"] != tokenizer(text)["input_ids"] for text in texts):
+        warnings.append("Saved and loaded again, the tokenizer reads texts differently: put your own into the folder.")
+    return proof, warnings
+
+
+def _write_control_vector(kind: Bakeable, folder: Path) -> tuple[int, ...]:
+    """Write what llama.cpp can add to the unedited model, where it can: at the output of layers from 1 on."""
+    if isinstance(kind, Ablation) or any(s.component != "residual" or s.layer == 0 for s in kind.by_site):
+        return ()
+    vector = SteeringVector.from_directions({site.layer: added.float() for site, added in kind.by_site.items()})
+    save_vector(vector, CONTROL_VECTOR, workspace=Workspace(folder))
+    return vector.layers
