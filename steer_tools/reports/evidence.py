@@ -12,7 +12,7 @@ from steer_tools.experiments.judging import Dose, Judgement
 from steer_tools.experiments.nulls import Null
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.documents import means_by_kind, wrong_way
-from steer_tools.reports.markup import code, literal, prompt_text, table
+from steer_tools.reports.markup import code, literal, question_text, table
 from steer_tools.reports.wording import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
 
 _NOTHING = "–"
@@ -156,7 +156,7 @@ def _dose(dose: Dose, swept: Sweep) -> tuple[str, ...]:
 
 def _example(example: Example) -> list[str]:
     question = example.question
-    prompt = prompt_text(question.prompt)
+    prompt = question_text(question.prompt)
     return [
         f"- **{signed(example.effect)} nats** {literal(prompt) if prompt.strip() else '*(no prompt)*'}",
         f"  - measured: {literal(question.positive, 160)} *rather than* {literal(question.negative, 160)}",
@@ -183,4 +183,4 @@ def _bounds(interval: Interval | None) -> str:
 def _span(interval: Interval | None) -> str:
     if interval is None or not all(map(math.isfinite, interval)):
         return _NOTHING
-    return span(interval.low, interval.high)
+    return span(interval)
