@@ -19,7 +19,7 @@ from steer_tools.bundled_model.language import TRAITS, contrast_pairs
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.inspection import Pair, attribute, patch
+from steer_tools.inspection.patching import Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import current_session
 

@@ -21,13 +21,14 @@ from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Where, extract
 from steer_tools.directions.methods import Method, method_named
 from steer_tools.directions.statistics import Examples
-from steer_tools.evaluation.behaviors import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.evaluation_set import Material, Splits, material_of
-from steer_tools.evaluation.measuring import Budget, DamageMeter, propensities, questions, write
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.damage import Budget, DamageMeter, write
+from steer_tools.evaluation.evaluation_set import EvaluationSet, Splits, evaluation_set_of
+from steer_tools.evaluation.questions import propensities, questions
+from steer_tools.experiments.control_directions import CONTROLS, control_directions, control_plans
 from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import STRENGTHS, Grid, measure_layer
-from steer_tools.experiments.nulls import CONTROLS, control_directions, control_plans
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import current_session
@@ -42,34 +43,40 @@ METHODS = ("paired_mean_difference", "random", "balanced_shuffle")
 _AT_ONCE = 11
 
 
-def material_for(trait: str, seed: int) -> Material:
-    """Return a trait's material with EACH items that choose and as many that judge."""
-    material = material_of(current_session().engine, trait_behavior(trait, items=ITEMS, seed=seed), seed)
-    choosing, judging = material.splits.choosing[:EACH], material.splits.judging[:EACH]
+def material_for(trait: str, seed: int) -> EvaluationSet:
+    """Return a trait's evaluation set with EACH items that choose and as many that judge."""
+    evaluation_set = evaluation_set_of(current_session().engine, trait_behavior(trait, items=ITEMS, seed=seed), seed)
+    choosing, judging = evaluation_set.splits.choosing[:EACH], evaluation_set.splits.judging[:EACH]
     assert len(choosing) == len(judging) == EACH, (len(choosing), len(judging))
-    return replace(material, splits=Splits(choosing, judging))
+    return replace(evaluation_set, splits=Splits(choosing, judging))
 
 
 def measure_choice(trait: str) -> None:
     """Print how far the chosen cell is from the best one within the budget, in exact score on the judging prompts."""
-    session, material = current_session(), material_for(trait, 0)
+    session, evaluation_set = current_session(), material_for(trait, 0)
     engine, budget = session.engine, Budget()
-    contrast = contrast_prompts(material.behavior.pairs, as_chat=True)
+    contrast = contrast_prompts(evaluation_set.behavior.pairs, as_chat=True)
     vector = extract(session, contrast, Where(LAYERS, pooling="response"), method_named(METHODS[0])).vector
     placed = {layer: place(session, vector, layer, PlacementOptions("residual")) for layer in LAYERS}
-    choosing, judging = (questions(engine, items) for items in (material.splits.choosing, material.splits.judging))
-    meter = DamageMeter(engine, material.neutral[::2], [q.prompt for q in choosing[:8]], material.text_tokens)
+    choosing, judging = (
+        questions(engine, items) for items in (evaluation_set.splits.choosing, evaluation_set.splits.judging)
+    )
+    meter = DamageMeter(
+        engine, evaluation_set.neutral[::2], [q.prompt for q in choosing[:8]], evaluation_set.text_tokens
+    )
     cells = [cell for layer in LAYERS for cell in measure_layer(engine, placed[layer], choosing, STRENGTHS, meter)]
     grid = Grid(tuple(cells), budget)
     signed = [(cell, sign) for cell in cells for sign in (1, -1)]
     plans = [placed[cell.layer].plan(sign * cell.strength) for cell, sign in signed]
     prompts = [question.prompt for question in judging]
     exact = [
-        fmean(material.scorers["exact"](p, t.text) or 0.0 for p, t in zip(prompts, texts.generations, strict=True))
-        for texts in write(engine, prompts, plans, material.text_tokens)
+        fmean(
+            evaluation_set.scorers["exact"](p, t.text) or 0.0 for p, t in zip(prompts, texts.generations, strict=True)
+        )
+        for texts in write(engine, prompts, plans, evaluation_set.text_tokens)
     ]
     unsteered, *steered = propensities(engine, judging, [(), *plans])
-    judge_meter = DamageMeter(engine, material.neutral[1::2], prompts[:16], material.text_tokens)
+    judge_meter = DamageMeter(engine, evaluation_set.neutral[1::2], prompts[:16], evaluation_set.text_tokens)
     within = [i for i, damage in enumerate(judge_meter.damages(plans)) if damage.is_within(budget)]
     ranks = spearmanr([float((steered[i] - unsteered).mean()) for i in within], [exact[i] for i in within]).statistic
     chosen, by_cell = grid.choose(), {id(cell): exact[2 * i] for i, cell in enumerate(cells)}
@@ -87,14 +94,14 @@ def count_verdicts(trait: str, method: str, strengths: Sequence[float], resample
     session, verdicts, margins, exact = current_session(), Counter[str](), list[float](), list[float]()
     started = time.monotonic()
     for seed in range(resamples):
-        material = replace(material_for(trait, seed), others={})
+        evaluation_set = replace(material_for(trait, seed), others={})
         way = method_named(method, {} if method == METHODS[0] else {"seed": seed})
         options, path = SweepOptions(strengths, seed=seed), f"{trait}/{method}/{seed}.json"
-        if method != METHODS[0] and not _may_work(material, way, options, path):
+        if method != METHODS[0] and not _may_work(evaluation_set, way, options, path):
             verdicts["does not work"] += 1
             print(".", end="", file=sys.stderr, flush=True)
             continue
-        found = run_experiment(session, material, LAYERS, way, options, path)
+        found = run_experiment(session, evaluation_set, LAYERS, way, options, path)
         verdicts[found.ruling.verdict] += 1
         print(found.ruling.verdict[0], end="", file=sys.stderr, flush=True)
         margins.append(found.swept.judgement.effect - float(found.null.means.max()))
@@ -113,15 +120,15 @@ def count_verdicts(trait: str, method: str, strengths: Sequence[float], resample
     )
 
 
-def _may_work(material: Material, way: Method, options: SweepOptions, path: str) -> bool:
+def _may_work(evaluation_set: EvaluationSet, way: Method, options: SweepOptions, path: str) -> bool:
     """Whether the verdict may be `works`, found out with as few of its controls as settle it.
 
     One control that reaches the effect is enough against it, and so is an interval that is not clear of 0.
     """
     session = current_session()
-    contrast = contrast_prompts(material.behavior.pairs, as_chat=True)
+    contrast = contrast_prompts(evaluation_set.behavior.pairs, as_chat=True)
     vector = extract(session, contrast, Where(LAYERS, pooling="response"), way).vector
-    swept = sweep(session, vector, LAYERS, material, options, path)
+    swept = sweep(session, vector, LAYERS, evaluation_set, options, path)
     judgement, placement = swept.judgement, swept.placed.plan(swept.cell.strength)[0]
     if judgement.interval is None or judgement.interval.low <= 0:
         return False

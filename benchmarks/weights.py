@@ -51,7 +51,7 @@ print(json.dumps({"seconds": round(seconds, 1), "MiB": round(most), **said}))
 """
 EDIT = """
 from steer_tools.weights.checkpoints import copy_checkpoint, edit_checkpoint
-from steer_tools.weights.edits import CheckpointEdits, ProjectedOut
+from steer_tools.weights.checkpoint_edits import CheckpointEdits, ProjectedOut
 from steer_tools.weights.shards import find_tensors
 (root / "edited").mkdir()
 copy_checkpoint(root / "base", root / "edited")
@@ -77,7 +77,7 @@ said |= {name: finding[name] for name in ("explained", "left")}
 said["cosine"] = round(abs(float(found @ torch.load(root / "along.pt"))), 6)
 """
 UNDO = """
-from steer_tools.weights import undo_edited_model
+from steer_tools.weights.checkpoints import undo_edited_model
 from steer_tools.weights.shards import find_tensors
 undo_edited_model(root / "edited")
 ours, theirs = (find_tensors(root / name) for name in ("base", "edited"))

@@ -15,9 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with _stdout_on_stderr():
-        from mcp_server.server import build_server  # noqa: PLC0415
-        from steer_tools.session.session import current_session  # noqa: PLC0415
-        from steer_tools.workspace import Workspace  # noqa: PLC0415
+        from mcp_server.server import build_server
+        from steer_tools.session.session import current_session
+        from steer_tools.workspace import Workspace
 
     session = current_session()
     session.workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)

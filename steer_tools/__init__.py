@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         sweep_steering,
         update_steering_vector,
     )
-    from steer_tools.weights import undo_edited_model
+    from steer_tools.weights.checkpoints import undo_edited_model
 
 __version__ = "0.1.0"
 
@@ -77,7 +77,7 @@ _ROOMS = {
     "steering_experiment": "tools",
     "steering_status": "tools",
     "sweep_steering": "tools",
-    "undo_edited_model": "weights",
+    "undo_edited_model": "weights.checkpoints",
     "update_steering_vector": "tools",
 }
 

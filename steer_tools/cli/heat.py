@@ -14,7 +14,7 @@ from steer_tools.cli.evidence import facts_table
 from steer_tools.cli.insight import background
 from steer_tools.cli.marking import shown
 from steer_tools.cli.wording import figure, span, warning_lines
-from steer_tools.figures import readable
+from steer_tools.figures.strips import readable
 
 if TYPE_CHECKING:  # At run time this would import numpy.
     from steer_tools.parameters import AblationResult, ComponentEffect, PatchResult

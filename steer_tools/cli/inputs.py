@@ -17,7 +17,7 @@ from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time these would import numpy.
-    from steer_tools.evaluation.scorers import Judge
+    from steer_tools.evaluation.scorers.judge import Judge
     from steer_tools.tools.arguments import TextScorer
 
 _CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
@@ -267,7 +267,7 @@ class ScorerSource(Source):
             return None
         if self.judge_endpoint is None or self.judge_model is None or self.judge_question is None:
             raise ArgumentError("A judge was given by halves", valid=f"all of {sources[0]}")
-        from steer_tools.evaluation.scorers import judge_scorer
+        from steer_tools.evaluation.scorers.judge import judge_scorer
 
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 
@@ -286,7 +286,7 @@ def from_current_folder(behavior: str | None) -> str | None:
     """Return a behaviour's name as it is, and a file's relative path as one from the current folder."""
     if behavior is None:
         return None
-    from steer_tools.evaluation.behaviors import SUFFIXES
+    from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 
     is_file = Path(behavior).suffix.lower() in SUFFIXES and not behavior.startswith("~")
     return str(Path.cwd() / behavior) if is_file else behavior

@@ -10,7 +10,7 @@ from rich.text import Text
 from steer_tools.cli.evidence import facts_table
 from steer_tools.cli.marking import shown
 from steer_tools.cli.rendering import warning_lines
-from steer_tools.figures import Scale, Strip, readable
+from steer_tools.figures.strips import Scale, Strip, readable
 
 if TYPE_CHECKING:
     from steer_tools.parameters import (

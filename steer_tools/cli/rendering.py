@@ -10,7 +10,7 @@ from rich.text import Text
 
 from steer_tools.cli.marking import chosen, marked, shown
 from steer_tools.cli.wording import figure, known, layer_names, signed, span, warning_lines
-from steer_tools.figures import readable
+from steer_tools.figures.strips import readable
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.

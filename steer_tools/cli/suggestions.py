@@ -84,14 +84,14 @@ def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, 
 
 def _question(arguments: Mapping[str, Any]) -> PromptLike:
     """Return the prompt of an item that did not choose, as the model was asked it."""
-    from steer_tools.evaluation.evaluation_set import material_named
-    from steer_tools.evaluation.measuring import questions
+    from steer_tools.evaluation.evaluation_set import evaluation_set_named
+    from steer_tools.evaluation.questions import questions
     from steer_tools.prompts import plain
     from steer_tools.session.session import current_session
 
     session = current_session()
     name, positive, negative = (arguments.get(key) for key in ("behavior_name", "positive", "negative"))
-    splits = material_named(session, str(name), positive, negative, arguments["seed"]).splits
+    splits = evaluation_set_named(session, str(name), positive, negative, arguments["seed"]).splits
     (asked, *_) = questions(session.engine, splits.judging)
     return plain(asked.prompt)
 

@@ -16,7 +16,7 @@ from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import Method
 from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION
-from steer_tools.directions.sources import Source
+from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.engines.base import Engine, PoolingFunction
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
 from steer_tools.prompts import ContrastPrompts, Prompt
@@ -83,7 +83,7 @@ def layers_with(engine: Engine, component: Component, head: int | None) -> list[
 
 
 def extract(
-    session: Session, contrast: ContrastPrompts, where: Where, way: Method | Source, *, normalize: bool = False
+    session: Session, contrast: ContrastPrompts, where: Where, way: Method | SessionMethod, *, normalize: bool = False
 ) -> Extraction:
     """Read both sides at all layers in one pass and fit a direction at each.
 

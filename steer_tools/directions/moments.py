@@ -56,7 +56,7 @@ class Moments(Activations):
         assert squares is not None
         if len(squares) <= _SMALL_WIDTH:
             return torch.linalg.eigh(squares).eigenvectors[:, -1]
-        from scipy.sparse.linalg import eigsh  # noqa: PLC0415  # Slow to import, and only streams need it.
+        from scipy.sparse.linalg import eigsh  # Slow to import, and only streams need it.
 
         _, component = eigsh(squares.numpy(), k=1, v0=self.contrast.numpy())
         return torch.from_numpy(component[:, 0].copy())

@@ -14,16 +14,11 @@ from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.bundled_model.language import TRAITS, score
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.behaviors import (
-    SUFFIXES,
-    Behavior,
-    Item,
-    behavior_names,
-    behavior_of_lists,
-    load_behavior,
-    read_behavior,
-)
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.built_in_behaviors import behavior_names, load_behavior
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
+from steer_tools.evaluation.behaviors.custom_behaviors import behavior_of_lists, read_behavior
+from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import ChatPrompt, Prompt, PromptLike, TextPrompt, TokenPrompt
 from steer_tools.workspace import Workspace
 
@@ -60,7 +55,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Material:
+class EvaluationSet:
     """What an experiment works on.
 
     Attributes:
@@ -80,14 +75,14 @@ class Material:
     text_tokens: int
 
 
-def material_named(
+def evaluation_set_named(
     session: ModelAndFiles,
     name: str,
     positive: Sequence[PromptLike] | None = None,
     negative: Sequence[PromptLike] | None = None,
     seed: int = 0,
-) -> Material:
-    """Return the material of a behaviour: of two lists, of a trait of the bundled language, built in, or in a file.
+) -> EvaluationSet:
+    """Return the evaluation set of a behaviour: of two lists, of a trait, built in, or in a file.
 
     Raises:
         ArgumentError: There is no such behaviour, or one list came without the other.
@@ -96,12 +91,12 @@ def material_named(
     if (positive is None) != (negative is None):
         raise ArgumentError("One of the lists positive and negative came without the other", valid="both, or neither")
     if positive is not None and negative is not None:
-        return material_of(session.engine, behavior_of_lists(name, positive, negative, seed), seed)
-    return material_of(session.engine, _behavior_named(session, name, seed), seed)
+        return evaluation_set_of(session.engine, behavior_of_lists(name, positive, negative, seed), seed)
+    return evaluation_set_of(session.engine, _behavior_named(session, name, seed), seed)
 
 
-def material_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Material:
-    """Return the material of a behaviour.
+def evaluation_set_of(engine: Engine, behavior: Behavior, seed: int = 0) -> EvaluationSet:
+    """Return the evaluation set of a behaviour.
 
     Raises:
         PromptError: It has too few groups of items to hold some out twice.
@@ -110,7 +105,7 @@ def material_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Material:
     others = {
         name: own.items[:_OTHER_ITEMS] for name, own in behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1).items()
     }
-    return Material(
+    return EvaluationSet(
         behavior=behavior,
         splits=split(behavior.items, seed),
         neutral=neutral_for(engine),

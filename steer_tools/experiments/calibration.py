@@ -10,7 +10,8 @@ import numpy as np
 
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.measuring import DamageMeter, Question, propensities
+from steer_tools.evaluation.damage import DamageMeter
+from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.session.placement import Placed
 
 _HALVINGS, _PARTS, _PRECISION = 10, 8, 0.01

@@ -12,16 +12,18 @@ from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Extraction, Where, extract
 from steer_tools.directions.methods import Method
-from steer_tools.directions.sources import Source
+from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine, Generation
-from steer_tools.evaluation.behaviors import Behavior, contrast_prompts
-from steer_tools.evaluation.evaluation_set import Material, TextScore
-from steer_tools.evaluation.measuring import Damage, DamageMeter, Question, write
-from steer_tools.evaluation.scorers import mean_score
+from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.damage import Damage, DamageMeter, write
+from steer_tools.evaluation.evaluation_set import EvaluationSet, TextScore
+from steer_tools.evaluation.questions import Question
+from steer_tools.evaluation.scorers.texts import mean_score
+from steer_tools.experiments.control_directions import CONTROLS, NullDistribution, measure_null_distribution
 from steer_tools.experiments.grids import magnitudes
-from steer_tools.experiments.judging import shifts_of_others
-from steer_tools.experiments.nulls import CONTROLS, Null, measure_null
+from steer_tools.experiments.judgement import shifts_of_others
 from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
 from steer_tools.experiments.verdicts import Ruling, rule
 from steer_tools.progress import Work
@@ -76,7 +78,7 @@ class Experiment:
 
     Attributes:
         extraction: The vector, at all layers that were tried.
-        material: What it was made of and judged on.
+        evaluation_set: What it was made of and judged on.
         swept: The grid, the chosen cell and what it does.
         null: What control directions do in its place.
         side_effects: What else it does.
@@ -86,9 +88,9 @@ class Experiment:
     """
 
     extraction: Extraction
-    material: Material
+    evaluation_set: EvaluationSet
     swept: Sweep
-    null: Null
+    null: NullDistribution
     side_effects: SideEffects
     best: tuple[Example, ...]
     worst: tuple[Example, ...]
@@ -97,9 +99,9 @@ class Experiment:
 
 def run_experiment(
     session: Session,
-    material: Material,
+    evaluation_set: EvaluationSet,
     layers: Sequence[int],
-    way: Method | Source,
+    way: Method | SessionMethod,
     options: SweepOptions,
     path: str,
     controls: int = CONTROLS,
@@ -111,14 +113,14 @@ def run_experiment(
     Raises:
         SteeringError: The pairs give no vector, or an item cannot be read.
     """
-    engine, behavior = session.engine, material.behavior
-    judging = len(material.splits.judging)
+    engine, behavior = session.engine, evaluation_set.behavior
+    judging = len(evaluation_set.splits.judging)
     work = Work(
         {
             _MAKING: len(behavior.pairs),
-            **sizes(layers, magnitudes(options.strengths), material),
+            **sizes(layers, magnitudes(options.strengths), evaluation_set),
             _NULL: 2.0 * controls * judging,
-            _EFFECTS: 32.0 * len(material.others) + 6.0 * material.text_tokens,
+            _EFFECTS: 32.0 * len(evaluation_set.others) + 6.0 * evaluation_set.text_tokens,
         }
     )
     is_chat = engine.info.has_chat_template
@@ -126,14 +128,16 @@ def run_experiment(
     where = Where(layers, pooling=pooling_of(engine, behavior))
     with work.stage(_MAKING):
         extraction = extract(session, contrast, where, way)
-    swept = sweep(session, extraction.vector, layers, material, options, path, work)
+    swept = sweep(session, extraction.vector, layers, evaluation_set, options, path, work)
     plan = swept.placed.plan(swept.cell.strength)
     with work.stage(_NULL):
         site = Site(swept.cell.layer)
         read = [engine.read(side, [site], where.pooling)[site] for side in (contrast.positive, contrast.negative)]
-        null = measure_null(engine, plan[0], Examples.of(*read), swept.judgement.asked, controls, options.seed)
+        null = measure_null_distribution(
+            engine, plan[0], Examples.of(*read), swept.judgement.asked, controls, options.seed
+        )
     with work.stage(_EFFECTS):
-        side_effects, best, worst = _side_effects(session, material, swept, per_token=options.per_token)
+        side_effects, best, worst = _side_effects(session, evaluation_set, swept, per_token=options.per_token)
     ruling = rule(
         swept.judgement,
         null,
@@ -141,7 +145,7 @@ def run_experiment(
         options.budget,
         was_within=swept.cell.damage.is_within(options.budget),
     )
-    return Experiment(extraction, material, swept, null, side_effects, best, worst, ruling)
+    return Experiment(extraction, evaluation_set, swept, null, side_effects, best, worst, ruling)
 
 
 def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
@@ -151,7 +155,7 @@ def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
 
 
 def _side_effects(
-    session: Session, material: Material, swept: Sweep, *, per_token: bool
+    session: Session, evaluation_set: EvaluationSet, swept: Sweep, *, per_token: bool
 ) -> tuple[SideEffects, tuple[Example, ...], tuple[Example, ...]]:
     engine, judgement = session.engine, swept.judgement
     plan = swept.placed.plan(swept.cell.strength)
@@ -161,12 +165,14 @@ def _side_effects(
     # The items at both ends are shown, but what they were chosen by is no fair sample of what steering costs.
     sample = list(range(min(JUDGING_TEXTS, len(order))))
     prompts = [judgement.asked[index].prompt for index in sample]
-    unsteered, steered = write(engine, prompts, [(), plan], material.text_tokens)
+    unsteered, steered = write(engine, prompts, [(), plan], evaluation_set.text_tokens)
     texts = {i: pair for i, *pair in zip(sample, unsteered.generations, steered.generations, strict=True)}
     if ends := [index for index in (*best, *worst) if index not in texts]:
-        sides = write(engine, [judgement.asked[index].prompt for index in ends], [(), plan], material.text_tokens)
+        sides = write(engine, [judgement.asked[index].prompt for index in ends], [(), plan], evaluation_set.text_tokens)
         texts |= {i: pair for i, *pair in zip(ends, sides[0].generations, sides[1].generations, strict=True)}
-    (divergence,) = DamageMeter(engine, material.neutral[1::2], [], material.text_tokens).divergences([plan])
+    (divergence,) = DamageMeter(engine, evaluation_set.neutral[1::2], [], evaluation_set.text_tokens).divergences(
+        [plan]
+    )
 
     def examples(indices: Sequence[int]) -> tuple[Example, ...]:
         return tuple(
@@ -176,10 +182,10 @@ def _side_effects(
 
     effects = SideEffects(
         damage=steered.damage(unsteered, divergence),
-        others=shifts_of_others(engine, plan, material.others, per_token=per_token),
+        others=shifts_of_others(engine, plan, evaluation_set.others, per_token=per_token),
         text_scores={
             name: (_mean(score, prompts, unsteered.generations), _mean(score, prompts, steered.generations))
-            for name, score in material.scorers.items()
+            for name, score in evaluation_set.scorers.items()
         },
     )
     return effects, examples(best), examples(worst)

@@ -11,7 +11,8 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
 from steer_tools.errors import StrengthError
-from steer_tools.evaluation.measuring import Budget, Damage, DamageMeter, Floats, Question, propensities
+from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
+from steer_tools.evaluation.questions import Floats, Question, propensities
 from steer_tools.session.placement import Placed
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -1,4 +1,4 @@
-"""A vector and a behaviour's material → a grid, the cell chosen on one part of the items, judged on the other.
+"""A vector and a behaviour's evaluation set → a grid, the cell chosen on one part of the items, judged on the other.
 
 It must not know reports.
 """
@@ -10,11 +10,12 @@ from steer_tools import __version__
 from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
-from steer_tools.evaluation.evaluation_set import Material
-from steer_tools.evaluation.measuring import Budget, DamageMeter, questions
+from steer_tools.evaluation.damage import Budget, DamageMeter
+from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.evaluation.questions import questions
+from steer_tools.experiments.cell_file import CellFile, key_of
 from steer_tools.experiments.grids import Cell, Grid, magnitudes, measure_layer
-from steer_tools.experiments.judging import Judgement, judge
-from steer_tools.experiments.resuming import CellFile, key_of
+from steer_tools.experiments.judgement import Judgement, judge
 from steer_tools.progress import Work
 from steer_tools.session.placement import Placed, PlacementOptions, place
 from steer_tools.session.session import Session
@@ -70,7 +71,7 @@ def sweep(
     session: Session,
     vector: SteeringVector,
     layers: Sequence[int],
-    material: Material,
+    evaluation_set: EvaluationSet,
     options: SweepOptions,
     path: str,
     work: Work | None = None,
@@ -83,11 +84,13 @@ def sweep(
     engine, strengths = session.engine, magnitudes(options.strengths)
     placement = PlacementOptions(options.unit, positions=options.positions, allow_other_model=options.allow_other_model)
     placed = {layer: place(session, vector, layer, placement) for layer in layers}
-    choosing = questions(engine, material.splits.choosing, per_token=options.per_token)
+    choosing = questions(engine, evaluation_set.splits.choosing, per_token=options.per_token)
     prompts = list(dict.fromkeys(question.prompt for question in choosing))[:_CHOOSING_TEXTS]
-    meter = DamageMeter(engine, material.neutral[::2], prompts, material.text_tokens)
+    meter = DamageMeter(engine, evaluation_set.neutral[::2], prompts, evaluation_set.text_tokens)
     # As the model is asked it: another chat template is another question.
-    told = [engine.tokenize(prompt).tokens for prompt in (*(own.prompt for own in choosing), *material.neutral[::2])]
+    told = [
+        engine.tokenize(prompt).tokens for prompt in (*(own.prompt for own in choosing), *evaluation_set.neutral[::2])
+    ]
     key = key_of(
         __version__,
         engine.info,
@@ -96,11 +99,11 @@ def sweep(
         told,
         strengths,
         options.positions,
-        material.text_tokens,
+        evaluation_set.text_tokens,
     )
     file = CellFile(session.workspace, path, key)
     known = file.load()
-    work = work or Work(sizes(layers, strengths, material))
+    work = work or Work(sizes(layers, strengths, evaluation_set))
     cells: list[Cell] = []
     for layer in layers:
         with work.stage(layer_stage(layer)):
@@ -114,10 +117,10 @@ def sweep(
             placed[cell.layer],
             cell.strength,
             strengths,
-            material.splits.judging,
+            evaluation_set.splits.judging,
             per_token=options.per_token,
-            instruction=material.behavior.instruction,
-            choices=material.behavior.choices,
+            instruction=evaluation_set.behavior.instruction,
+            choices=evaluation_set.behavior.choices,
         )
     return Sweep(grid, cell, placed[cell.layer], judgement)
 
@@ -127,14 +130,14 @@ def layer_stage(layer: int) -> str:
     return f"measuring layer {layer}"
 
 
-def sizes(layers: Sequence[int], strengths: Sequence[float], material: Material) -> dict[str, float]:
+def sizes(layers: Sequence[int], strengths: Sequence[float], evaluation_set: EvaluationSet) -> dict[str, float]:
     """Return how much work each stage of a sweep is, in scored completions about."""
     both_signs = 2 * len(strengths) + 1
-    texts = len(strengths) * _CHOOSING_TEXTS * material.text_tokens / _TOKENS_LIKE_A_COMPLETION
-    measuring = 2.0 * both_signs * len(material.splits.choosing) + texts
+    texts = len(strengths) * _CHOOSING_TEXTS * evaluation_set.text_tokens / _TOKENS_LIKE_A_COMPLETION
+    measuring = 2.0 * both_signs * len(evaluation_set.splits.choosing) + texts
     return {
         **{layer_stage(layer): measuring for layer in layers},
-        _JUDGING: 2.0 * (both_signs + 5) * len(material.splits.judging),
+        _JUDGING: 2.0 * (both_signs + 5) * len(evaluation_set.splits.judging),
     }
 
 

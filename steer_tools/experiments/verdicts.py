@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from steer_tools.evaluation.measuring import Budget, Damage
-from steer_tools.evaluation.metrics import empirical_p
-from steer_tools.experiments.judging import Judgement
-from steer_tools.experiments.nulls import Null
+from steer_tools.evaluation.damage import Budget, Damage
+from steer_tools.evaluation.metrics.effects import empirical_p
+from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.experiments.judgement import Judgement
 
 Verdict: TypeAlias = Literal["works", "weak", "indistinguishable from random", "breaks the model"]
 
@@ -25,7 +25,7 @@ class Ruling:
     reasons: tuple[str, ...]
 
 
-def rule(judgement: Judgement, null: Null, damage: Damage, budget: Budget, *, was_within: bool) -> Ruling:
+def rule(judgement: Judgement, null: NullDistribution, damage: Damage, budget: Budget, *, was_within: bool) -> Ruling:
     """Rule on a cell by the judging items.
 
     `works` needs an interval clear of 0 and an effect above that of every control. `damage` is that of the cell on

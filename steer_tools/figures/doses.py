@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.drawing import FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
+from steer_tools.figures.canvas import FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.drawing import AGAINST, FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
+from steer_tools.figures.canvas import AGAINST, FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,8 +80,8 @@ def heat_map(shown: HeatMap, *, title: str) -> bytes:
 
 def draw_cells(axes: "Axes", shown: HeatMap) -> None:
     """Draw the cells with their numbers and marks."""
-    from matplotlib.colors import LinearSegmentedColormap, Normalize  # noqa: PLC0415
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.patches import Rectangle
 
     columns, rows, limit = shown.strengths, shown.layers, shown.limit
     colours, scale = LinearSegmentedColormap.from_list("", [AGAINST, "#ffffff", STEERED]), Normalize(-limit, limit)
@@ -112,7 +112,7 @@ def draw_cells(axes: "Axes", shown: HeatMap) -> None:
 
 def explain_marks(figure: "Figure", shown: HeatMap) -> None:
     """Say below everything what the marks mean that are there."""
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    from matplotlib.patches import Patch
 
     handles = [
         patch

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer_tools.figures.drawing import AGAINST, INK, STEERED, new_figure, plain, png, style
+from steer_tools.figures.canvas import AGAINST, INK, STEERED, new_figure, plain, png, style
 
 _CELL, _ROW, _MARGIN = 0.62, 0.3, 1.9
 # Of more columns the numbers would overlap: then colours alone are left.
@@ -37,7 +37,7 @@ class Matrix:
 
 def matrix(shown: Matrix, *, title: str) -> bytes:
     """Draw the effects on colours, white at 0; return a PNG."""
-    from matplotlib.colors import LinearSegmentedColormap  # noqa: PLC0415
+    from matplotlib.colors import LinearSegmentedColormap
 
     width = min(_WIDEST, max(5.0, 1.8 + _CELL * len(shown.columns)))
     figure = new_figure(width, max(2.8, _MARGIN + _ROW * len(shown.rows)), title)

@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.drawing import AGAINST, INK, STEERED, new_figure, plain, png
+from steer_tools.figures.canvas import AGAINST, INK, STEERED, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ def _lines(strip: Strip, scale: Scale) -> list[list[tuple[str, str]]]:
 
 
 def _draw_line(axes: "Axes", line: Sequence[tuple[str, str]], y: float) -> None:
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+    from matplotlib.patches import Rectangle
 
     x = 0.0
     for token, colour in line:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.bare import rows_named
+from steer_tools.formats.bare_array import rows_named
 from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
 from steer_tools.formats.gguf_format import GgufFormat
 from steer_tools.formats.npy import NpyFormat

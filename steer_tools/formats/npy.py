@@ -14,7 +14,7 @@ from numpy.lib import format as npy_format
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.bare import decode_bare
+from steer_tools.formats.bare_array import decode_bare
 from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
 
 

@@ -9,7 +9,7 @@ strength 1 adds the tensor. One tensor is written.
 from typing import ClassVar
 
 from steer_tools.core.vectors import SteeringVector
-from steer_tools.formats.bare import decode_bare
+from steer_tools.formats.bare_array import decode_bare
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual
 from steer_tools.formats.tensor_file import read_tensors, write_tensor
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.bare import decode_bare
+from steer_tools.formats.bare_array import decode_bare
 from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
 
 _METADATA_KEY = "steer_tools"

@@ -18,7 +18,7 @@ from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.measuring import Floats
+from steer_tools.evaluation.questions import Floats
 from steer_tools.inspection.components import Component
 from steer_tools.inspection.measures import Measured
 from steer_tools.prompts import Prompt

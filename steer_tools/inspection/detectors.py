@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
-from steer_tools.evaluation.metrics import Interval, roc_interval
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.metrics.roc import roc_interval
 
 # Directions of no meaning: in a wide space many of them tell classes apart that lie far apart.
 _CONTROLS, _CHANCE = 200, 0.95

@@ -8,7 +8,7 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.evaluation.evaluation_set import TextScore
-from steer_tools.evaluation.measuring import Floats, Question, propensities
+from steer_tools.evaluation.questions import Floats, Question, propensities
 
 Measure: TypeAlias = Literal["log_odds", "kl", "exact"]
 MEASURES: tuple[Measure, ...] = ("log_odds", "kl", "exact")

@@ -8,7 +8,8 @@ from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, cosines
 from steer_tools.engines.base import Engine
 from steer_tools.errors import SteeringError
-from steer_tools.evaluation.behaviors import Behavior, contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
 from steer_tools.experiments.experiment import pooling_of
 from steer_tools.progress import report
 

@@ -2,37 +2,32 @@
 
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.figures import (
-    ControlGroup,
-    Controls,
-    Curve,
-    DosePanel,
-    Evidence,
-    HeatCell,
-    HeatMap,
-    evidence,
-    heat_map,
-)
-from steer_tools.reports.documents import means_by_kind
+from steer_tools.figures.control_plot import ControlGroup, Controls
+from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
+from steer_tools.figures.overview import Overview, overview
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.wording import CONTROL_KINDS, UNITS
+from steer_tools.reports.json_documents import means_by_kind
+from steer_tools.reports.words import CONTROL_KINDS, UNITS
 
 _EFFECT = "change of log-odds (nats)"
 
 
-def evidence_picture(experiment: Experiment, facts: Facts) -> bytes:
+def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
     """Return the picture of a report: doses, cells, controls."""
     swept, null = experiment.swept, experiment.null
     groups = [ControlGroup(CONTROL_KINDS.get(kind, kind), own.tolist()) for kind, own in means_by_kind(null).items()]
     judgement = swept.judgement
-    shown = Evidence(
+    shown = Overview(
         doses=_doses(swept),
         cells=_cells(swept),
         cells_title=f"All cells, {_choosing(swept)}",
         controls=Controls(groups, judgement.effect, judgement.interval),
         controls_title=f"{len(null.kinds)} control directions",
     )
-    return evidence(shown, title=f"{_subject(experiment.material.behavior.name, facts)}: {experiment.ruling.verdict}")
+    return overview(
+        shown, title=f"{_subject(experiment.evaluation_set.behavior.name, facts)}: {experiment.ruling.verdict}"
+    )
 
 
 def heat_map_picture(swept: Sweep, behavior: str, facts: Facts) -> bytes:

@@ -13,8 +13,9 @@ from steer_tools.parameters import (
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.session import current_session
 from steer_tools.tools.results import short
-from steer_tools.weights import SavedModel, ablation_of, save_edited, what_is_applied
+from steer_tools.weights.baking_requests import ablation_of, what_is_applied
 from steer_tools.weights.checkpoints import CONTROL_VECTOR
+from steer_tools.weights.saved_model import SavedModel, save_edited
 
 
 def save_edited_model(

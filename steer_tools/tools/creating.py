@@ -5,7 +5,7 @@ from typing import cast
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
 from steer_tools.directions.extraction import Where, extract, layers_with
-from steer_tools.directions.sources import way_named
+from steer_tools.directions.session_methods import way_named
 from steer_tools.errors import LayerError
 from steer_tools.formats import format_for, load_vector, save_vector
 from steer_tools.parameters import (

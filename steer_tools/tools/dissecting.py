@@ -6,26 +6,14 @@ import numpy as np
 
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.evaluation_set import Material, material_named
-from steer_tools.evaluation.measuring import DamageMeter, Floats, Question, questions
-from steer_tools.evaluation.metrics import cluster_interval
-from steer_tools.figures import Matrix, matrix
-from steer_tools.inspection import (
-    ABLATIONS,
-    KINDS,
-    MEASURES,
-    Component,
-    Measured,
-    ablate,
-    ablation_plans,
-    components_of,
-    divergence_of,
-    log_odds_of,
-    mean_of_draws,
-    random_directions,
-    score_of,
-    stream_direction,
-)
+from steer_tools.evaluation.damage import DamageMeter
+from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_named
+from steer_tools.evaluation.metrics.intervals import cluster_interval
+from steer_tools.evaluation.questions import Floats, Question, questions
+from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.inspection.ablation import ABLATIONS, ablate, ablation_plans, mean_of_draws
+from steer_tools.inspection.components import KINDS, Component, components_of, random_directions, stream_direction
+from steer_tools.inspection.measures import MEASURES, Measured, divergence_of, log_odds_of, score_of
 from steer_tools.parameters import (
     AblatedComponent,
     AblatedDirection,
@@ -81,8 +69,11 @@ def ablate_component(
     require_one_of("method", method, ABLATIONS)
     require_one_of("measure", measure, MEASURES)
     with session.lock:
-        engine, material = session.engine, material_named(session, behavior_name, seed=seed)
-        halves = [questions(engine, own[:_MOST_ITEMS]) for own in (material.splits.choosing, material.splits.judging)]
+        engine, evaluation_set = session.engine, evaluation_set_named(session, behavior_name, seed=seed)
+        halves = [
+            questions(engine, own[:_MOST_ITEMS])
+            for own in (evaluation_set.splits.choosing, evaluation_set.splits.judging)
+        ]
         asked = [question for half in halves for question in half]
         at = resolved_layers(session, layers, engine.info.steerable_layers)
         controls: tuple[Component, ...] = ()
@@ -100,16 +91,16 @@ def ablate_component(
             )
         calibration = list(dict.fromkeys(own.prompt for own in asked))
         plans = ablation_plans(engine, [*parts, *controls], method, calibration, seed)
-        found = ablate(plans, _measured(engine, measure, asked, material))
+        found = ablate(plans, _measured(engine, measure, asked, evaluation_set))
         effects, by_chance = found[: len(parts)], found[len(parts) :]
         order = np.argsort(-np.abs(effects.mean(axis=1)), kind="stable").tolist()[:_LISTED]
         listed = [plans[index] for index in order]
-        meter = DamageMeter(engine, material.neutral, [], 1)
+        meter = DamageMeter(engine, evaluation_set.neutral, [], 1)
         divergences = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
-        folder = save_folder or f"ablations/{component}_{material.behavior.name}"
+        folder = save_folder or f"ablations/{component}_{evaluation_set.behavior.name}"
         picture = session.workspace.write(
             f"{folder}/{_ABLATIONS}",
-            _ablation_picture(parts, effects.mean(axis=1), material.behavior.name, _LABELS[measure]),
+            _ablation_picture(parts, effects.mean(axis=1), evaluation_set.behavior.name, _LABELS[measure]),
         )
         return AblationResult(
             component=component,
@@ -127,15 +118,15 @@ def ablate_component(
         )
 
 
-def _measured(engine: Engine, measure: str, asked: Sequence[Question], material: Material) -> Measured:
+def _measured(engine: Engine, measure: str, asked: Sequence[Question], evaluation_set: EvaluationSet) -> Measured:
     match measure:
         case "kl":
             return divergence_of(engine, asked)
-        case "exact" if "exact" in material.scorers:
-            return score_of(engine, asked, material.scorers["exact"], material.text_tokens)
+        case "exact" if "exact" in evaluation_set.scorers:
+            return score_of(engine, asked, evaluation_set.scorers["exact"], evaluation_set.text_tokens)
         case "exact":
             raise ArgumentError(
-                f"measure is 'exact', and texts that show {material.behavior.name!r} have no exact score",
+                f"measure is 'exact', and texts that show {evaluation_set.behavior.name!r} have no exact score",
                 valid="'log_odds' or 'kl'; 'exact' for the traits of the bundled model",
             )
         case _:

@@ -1,10 +1,11 @@
 """The tools that look closer at one vector at one layer: how evenly it works, and what strength spends or reaches."""
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.evaluation_set import material_named, neutral_for
-from steer_tools.evaluation.measuring import DamageMeter, questions
+from steer_tools.evaluation.damage import DamageMeter
+from steer_tools.evaluation.evaluation_set import evaluation_set_named, neutral_for
+from steer_tools.evaluation.questions import questions
 from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
-from steer_tools.experiments.robust import evaluate, with_prompts
+from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.parameters import (
     AllowOtherModel,
     CalibrationResult,
@@ -56,8 +57,8 @@ def evaluate_steering_robustness(
         wanted = require_finite(strength)
         if wanted == 0:
             raise ArgumentError("strength is 0, which changes nothing", valid="a number above or below 0")
-        material = material_named(session, dataset, seed=seed)
-        items = material.splits.judging
+        evaluation_set = evaluation_set_named(session, dataset, seed=seed)
+        items = evaluation_set.splits.judging
         if test_prompts is not None:
             items = with_prompts(items, parse_prompts(test_prompts, "test_prompts"))
         placed = place_once(
@@ -114,7 +115,7 @@ def calibrate_strength(
             raise ArgumentError("One target is needed", valid="target_damage or target_effect")
         if target_effect is not None and behavior_name is None:
             raise ArgumentError("target_effect came without behavior_name", fix="Name what the effect is measured on.")
-        material = None if behavior_name is None else material_named(session, behavior_name, seed=seed)
+        evaluation_set = None if behavior_name is None else evaluation_set_named(session, behavior_name, seed=seed)
         options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         placed = place_once(session, vector_path, layer, options)
         (per_unit,) = residual_strengths(session, placed.plan(1.0))
@@ -122,8 +123,8 @@ def calibrate_strength(
         meter = DamageMeter(engine, neutral_for(engine), [], 1)
         damage = divergence_of(meter, placed)
         effect = None
-        if material is not None:
-            effect = effect_of(engine, placed, questions(engine, material.splits.choosing))
+        if evaluation_set is not None:
+            effect = effect_of(engine, placed, questions(engine, evaluation_set.splits.choosing))
         measure, target = (
             (damage, target_damage) if effect is None or target_damage is not None else (effect, target_effect)
         )

@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import cast
 
 from steer_tools.directions.extraction import Extraction, Where, extract
-from steer_tools.directions.sources import way_named
+from steer_tools.directions.session_methods import way_named
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors import Behavior, behavior_document, contrast_prompts
-from steer_tools.evaluation.evaluation_set import Material, TextScore, material_named, text_of
-from steer_tools.evaluation.measuring import Budget
-from steer_tools.evaluation.scorers import Scorer, callable_scorer, keyword_scorer, regex_scorer
+from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.evaluation.behaviors.behavior_json import behavior_document
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.damage import Budget
+from steer_tools.evaluation.evaluation_set import EvaluationSet, TextScore, evaluation_set_named, text_of
+from steer_tools.evaluation.scorers.texts import Scorer, callable_scorer, keyword_scorer, regex_scorer
 from steer_tools.experiments.experiment import pooling_of, run_experiment
 from steer_tools.experiments.grids import spread_layers
 from steer_tools.experiments.sweeps import SweepOptions, sweep
@@ -40,7 +42,8 @@ from steer_tools.parameters import (
     UnitName,
     VectorPath,
 )
-from steer_tools.reports import Facts, save_experiment, save_sweep
+from steer_tools.reports.facts import Facts
+from steer_tools.reports.report_files import save_experiment, save_sweep
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import load_for_model
 from steer_tools.tools.findings import experiment_result, swept_result
@@ -72,17 +75,17 @@ def sweep_steering(
     """
     session, started = current_session(), time.monotonic()
     with session.lock:
-        material = material_named(session, behavior_name, seed=seed)
+        evaluation_set = evaluation_set_named(session, behavior_name, seed=seed)
         options = SweepOptions(strengths, unit, positions, Budget(damage_budget), allow_other_model, seed, per_token)
         loaded = load_for_model(session, vector_path, None, allow_other_model=allow_other_model)
         tried = resolved_layers(session, layers, loaded.vector.layers)
-        folder = save_folder or f"sweeps/{_file_name(material)}"
-        swept = sweep(session, loaded.vector, tried, material, options, f"{folder}/{_CELLS}")
+        folder = save_folder or f"sweeps/{_file_name(evaluation_set)}"
+        swept = sweep(session, loaded.vector, tried, evaluation_set, options, f"{folder}/{_CELLS}")
         info = loaded.vector.info
         facts = Facts.of(
             session.engine.info, options, str(vector_path), info.method if info else None, time.monotonic() - started
         )
-        files = save_sweep(session.workspace, folder, swept, material, facts)
+        files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
         return swept_result(swept, options, str(files.heat_map), str(files.document), list(loaded.warnings))
 
 
@@ -104,21 +107,21 @@ def find_best_layer(
     """
     session, started = current_session(), time.monotonic()
     with session.lock:
-        material = material_named(session, behavior_name, positive, negative, seed)
+        evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
         options = SweepOptions(
             strengths, positions=positions, budget=Budget(damage_budget), seed=seed, per_token=per_token
         )
         tried = resolved_layers(session, layers, spread_layers(session.engine))
-        folder = save_folder or f"layers/{_file_name(material)}"
-        where = Where(tried, pooling=pooling_of(session.engine, material.behavior))
-        contrast = contrast_prompts(material.behavior.pairs, session.engine.info.has_chat_template)
+        folder = save_folder or f"layers/{_file_name(evaluation_set)}"
+        where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior))
+        contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
         extraction = extract(session, contrast, where, way_named(_METHOD, None))
         path = _saved(session, extraction, folder)
-        swept = sweep(session, extraction.vector, tried, material, options, f"{folder}/{_CELLS}")
+        swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{_CELLS}")
         facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
-        files = save_sweep(session.workspace, folder, swept, material, facts)
+        files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
         result = swept_result(swept, options, str(files.heat_map), str(files.document), list(extraction.warnings))
-        dataset = behavior_name if positive is None else _kept(session, material.behavior, folder)
+        dataset = behavior_name if positive is None else _kept(session, evaluation_set.behavior, folder)
         return BestLayerResult(**result, vector_path=path, dataset=dataset)
 
 
@@ -150,13 +153,13 @@ def steering_experiment(
                 f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"
             )
         _refuse_sources(method)
-        material = material_named(session, behavior_name, positive, negative, seed)
-        material = replace(material, scorers={**material.scorers, **_scorers(scorer)})
+        evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        evaluation_set = replace(evaluation_set, scorers={**evaluation_set.scorers, **_scorers(scorer)})
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
-        folder = save_folder or f"experiments/{_file_name(material)}"
+        folder = save_folder or f"experiments/{_file_name(evaluation_set)}"
         found = run_experiment(
             session,
-            material,
+            evaluation_set,
             resolved_layers(session, layers, spread_layers(session.engine)),
             way_named(method, None),
             options,
@@ -166,7 +169,7 @@ def steering_experiment(
         path = _saved(session, found.extraction, folder)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_experiment(session.workspace, folder, found, facts)
-        dataset = behavior_name if positive is None else _kept(session, material.behavior, folder)
+        dataset = behavior_name if positive is None else _kept(session, evaluation_set.behavior, folder)
         return experiment_result(found, options, path, dataset, str(files.report))
 
 
@@ -189,9 +192,9 @@ def _kept(session: Session, behavior: Behavior, folder: str) -> str:
     return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
 
 
-def _file_name(material: Material) -> str:
+def _file_name(evaluation_set: EvaluationSet) -> str:
     """Return a behaviour's name as a name of a folder."""
-    return re.sub(r"[^\w-]+", "_", material.behavior.name).strip("_")[:64] or "experiment"
+    return re.sub(r"[^\w-]+", "_", evaluation_set.behavior.name).strip("_")[:64] or "experiment"
 
 
 def _scorers(scorer: object) -> Mapping[str, TextScore]:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from steer_tools.core.site import Site
-from steer_tools.figures import Matrix, matrix, readable
-from steer_tools.inspection import Pair, Patches, attribute, patch
+from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.figures.strips import readable
+from steer_tools.inspection.patching import Pair, Patches, attribute, patch
 from steer_tools.parameters import (
     AllLayers,
     Folder,

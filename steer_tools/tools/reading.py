@@ -7,11 +7,14 @@ from steer_tools.core.positions import POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors import contrast_prompts
-from steer_tools.evaluation.evaluation_set import material_named
+from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.evaluation_set import evaluation_set_named
 from steer_tools.experiments.experiment import pooling_of
-from steer_tools.figures import Matrix, matrix, readable
-from steer_tools.inspection import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
+from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.figures.strips import readable
+from steer_tools.inspection.detectors import Detector
+from steer_tools.inspection.projections import Projection
+from steer_tools.inspection.readings import Labelled, Reading, detect, directions_at, read_along
 from steer_tools.parameters import (
     AllowOtherModel,
     DetectorStatus,
@@ -137,8 +140,8 @@ def _labelled(
     if positive is None and negative is None:
         if behavior_name is None:
             return None, own or "last"
-        material, is_chat = material_named(session, behavior_name), session.engine.info.has_chat_template
-        behavior, splits = material.behavior, material.splits
+        evaluation_set, is_chat = evaluation_set_named(session, behavior_name), session.engine.info.has_chat_template
+        behavior, splits = evaluation_set.behavior, evaluation_set.splits
         # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
         groups = [item.group for item in splits.judging]
         seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))

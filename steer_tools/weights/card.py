@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from steer_tools.weights.bakeable_plans import Ablation, Addition, Bakeable
 from steer_tools.weights.checkpoints import UNDO
-from steer_tools.weights.plans import Ablation, Addition, Bakeable
 from steer_tools.weights.proof import Proof
 
 

@@ -14,7 +14,7 @@ import torch
 
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
-from steer_tools.weights.edits import Change, CheckpointEdits, change_slice, slices
+from steer_tools.weights.checkpoint_edits import Change, CheckpointEdits, change_slice, slices
 from steer_tools.weights.shards import (
     FLOATS,
     INDEX,

@@ -20,7 +20,7 @@ from steer_tools.core.site import Site
 from steer_tools.directions import extraction
 from steer_tools.directions.fitting import fit
 from steer_tools.directions.methods import METHODS
-from steer_tools.directions.sources import SOURCES
+from steer_tools.directions.session_methods import SESSION_METHODS
 from steer_tools.engines.base import Row, TokenizedPrompt
 from steer_tools.errors import ArgumentError, DirectionError, PromptError, SteeringError, UnsupportedFeatureError
 from steer_tools.parameters import ComponentName, InterventionName, MethodName
@@ -46,7 +46,7 @@ def activations(session: Session, prompts: Any, site: Site, pooling: Any = "last
 
 
 def test_the_schema_names_exactly_the_methods_sources_interventions_and_components() -> None:
-    assert set(get_args(MethodName)) == {*METHODS, *SOURCES}
+    assert set(get_args(MethodName)) == {*METHODS, *SESSION_METHODS}
     assert set(get_args(InterventionName)) == set(INTERVENTIONS)
     assert set(get_args(get_args(ComponentName)[0])) == {"residual", "embedding", "attention", "mlp"}
 

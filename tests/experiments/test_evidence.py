@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from steer_tools import load_model
 from steer_tools.directions.methods import method_named
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.evaluation_set import Material, material_of
-from steer_tools.evaluation.measuring import Budget, propensities, write
+from steer_tools.evaluation.damage import Budget, write
+from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_of
+from steer_tools.evaluation.questions import propensities
 from steer_tools.experiments.experiment import Experiment, run_experiment
 from steer_tools.experiments.sweeps import SweepOptions
 from steer_tools.session.placement import PlacementOptions, place
@@ -27,8 +28,8 @@ def bundled(empty_session: Session) -> Session:
     return empty_session
 
 
-def material_for(session: Session, trait: str, seed: int, items: int = 40) -> Material:
-    return replace(material_of(session.engine, trait_behavior(trait, items=items, seed=seed), seed), others={})
+def material_for(session: Session, trait: str, seed: int, items: int = 40) -> EvaluationSet:
+    return replace(evaluation_set_of(session.engine, trait_behavior(trait, items=items, seed=seed), seed), others={})
 
 
 def experiment(session: Session, trait: str, method: str, seed: int) -> Experiment:
@@ -72,10 +73,10 @@ def test_log_odds_rank_cells_as_exact_scores_do(bundled: Session) -> None:
     ]
 
     unsteered, *steered = propensities(engine, asked, [(), *plans])
-    score = found.material.scorers["exact"]
+    score = found.evaluation_set.scorers["exact"]
     exact = [
         fmean(score(q.prompt, text.text) or 0.0 for q, text in zip(asked, texts.generations, strict=True))
-        for texts in write(engine, [question.prompt for question in asked], plans, found.material.text_tokens)
+        for texts in write(engine, [question.prompt for question in asked], plans, found.evaluation_set.text_tokens)
     ]
 
     assert len(cells) >= 12

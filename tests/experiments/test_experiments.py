@@ -21,25 +21,18 @@ from steer_tools.core.site import Site
 from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Row
 from steer_tools.errors import ArgumentError, Cancelled, PromptError, StrengthError
-from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.evaluation_set import Material, material_named, neutral_for, split
-from steer_tools.evaluation.measuring import (
-    Budget,
-    Damage,
-    DamageMeter,
-    Question,
-    control_questions,
-    propensities,
-    questions,
-)
-from steer_tools.evaluation.metrics import Interval
+from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
+from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_named, neutral_for, split
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.questions import Question, control_questions, propensities, questions
 from steer_tools.experiments import sweeps
 from steer_tools.experiments.calibration import calibrate
+from steer_tools.experiments.control_directions import KINDS, NullDistribution, control_directions, control_plans
 from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judging import Judgement, judge, shifts_of_others
-from steer_tools.experiments.nulls import KINDS, Null, control_directions, control_plans
-from steer_tools.experiments.robust import evaluate, with_prompts
+from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
+from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.experiments.verdicts import rule
 from steer_tools.progress import Work, report
@@ -72,9 +65,9 @@ def items(count: int = 24, each: int = 1) -> list[Item]:
     ]
 
 
-def material(session: Session, count: int = 24) -> Material:
+def evaluation_set(session: Session, count: int = 24) -> EvaluationSet:
     behavior = Behavior("made up", "", ("a", "b"), None, "", items(8), items(count))
-    return Material(behavior, split(behavior.items, 0), neutral_for(session.engine), {}, {}, 6)
+    return EvaluationSet(behavior, split(behavior.items, 0), neutral_for(session.engine), {}, {}, 6)
 
 
 @pytest.fixture
@@ -139,7 +132,7 @@ def test_each_part_of_the_damage_alone_breaks_the_budget(excess: dict[str, float
     assert not replace(HARMLESS, **excess).is_within(Budget())
 
 
-# Material
+# EvaluationSet
 
 
 def test_no_group_is_on_both_sides_of_a_split_and_the_seed_decides_it() -> None:
@@ -179,18 +172,18 @@ def test_each_trait_is_a_behaviour_whose_items_differ_in_that_trait_alone() -> N
 def test_the_bundled_model_has_its_traits_and_others_have_the_built_in_behaviours(
     empty_session: Session, llama_session: Session
 ) -> None:
-    found = material_named(llama_session, "honesty")
+    found = evaluation_set_named(llama_session, "honesty")
 
     assert len(found.behavior.pairs) >= 60
     assert "exact" not in found.scorers
     assert len(found.others) == 15
     with pytest.raises(ArgumentError, match="honesty"):
-        material_named(llama_session, "honestly")
+        evaluation_set_named(llama_session, "honestly")
 
 
 def test_one_list_without_the_other_is_refused(llama_session: Session) -> None:
     with pytest.raises(ArgumentError, match="both, or neither"):
-        material_named(llama_session, "mine", positive=["baba"])
+        evaluation_set_named(llama_session, "mine", positive=["baba"])
 
 
 # Grids
@@ -232,7 +225,7 @@ def test_all_layers_but_the_last_are_tried_and_of_many_some(llama_session: Sessi
 
 
 def test_a_cell_holds_the_effects_that_are_measured_one_by_one(llama_session: Session, vector: Any) -> None:
-    found = material(llama_session)
+    found = evaluation_set(llama_session)
     options = SweepOptions(strengths=[0.2, 0.5])
 
     swept = sweep(llama_session, vector, [0, 2], found, options, "cells.json")
@@ -272,7 +265,7 @@ def test_steerability_is_the_slope_up_to_the_judged_strength(
 def test_a_sweep_that_was_cancelled_goes_on_where_it_was(
     llama_session: Session, vector: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, options = material(llama_session), SweepOptions(strengths=[0.2])
+    found, options = evaluation_set(llama_session), SweepOptions(strengths=[0.2])
     whole = sweep(llama_session, vector, [0, 1, 2], found, options, "whole.json")
 
     def cancel(done: int, total: int, message: str) -> None:
@@ -299,7 +292,7 @@ def test_a_sweep_that_was_cancelled_goes_on_where_it_was(
 
 
 def test_per_token_divides_every_effect_by_the_completions_tokens(llama_session: Session, vector: Any) -> None:
-    engine, found = llama_session.engine, material(llama_session)
+    engine, found = llama_session.engine, evaluation_set(llama_session)
     found = replace(found, behavior=replace(found.behavior, choices=items(4)))
     tokens = len(engine.score([Row(TextPrompt("keke"))], [items(1)[0].positive])[0])
     whole, by_token = (
@@ -334,7 +327,7 @@ def test_per_token_divides_every_effect_by_the_completions_tokens(llama_session:
 def test_cells_of_another_grid_are_measured_anew(
     llama_session: Session, vector: Any, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    found, options = material(llama_session), SweepOptions(strengths=[0.2])
+    found, options = evaluation_set(llama_session), SweepOptions(strengths=[0.2])
     sweep(llama_session, vector, [0, 1], found, options, "cells.json")
     measured: list[int] = []
     measure = sweeps.measure_layer
@@ -352,7 +345,7 @@ def test_cells_of_another_grid_are_measured_anew(
             vector = vector * 2.0
             options = SweepOptions(strengths=[0.2], unit="vector")
         case "items":
-            found = material(llama_session, 20)
+            found = evaluation_set(llama_session, 20)
         case "per_token":
             options = SweepOptions(strengths=[0.2], per_token=True)
         case "template":
@@ -443,10 +436,10 @@ def judgement(effect: float, interval: tuple[float, float] | None, anti_steerabl
     return Judgement((), np.zeros(count), effects, bounds, (), slopes, None, 0.0, None)
 
 
-def null_of(largest: float, reached: int = 0, effect: float = 0.0) -> Null:
+def null_of(largest: float, reached: int = 0, effect: float = 0.0) -> NullDistribution:
     means = np.linspace(-largest, largest, 99)
     means[:reached] = effect + 1.0
-    return Null(means[:, None], ("random",) * 99)
+    return NullDistribution(means[:, None], ("random",) * 99)
 
 
 @pytest.mark.parametrize(
@@ -467,7 +460,7 @@ def null_of(largest: float, reached: int = 0, effect: float = 0.0) -> Null:
     ],
 )
 def test_the_verdict_follows_from_interval_controls_and_damage(
-    judged: Judgement, null: Null, damage: Damage, was_within: bool, verdict: str
+    judged: Judgement, null: NullDistribution, damage: Damage, was_within: bool, verdict: str
 ) -> None:
     found = rule(judged, null, damage, Budget(), was_within=was_within)
 

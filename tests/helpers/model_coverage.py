@@ -275,9 +275,9 @@ Of the {types} model types ({classes} classes) that transformers {version} loads
 **{shares[0]} work**, {shares[1]} are refused with a reason, and {shares[2]} cannot be made tiny.
 
 Each is built as a tiny random model on a CPU (`tests/helpers/family_models.py`) and goes through the whole job
-(`tests/helpers/model_coverage.py`): attached; read in a padded batch, and held against hooks by hand and against the hidden
-states that the model records itself; steered at every layer, and held against edits by hand; generated from by us and
-by the model's own `generate`; proved by `check_steering`; given back with bit-equal logits. CI runs them all again and
+(`tests/helpers/model_coverage.py`): attached; read in a padded batch, and held against hooks by hand and against the
+hidden states that the model records itself; steered at every layer, and held against edits by hand; generated from by
+us and by the model's own `generate`; proved by `check_steering`; given back with bit-equal logits. CI runs them all and
 holds this table to what it finds; `PYTHONPATH=tests python -m helpers.model_coverage` writes it anew.
 
 A refusal comes when the model is attached. Where attention and MLP are not found, because a block does more than add

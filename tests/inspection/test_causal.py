@@ -20,25 +20,16 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
-from steer_tools.evaluation import evaluation_set as material
-from steer_tools.evaluation.behaviors import Item
+from steer_tools.evaluation import evaluation_set
+from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.measuring import DamageMeter, propensities, questions
-from steer_tools.inspection import (
-    Pair,
-    ablate,
-    ablation_plans,
-    attribute,
-    components_of,
-    direction_everywhere,
-    divergence_of,
-    log_odds_of,
-    patch,
-    patching,
-    replacement_of,
-    score_of,
-    stream_direction,
-)
+from steer_tools.evaluation.damage import DamageMeter
+from steer_tools.evaluation.questions import propensities, questions
+from steer_tools.inspection import patching
+from steer_tools.inspection.ablation import ablate, ablation_plans, replacement_of
+from steer_tools.inspection.components import components_of, direction_everywhere, stream_direction
+from steer_tools.inspection.measures import divergence_of, log_odds_of, score_of
+from steer_tools.inspection.patching import Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import Session
 
@@ -393,7 +384,9 @@ def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Sessio
 
 def test_exact_effects_are_changes_of_the_score_of_texts(bundled: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     # Unsteered answers to neutral questions show no trait, and their true score is 0 with most parts and without.
-    monkeypatch.setattr(material, "score", lambda _, text: {"sentiment": float("<|" not in text and len(text) > 400)})
+    monkeypatch.setattr(
+        evaluation_set, "score", lambda _, text: {"sentiment": float("<|" not in text and len(text) > 400)}
+    )
 
     found = ablate_component("sentiment", "block", [0, 3], "zero", measure="exact")
 

@@ -92,8 +92,8 @@ with eight pairs the largest component need not be the contrast, centred or not.
 TAIL = """
 ## Files and steering
 
-`tests/project/test_peers.py` reads the files that these packages wrote (`tests/peers/files/`) to the very numbers they held,
-and steers the model with them: at positions `all`, where repeng, steering-vectors and rotalabs-steer steer, all
+`tests/project/test_peers.py` reads the files that these packages wrote (`tests/peers/files/`) to the very numbers they
+held, and steers the model with them: at positions `all`, where repeng, steering-vectors and rotalabs-steer steer, all
 {continuations} steered greedy continuations of {tokens} tokens are theirs, token by token.
 
 The other way round, repeng's `import_gguf` and gguf's `GGUFReader` read the file that `save_vector` wrote without a

@@ -7,17 +7,10 @@ from dataclasses import replace
 import pytest
 
 from helpers.pictures import size_of_png
-from steer_tools.figures import (
-    ControlGroup,
-    Controls,
-    Curve,
-    DosePanel,
-    Evidence,
-    HeatCell,
-    HeatMap,
-    evidence,
-    heat_map,
-)
+from steer_tools.figures.control_plot import ControlGroup, Controls
+from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
+from steer_tools.figures.overview import Overview, overview
 
 STRENGTHS = (-0.8, -0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -34,7 +27,7 @@ def with_first(shown: HeatMap, **changes: object) -> HeatMap:
 
 PANEL = DosePanel("doses", Curve("vector", [-1, 0, 1], [-2, 0, 2], [(-3, -1), (0, 0), (1, 3)]), chosen=1)
 CONTROLS = Controls([ControlGroup("random", [0.1, -0.2]), ControlGroup("shuffled", [0.3])], 2.0, (1.0, 3.0))
-EVIDENCE = Evidence(PANEL, grid(3), "cells", CONTROLS, "controls")
+EVIDENCE = Overview(PANEL, grid(3), "cells", CONTROLS, "controls")
 
 
 @pytest.mark.parametrize(("layers", "strengths"), [(1, (0.1,)), (1, STRENGTHS), (3, STRENGTHS), (32, STRENGTHS)])
@@ -91,11 +84,11 @@ def test_the_order_of_cells_does_not_matter() -> None:
 
 
 def test_the_evidence_is_one_wide_picture() -> None:
-    width, height = size_of_png(evidence(EVIDENCE, title="t"))
+    width, height = size_of_png(overview(EVIDENCE, title="t"))
 
     assert width >= 1800
     assert 2 < width / height < 3
-    assert size_of_png(evidence(replace(EVIDENCE, cells=grid(32)), title="t"))[1] > 2 * height
+    assert size_of_png(overview(replace(EVIDENCE, cells=grid(32)), title="t"))[1] > 2 * height
 
 
 @pytest.mark.parametrize(
@@ -112,13 +105,13 @@ def test_the_evidence_is_one_wide_picture() -> None:
     ],
     ids=["prompting", "chosen", "no band", "cells", "effect", "no interval", "fewer kinds", "a control"],
 )
-def test_the_evidence_shows_each_of_its_parts(other: Evidence) -> None:
-    assert evidence(EVIDENCE, title="t") == evidence(EVIDENCE, title="t")
-    assert evidence(other, title="t") != evidence(EVIDENCE, title="t")
+def test_the_evidence_shows_each_of_its_parts(other: Overview) -> None:
+    assert overview(EVIDENCE, title="t") == overview(EVIDENCE, title="t")
+    assert overview(other, title="t") != overview(EVIDENCE, title="t")
 
 
 def test_labels_that_look_like_formulas_are_drawn_as_they_are() -> None:
     hostile = r"$\frac{$ a_b ^ \ % {"
 
-    for shown in (heat_map(grid(1), title=hostile), evidence(replace(EVIDENCE, controls_title=hostile), title=hostile)):
+    for shown in (heat_map(grid(1), title=hostile), overview(replace(EVIDENCE, controls_title=hostile), title=hostile)):
         assert min(size_of_png(shown)) > 400

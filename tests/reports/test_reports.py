@@ -25,40 +25,29 @@ from steer_tools.core.plan import Placement
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.directions.extraction import Extraction
-from steer_tools.directions.sources import way_named
+from steer_tools.directions.session_methods import way_named
 from steer_tools.errors import WorkspacePathError
-from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.evaluation_set import Material, Splits, material_of
-from steer_tools.evaluation.measuring import Budget, Damage, Question
-from steer_tools.evaluation.metrics import Interval
+from steer_tools.evaluation.damage import Budget, Damage
+from steer_tools.evaluation.evaluation_set import EvaluationSet, Splits, evaluation_set_of
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.questions import Question
+from steer_tools.experiments.control_directions import KINDS, NullDistribution
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects, run_experiment
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judging import Dose, Judgement
-from steer_tools.experiments.nulls import KINDS, Null
+from steer_tools.experiments.judgement import Dose, Judgement
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
 from steer_tools.experiments.verdicts import Ruling, Verdict, rule
-from steer_tools.figures import (
-    ControlGroup,
-    Controls,
-    Curve,
-    DosePanel,
-    Evidence,
-    HeatCell,
-    HeatMap,
-    evidence,
-    heat_map,
-)
+from steer_tools.figures.control_plot import ControlGroup, Controls
+from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
+from steer_tools.figures.overview import Overview, overview
 from steer_tools.prompts import ChatPrompt, TextPrompt
-from steer_tools.reports import (
-    Facts,
-    experiment_document,
-    experiment_markdown,
-    save_experiment,
-    save_sweep,
-    sweep_document,
-    sweep_markdown,
-)
+from steer_tools.reports.facts import Facts
+from steer_tools.reports.json_documents import experiment_document, sweep_document
+from steer_tools.reports.markdown_report import experiment_markdown, sweep_markdown
+from steer_tools.reports.report_files import save_experiment, save_sweep
 from steer_tools.session.placement import Placed
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
@@ -118,13 +107,13 @@ def an_experiment(effects: tuple[float, ...] = (1.25, 2.5, -0.75, 3.0), controls
     )
     example = Example(asked[0], 3.0, "a plain text", "a steered text")
     vector = SteeringVector.from_directions({1: torch.ones(32), 2: torch.ones(32)}, info=VectorInfo(pooling="last"))
-    null = Null(
+    null = NullDistribution(
         np.array([[0.01 * i - 0.04, 0.02 * i] * 2 for i in range(controls)]),
         tuple(KINDS[i % 3] for i in range(controls)),
     )
     return Experiment(
         extraction=Extraction(vector, {}, ("The sides differ in length.",)),
-        material=Material(behavior, Splits(items[:2], items[2:]), (TextPrompt("n"),), {}, {}, 8),
+        evaluation_set=EvaluationSet(behavior, Splits(items[:2], items[2:]), (TextPrompt("n"),), {}, {}, 8),
         swept=Sweep(grid, grid.choose(), Placed("v", "residual", (placement,), None, None, ()), judgement),
         null=null,
         side_effects=SideEffects(
@@ -142,8 +131,10 @@ def judged(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def behaving(experiment: Experiment, **changes: Any) -> Experiment:
-    material = experiment.material
-    return replace(experiment, material=replace(material, behavior=replace(material.behavior, **changes)))
+    evaluation_set = experiment.evaluation_set
+    return replace(
+        experiment, evaluation_set=replace(evaluation_set, behavior=replace(evaluation_set.behavior, **changes))
+    )
 
 
 class Rendered(HTMLParser):
@@ -513,7 +504,7 @@ def test_the_pictures_show_the_cells_the_doses_and_the_controls(tmp_path: Path) 
     )
     labels = ("random", "random, spread like the activations", "shuffled labels")
     groups = [ControlGroup(label, null.effects[i::3].mean(axis=1).tolist()) for i, label in enumerate(labels)]
-    parts = Evidence(
+    parts = Overview(
         DosePanel("Layer 2, 4 judging items", curve, chosen=0.1, reference=("a prompt that asks for it", 5.55)),
         shown,
         "All cells, 2 choosing items; damage measured for + only",
@@ -525,7 +516,7 @@ def test_the_pictures_show_the_cells_the_doses_and_the_controls(tmp_path: Path) 
 
     title = "candour in small, 2 choosing items; damage measured for + only"
     assert files.heat_map.read_bytes() == heat_map(shown, title=title)
-    assert files.picture.read_bytes() == evidence(parts, title="candour in small: works")
+    assert files.picture.read_bytes() == overview(parts, title="candour in small: works")
 
 
 def test_a_folder_outside_a_confined_workspace_is_refused(tmp_path: Path) -> None:
@@ -540,18 +531,18 @@ def test_a_folder_outside_a_confined_workspace_is_refused(tmp_path: Path) -> Non
 
 def test_a_sweep_has_no_verdict_and_says_why(tmp_path: Path) -> None:
     experiment = an_experiment()
-    swept, material = experiment.swept, experiment.material
+    swept, evaluation_set = experiment.swept, experiment.evaluation_set
 
-    files = save_sweep(Workspace(tmp_path), "s", swept, material, FACTS)
+    files = save_sweep(Workspace(tmp_path), "s", swept, evaluation_set, FACTS)
 
     report = files.table.read_text(encoding="utf-8")
-    assert report == sweep_markdown(swept, material, FACTS)
+    assert report == sweep_markdown(swept, evaluation_set, FACTS)
     assert report.startswith("# Steering candour in `small`: layer 2, strength 0.1\n")
     assert "not that it works" in report
     assert "made of" not in report
     assert set(Rendered(report).links) == {"heat_map.png", "sweep.json"}
     found: Any = json.loads(files.document.read_bytes())
-    assert found == json.loads(json.dumps(sweep_document(swept, material, FACTS)))
+    assert found == json.loads(json.dumps(sweep_document(swept, evaluation_set, FACTS)))
     whole: Any = json.loads(json.dumps(experiment_document(experiment, FACTS)))
     assert found == {name: whole[name] for name in found}
     assert {"verdict", "controls", "side_effects"}.isdisjoint(found)
@@ -564,9 +555,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Session
     session = Session(workspace=Workspace(tmp_path_factory.mktemp("experiment")))
     session.load("bundled", "huggingface", "auto", None)
     options = SweepOptions(strengths=[0.1, 0.2])
-    material = material_of(session.engine, trait_behavior("sentiment", pairs=16, items=24))
+    evaluation_set = evaluation_set_of(session.engine, trait_behavior("sentiment", pairs=16, items=24))
     way = way_named("paired_mean_difference", None)
-    experiment = run_experiment(session, material, [1], way, options, "cells.json", controls=9)
+    experiment = run_experiment(session, evaluation_set, [1], way, options, "cells.json", controls=9)
     path = str(session.workspace.resolve("v.safetensors"))
     save_vector(experiment.extraction.vector, path)
     yield session, experiment, Facts.of(session.engine.info, options, path, way.name, 1.0)

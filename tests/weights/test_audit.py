@@ -29,7 +29,7 @@ from steer_tools import (
 )
 from steer_tools.errors import ArgumentError, BakingError, WorkspacePathError
 from steer_tools.session.session import Session
-from steer_tools.weights.changes import measure, removal
+from steer_tools.weights.matrix_changes import measure, removal
 from steer_tools.workspace import Workspace
 
 Attach = Callable[..., Session]

@@ -21,7 +21,7 @@ from steer_tools import (
 )
 from steer_tools.bundled_model.grammar import requests
 from steer_tools.bundled_model.language import contrast_pairs, held_out_prompts
-from steer_tools.figures import Curve, DosePanel, dose_response
+from steer_tools.figures.doses import Curve, DosePanel, dose_response
 from steer_tools.session.session import current_session
 
 FOLDER = "results/sycophancy"

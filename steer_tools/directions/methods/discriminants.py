@@ -47,7 +47,7 @@ class LogisticRegression(Method):
 
     def raw_with_threshold(self, data: Activations) -> tuple[Tensor, float | None]:
         """Return the coefficients w and the value of w·h at which both classes are equally likely."""
-        from sklearn.linear_model import LogisticRegression as Regression  # noqa: PLC0415  # A second to import.
+        from sklearn.linear_model import LogisticRegression as Regression  # A second to import.
 
         assert isinstance(data, Examples)
         examples = torch.cat([data.positive, data.negative])

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import cast
 
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.items import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
 from steer_tools.evaluation.behaviors.json_text import decoded, parse_json, require_object
-from steer_tools.evaluation.behaviors.records import item_of_record, located, require_text
 from steer_tools.prompts import plain
 
 _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")

@@ -5,7 +5,7 @@ from random import Random
 from steer_tools.bundled_model.grammar import compose, join, requests
 from steer_tools.bundled_model.language import contrast_pairs, held_out_prompts
 from steer_tools.bundled_model.lexicon import LEVELS, TRAITS
-from steer_tools.evaluation.behaviors import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.prompts import ChatPrompt, Prompt, parse_prompt
 
 _POLES = {

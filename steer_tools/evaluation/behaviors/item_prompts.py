@@ -6,7 +6,7 @@ It must not know tokenizers: the spaces between prompts and completions are writ
 from collections.abc import Sequence
 
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.items import Item
+from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.prompts import ChatPrompt, ContrastPrompts, Prompt, TextPrompt
 
 # What whole texts follow where they are scored: every tokenizer of open text has the end of a line, and not all BOS.

@@ -100,7 +100,7 @@ def cluster_share_interval(successes: Sequence[bool], groups: Sequence[Hashable]
         return _wilson(share, float(items**2 / (sizes**2).sum()))
     error = _ratio_error(np.bincount(number, weights=array) - share * sizes, sizes)
     effect = max(1.0, error**2 * (items - 1) / (share * (1 - share)))
-    from scipy.special import stdtrit  # noqa: PLC0415  # Slow to import, and only shares of groups need it.
+    from scipy.special import stdtrit  # Slow to import, and only shares of groups need it.
 
     t_of_items, t_of_groups = (float(stdtrit(n - 1, 0.975)) for n in (items, len(sizes)))
     return _wilson(share, items / effect * (t_of_items / t_of_groups) ** 2)

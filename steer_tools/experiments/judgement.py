@@ -12,9 +12,11 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors import Item, asked
-from steer_tools.evaluation.measuring import Floats, Question, control_questions, propensities, questions
-from steer_tools.evaluation.metrics import Interval, anti_steerable_share, cluster_interval, slopes
+from steer_tools.evaluation.behaviors.behavior import Item
+from steer_tools.evaluation.behaviors.item_prompts import asked
+from steer_tools.evaluation.metrics.effects import anti_steerable_share, slopes
+from steer_tools.evaluation.metrics.intervals import Interval, cluster_interval
+from steer_tools.evaluation.questions import Floats, Question, control_questions, propensities, questions
 from steer_tools.prompts import Prompt
 from steer_tools.session.placement import Placed
 

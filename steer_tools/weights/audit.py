@@ -14,11 +14,11 @@ from torch import Tensor
 from steer_tools.core.site import Component
 from steer_tools.engines.huggingface.config_sizes import Sizes
 from steer_tools.progress import report
-from steer_tools.weights.changes import Change, Removal, common_direction, measure, removal, rounding
+from steer_tools.weights.audit_result import Audit, Difference, Finding, Kind
 from steer_tools.weights.configs import differing_keys, multiplier_of
-from steer_tools.weights.findings import Audit, Difference, Finding, Kind
-from steer_tools.weights.pairs import Checkpoint, Pair, pair_up
-from steer_tools.weights.writers import layer_of, stream_axes
+from steer_tools.weights.matrix_changes import Change, Removal, common_direction, measure, removal, rounding
+from steer_tools.weights.stream_axes import layer_of, stream_axes
+from steer_tools.weights.tensor_pairs import Checkpoint, Pair, pair_up
 
 # What part of a change may be something else, beside twice what rounding may have made, and the most of both.
 _UNEXPLAINED, _MOST_UNEXPLAINED = 0.02, 0.5

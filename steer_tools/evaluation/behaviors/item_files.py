@@ -10,10 +10,16 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import behavior_of, is_behavior
-from steer_tools.evaluation.behaviors.items import Behavior, Item
+from steer_tools.evaluation.behaviors.item_records import (
+    form_of,
+    item_of_prompts,
+    item_of_record,
+    item_of_texts,
+    located,
+)
 from steer_tools.evaluation.behaviors.json_text import array_entries, decoded, is_array, parse_json, require_object
-from steer_tools.evaluation.behaviors.records import form_of, item_of_prompts, item_of_record, item_of_texts, located
 from steer_tools.prompts import parse_prompts
 
 # About 30,000 tokens: more than models are asked in one record.

@@ -14,7 +14,7 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.directions.methods import method_named
 from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine
-from steer_tools.evaluation.measuring import Floats, Question, propensities
+from steer_tools.evaluation.questions import Floats, Question, propensities
 
 KINDS = ("random", "random_covariance", "balanced_shuffle")
 CONTROLS = 99
@@ -23,7 +23,7 @@ _FEWEST_EXAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Null:
+class NullDistribution:
     """The effects of control directions: `effects` is (controls, items), `kinds` says how each was drawn."""
 
     effects: Floats
@@ -58,11 +58,11 @@ def control_plans(placement: Placement, directions: Sequence[Tensor]) -> list[Pl
     ]
 
 
-def measure_null(
+def measure_null_distribution(
     engine: Engine, placement: Placement, examples: Examples, asked: Sequence[Question], count: int, seed: int
-) -> Null:
+) -> NullDistribution:
     """Measure `count` controls at the place and norm of `placement`."""
     drawn = control_directions(examples, count, seed)
     plans = control_plans(placement, [direction for _, direction in drawn])
     unsteered, *steered = propensities(engine, asked, [(), *plans])
-    return Null(np.stack(steered) - unsteered, tuple(kind for kind, _ in drawn))
+    return NullDistribution(np.stack(steered) - unsteered, tuple(kind for kind, _ in drawn))

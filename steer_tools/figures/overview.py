@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from steer_tools.figures.controls import Controls, draw_controls
+from steer_tools.figures.canvas import new_figure, png, style
+from steer_tools.figures.control_plot import Controls, draw_controls
 from steer_tools.figures.doses import DosePanel, draw_doses
-from steer_tools.figures.drawing import new_figure, png, style
 from steer_tools.figures.heat_maps import HeatMap, draw_cells, explain_marks
 
 # At this width a text of 8 points has 8 pixels where the picture is shown 900 pixels wide.
@@ -12,7 +12,7 @@ _WIDTH = 12.0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Overview:
     """The three panels, from the left to the right."""
 
     doses: DosePanel
@@ -22,7 +22,7 @@ class Evidence:
     controls_title: str
 
 
-def evidence(shown: Evidence, *, title: str) -> bytes:
+def overview(shown: Overview, *, title: str) -> bytes:
     """Draw the three panels side by side; return a PNG."""
     figure = new_figure(_WIDTH, max(4.4, shown.cells.height + 0.4), title)
     doses, cells, controls = figure.subplots(1, 3, width_ratios=[1, 1.5, 1])

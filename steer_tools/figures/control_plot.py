@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.drawing import INK, OTHER, STEERED, plain
+from steer_tools.figures.canvas import INK, OTHER, STEERED, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

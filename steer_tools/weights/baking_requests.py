@@ -15,7 +15,7 @@ from steer_tools.engines.huggingface.output_parameters import Writer
 from steer_tools.errors import ArgumentError, BakingError
 from steer_tools.session.session import Session
 from steer_tools.session.vector_loading import load_for_model, one_direction
-from steer_tools.weights.plans import ablation_everywhere
+from steer_tools.weights.bakeable_plans import ablation_everywhere
 
 
 @dataclass(frozen=True)

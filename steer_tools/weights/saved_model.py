@@ -16,8 +16,10 @@ from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
 from steer_tools.prompts import Prompt, TextPrompt
 from steer_tools.session.session import Session
-from steer_tools.weights.baking import edits_for
+from steer_tools.weights.bakeable_plans import Ablation, Bakeable, read_plan
+from steer_tools.weights.baking_requests import Baking, engine_for_baking, writing_sites
 from steer_tools.weights.card import card_of
+from steer_tools.weights.checkpoint_edits import CheckpointEdits
 from steer_tools.weights.checkpoints import (
     CARD,
     CONTROL_VECTOR,
@@ -26,10 +28,8 @@ from steer_tools.weights.checkpoints import (
     copy_checkpoint,
     edit_checkpoint,
 )
-from steer_tools.weights.edits import CheckpointEdits
-from steer_tools.weights.plans import Ablation, Bakeable, read_plan
+from steer_tools.weights.planned_edits import edits_for
 from steer_tools.weights.proof import Proof, prove
-from steer_tools.weights.requests import Baking, engine_for_baking, writing_sites
 from steer_tools.weights.shards import INDEX, SINGLE, find_tensors
 from steer_tools.workspace import Workspace
 

@@ -13,8 +13,8 @@ from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.checkpoint_names import find_bias_flag, names_on_disk
 from steer_tools.engines.huggingface.output_parameters import OutputParameter, Writer
 from steer_tools.errors import BakingError
-from steer_tools.weights.edits import CheckpointEdits, Increased, ProjectedOut
-from steer_tools.weights.plans import Ablation, Addition, Bakeable
+from steer_tools.weights.bakeable_plans import Ablation, Addition, Bakeable
+from steer_tools.weights.checkpoint_edits import CheckpointEdits, Increased, ProjectedOut
 
 
 def edits_for(kind: Bakeable, architecture: Architecture, writers: Sequence[Writer]) -> CheckpointEdits:

@@ -10,9 +10,9 @@ from random import Random
 from typing import BinaryIO, TypeVar
 
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.items import Behavior, Item
-from steer_tools.evaluation.behaviors.readers import read_any
-from steer_tools.evaluation.behaviors.records import item_of_prompts, item_of_strangers, located
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.item_files import read_any
+from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
 from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
 
 MOST_ITEMS = 2_000

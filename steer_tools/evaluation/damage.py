@@ -1,73 +1,22 @@
-"""Items, plans → what the model makes of them: log-odds of completions, and what steering costs.
+"""Plans → what steering by them costs: drift of predictions on neutral prompts, and what happens to texts.
 
 Every plan is a row of the same batches. It must not know vectors, or which plan is the better one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors import Item, evaluation_prompt
-from steer_tools.evaluation.metrics import distinct_2
+from steer_tools.evaluation.metrics.texts import distinct_2
 from steer_tools.prompts import Prompt
-
-Floats = NDArray[np.float64]
 
 # Tokens of an unsteered text over which the divergence is averaged.
 _UNSTEERED_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Question:
-    """An item as this model is asked it; with `per_token` log-probabilities are divided by their numbers of tokens."""
-
-    prompt: Prompt
-    positive: str
-    negative: str
-    group: str
-    per_token: bool = False
-
-
-def questions(
-    engine: Engine, items: Sequence[Item], *, per_token: bool = False, as_chat: bool | None = None
-) -> tuple[Question, ...]:
-    """Return the items as the model is asked them: by its chat template where it has one, unless `as_chat` says it."""
-    is_chat = engine.info.has_chat_template if as_chat is None else as_chat
-    return tuple(Question(*evaluation_prompt(item, is_chat), item.group, per_token) for item in items)
-
-
-def propensities(engine: Engine, asked: Sequence[Question], plans: Sequence[Plan]) -> Floats:
-    """Return (plans, questions) log p(positive completion) − log p(negative completion), in nats."""
-    rows = [Row(question.prompt, plan) for question in asked for plan in plans]
-    completions = [
-        *(question.positive for question in asked for _ in plans),
-        *(question.negative for question in asked for _ in plans),
-    ]
-    scores = engine.score([*rows, *rows], completions)
-    by_token = [question.per_token for _ in range(2) for question in asked for _ in plans]
-    totals = np.array(
-        [float(own.mean() if mean else own.sum()) for own, mean in zip(scores, by_token, strict=True)], dtype=np.float64
-    )
-    return (totals[: len(rows)] - totals[len(rows) :]).reshape(len(asked), len(plans)).T
-
-
-def control_questions(asked: Sequence[Question]) -> tuple[Question, ...]:
-    """Return the questions with completions that say nothing of the behaviour: positive ones of two other groups.
-
-    Both show it alike, so that what moves their log-odds is no effect on it.
-    """
-    controls: list[Question] = []
-    for index, own in enumerate(asked):
-        after = [other for other in (*asked[index + 1 :], *asked[:index]) if other.group != own.group]
-        second = next((other for other in after[1:] if other.group != after[0].group), after[-1])
-        controls.append(replace(own, positive=after[0].positive, negative=second.positive))
-    return tuple(controls)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ STEERED, AGAINST, OTHER, INK, FAINT = "#c2410c", "#1d4ed8", "#64748b", "#1e293b"
 def new_figure(width: float, height: float, title: str) -> "Figure":
     """Return an empty figure of `width` × `height` inches with its title at the left."""
     # matplotlib takes longer to import than most commands run.
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     figure.suptitle(plain(title), color=INK, fontsize=12, fontweight="bold", x=0.01, ha="left")
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
 
 def png(figure: "Figure") -> bytes:
     """Return the figure as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)

@@ -3,19 +3,21 @@
 import shlex
 
 from steer_tools.directions.extraction import Extraction
-from steer_tools.evaluation.evaluation_set import Material
-from steer_tools.evaluation.measuring import Budget
+from steer_tools.evaluation.damage import Budget
+from steer_tools.evaluation.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import ENOUGH, Grid
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.markup import code, code_block, literal, table
-from steer_tools.reports.wording import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
+from steer_tools.reports.markdown import code, code_block, literal, table
+from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
 
 
-def setting_lines(swept: Sweep, material: Material, facts: Facts, extraction: Extraction | None = None) -> list[str]:
+def setting_lines(
+    swept: Sweep, evaluation_set: EvaluationSet, facts: Facts, extraction: Extraction | None = None
+) -> list[str]:
     """Say what was steered; without `extraction` nothing is known of the vector's making here."""
-    behavior, unit = material.behavior, UNITS[swept.placed.unit]
+    behavior, unit = evaluation_set.behavior, UNITS[swept.placed.unit]
     cells = swept.grid.cells
     strengths = listed([f"{strength:g}" for strength in sorted({cell.strength for cell in cells})])
     layers = listed([str(layer) for layer in sorted({cell.layer for cell in cells})])
@@ -48,9 +50,9 @@ def setting_lines(swept: Sweep, material: Material, facts: Facts, extraction: Ex
     ]
 
 
-def choice_lines(swept: Sweep, material: Material) -> list[str]:
+def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
     """Say how layer and strength were chosen."""
-    choosing, judging = material.splits.choosing, material.splits.judging
+    choosing, judging = evaluation_set.splits.choosing, evaluation_set.splits.judging
     groups = [len({item.group for item in part}) for part in (choosing, judging)]
     cell = swept.cell
     lines = [
@@ -86,9 +88,9 @@ def choice_lines(swept: Sweep, material: Material) -> list[str]:
     ]
 
 
-def limit_lines(material: Material, facts: Facts) -> list[str]:
+def limit_lines(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
     """Say what the numbers do not show."""
-    behavior = material.behavior
+    behavior = evaluation_set.behavior
     asks_nobody = behavior.instruction is None
     has_whole_texts = any(item.prompt is None for item in (*behavior.pairs, *behavior.items))
     lines = [

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer_tools.evaluation.evaluation_set import Material
+from steer_tools.evaluation.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.documents import Json, experiment_document, sweep_document
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.pictures import evidence_picture, heat_map_picture
-from steer_tools.reports.writing import (
+from steer_tools.reports.json_documents import Json, experiment_document, sweep_document
+from steer_tools.reports.markdown_report import (
     DOCUMENT,
     EVIDENCE,
     HEAT_MAP,
@@ -21,6 +20,7 @@ from steer_tools.reports.writing import (
     experiment_markdown,
     sweep_markdown,
 )
+from steer_tools.reports.pictures import heat_map_picture, overview_picture
 from steer_tools.workspace import Workspace
 
 
@@ -52,14 +52,16 @@ def save_experiment(workspace: Workspace, folder: str, experiment: Experiment, f
     """
     contents = {
         REPORT: experiment_markdown(experiment, facts).encode(),
-        EVIDENCE: evidence_picture(experiment, facts),
-        HEAT_MAP: heat_map_picture(experiment.swept, experiment.material.behavior.name, facts),
+        EVIDENCE: overview_picture(experiment, facts),
+        HEAT_MAP: heat_map_picture(experiment.swept, experiment.evaluation_set.behavior.name, facts),
         DOCUMENT: _json(experiment_document(experiment, facts)),
     }
     return ExperimentFiles(*_write(workspace, folder, contents))
 
 
-def save_sweep(workspace: Workspace, folder: str, swept: Sweep, material: Material, facts: Facts) -> SweepFiles:
+def save_sweep(
+    workspace: Workspace, folder: str, swept: Sweep, evaluation_set: EvaluationSet, facts: Facts
+) -> SweepFiles:
     """Write table, picture and document into `folder`.
 
     Raises:
@@ -67,9 +69,9 @@ def save_sweep(workspace: Workspace, folder: str, swept: Sweep, material: Materi
         WorkspacePathError: The folder lies outside a confined root.
     """
     contents = {
-        TABLE: sweep_markdown(swept, material, facts).encode(),
-        HEAT_MAP: heat_map_picture(swept, material.behavior.name, facts),
-        SWEEP_DOCUMENT: _json(sweep_document(swept, material, facts)),
+        TABLE: sweep_markdown(swept, evaluation_set, facts).encode(),
+        HEAT_MAP: heat_map_picture(swept, evaluation_set.behavior.name, facts),
+        SWEEP_DOCUMENT: _json(sweep_document(swept, evaluation_set, facts)),
     }
     return SweepFiles(*_write(workspace, folder, contents))
 

@@ -8,15 +8,16 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from steer_tools.evaluation.evaluation_set import Material
-from steer_tools.evaluation.metrics import Interval, empirical_p
+from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.evaluation.metrics.effects import empirical_p
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.experiments.control_directions import NullDistribution
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judging import Judgement
-from steer_tools.experiments.nulls import Null
+from steer_tools.experiments.judgement import Judgement
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.markup import question_text
+from steer_tools.reports.markdown import question_text
 
 Json: TypeAlias = dict[str, object]
 
@@ -27,7 +28,7 @@ def experiment_document(experiment: Experiment, facts: Facts) -> Json:
     document = {
         "verdict": experiment.ruling.verdict,
         "reasons": list(experiment.ruling.reasons),
-        **_sweep(experiment.swept, experiment.material, facts),
+        **_sweep(experiment.swept, experiment.evaluation_set, facts),
         "extraction": {
             "method": experiment.extraction.vector.info.method,
             "pooling": experiment.extraction.vector.info.pooling,
@@ -50,12 +51,12 @@ def experiment_document(experiment: Experiment, facts: Facts) -> Json:
     return cast(Json, _finite(document))
 
 
-def sweep_document(swept: Sweep, material: Material, facts: Facts) -> Json:
+def sweep_document(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
     """Return everything that a sweep found; a number that is not finite is null."""
-    return cast(Json, _finite(_sweep(swept, material, facts)))
+    return cast(Json, _finite(_sweep(swept, evaluation_set, facts)))
 
 
-def means_by_kind(null: Null) -> dict[str, NDArray[np.float64]]:
+def means_by_kind(null: NullDistribution) -> dict[str, NDArray[np.float64]]:
     """Return the mean effects of the controls of each kind."""
     kinds = np.array(null.kinds)
     return {kind: null.means[kinds == kind] for kind in dict.fromkeys(null.kinds)}
@@ -66,8 +67,8 @@ def wrong_way(effects: NDArray[np.float64]) -> float:
     return float((effects < 0).mean())
 
 
-def _sweep(swept: Sweep, material: Material, facts: Facts) -> Json:
-    behavior, splits, cell = material.behavior, material.splits, swept.cell
+def _sweep(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
+    behavior, splits, cell = evaluation_set.behavior, evaluation_set.splits, swept.cell
     return {
         "facts": asdict(facts),
         "behavior": {
@@ -82,7 +83,7 @@ def _sweep(swept: Sweep, material: Material, facts: Facts) -> Json:
             "judging_items": len(splits.judging),
             "judging_groups": len({item.group for item in splits.judging}),
             "choices": len(behavior.choices),
-            "neutral_prompts": len(material.neutral),
+            "neutral_prompts": len(evaluation_set.neutral),
         },
         "unit": swept.placed.unit,
         "warnings": list(swept.placed.warnings),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.items import Item
+from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 
 _SHORTEST_BEGINNING = 2

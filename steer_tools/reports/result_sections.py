@@ -4,24 +4,25 @@ import math
 
 import numpy as np
 
-from steer_tools.evaluation.evaluation_set import Material
-from steer_tools.evaluation.measuring import Budget
-from steer_tools.evaluation.metrics import Interval, empirical_p
+from steer_tools.evaluation.damage import Budget
+from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.evaluation.metrics.effects import empirical_p
+from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.experiments.control_directions import NullDistribution
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
-from steer_tools.experiments.judging import Dose, Judgement
-from steer_tools.experiments.nulls import Null
+from steer_tools.experiments.judgement import Dose, Judgement
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.documents import means_by_kind, wrong_way
-from steer_tools.reports.markup import code, literal, question_text, table
-from steer_tools.reports.wording import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
+from steer_tools.reports.json_documents import means_by_kind, wrong_way
+from steer_tools.reports.markdown import code, literal, question_text, table
+from steer_tools.reports.words import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
 
 _NOTHING = "–"
 
 
-def effect_lines(swept: Sweep, material: Material) -> list[str]:
+def effect_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
     """Say what the chosen cell does to the judging items."""
     judgement = swept.judgement
-    positive, negative = (literal(pole) for pole in material.behavior.poles)
+    positive, negative = (literal(pole) for pole in evaluation_set.behavior.poles)
     lines = [
         "",
         "## The effect",
@@ -51,7 +52,7 @@ def effect_lines(swept: Sweep, material: Material) -> list[str]:
         f"{float(np.abs(judgement.effects).mean()):.2f}."
     )
     if judgement.choices is not None:
-        count = len(material.behavior.choices)
+        count = len(evaluation_set.behavior.choices)
         lines.append(
             f"- On {counted(count, 'question')} with the answers (A) and (B) the effect is "
             f"{signed(judgement.choices)} nats."
@@ -59,7 +60,7 @@ def effect_lines(swept: Sweep, material: Material) -> list[str]:
     return lines
 
 
-def control_lines(null: Null, judgement: Judgement) -> list[str]:
+def control_lines(null: NullDistribution, judgement: Judgement) -> list[str]:
     """Say what directions do that know nothing of the behaviour."""
     rows = [
         (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steer_tools.errors import VectorFileError
-from steer_tools.evaluation.measuring import Damage
+from steer_tools.evaluation.damage import Damage
 from steer_tools.experiments.grids import Cell, by_layer
 from steer_tools.workspace import Workspace
 

@@ -1,7 +1,7 @@
 """Ways to a direction that need more than activations: an autoencoder's file, or the model's gradients.
 
 A session, prompts and sites come in, ready directions leave, which are then measured like those of all methods. A new
-way is one frozen class with `name` and `find`, added to SOURCES, and its name to the parameter `Method`.
+way is one frozen class with `name` and `find`, added to SESSION_METHODS, and its name to the parameter `Method`.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,21 @@ from steer_tools.session.session import Session
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadyMethod:
     """A ready direction, as a method that gives nothing else, and what its maker should know."""
 
     method: Method
     warnings: tuple[str, ...] = ()
 
 
-class Source(Protocol):
+class SessionMethod(Protocol):
     """One such way, with its options."""
 
     name: ClassVar[str]
 
-    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> dict[Site, Found]:
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
         """Return a direction at each site, where the mean activations of the prompts differ by `contrasts` (width,)."""
         ...
 
@@ -50,7 +52,9 @@ class SaeFeature:
     sae: str = ""
     feature: int = -1
 
-    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> dict[Site, Found]:
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
         """Read the row, which is the same at each site."""
         if type(self.sae) is not str or not self.sae:
             raise ArgumentError(
@@ -59,7 +63,7 @@ class SaeFeature:
             )
         direction = feature_direction(session.workspace, self.sae, self.feature)
         trained_at = feature_site(session.workspace, self.sae)
-        found: dict[Site, Found] = {}
+        found: dict[Site, ReadyMethod] = {}
         for site, difference in contrasts.items():
             warnings: list[str] = []
             if trained_at not in (None, site):
@@ -69,7 +73,7 @@ class SaeFeature:
                     f"Feature {self.feature} points to the negative prompts, so the vector is its opposite: swap the "
                     "sides to add the feature."
                 )
-            found[site] = Found(GivenDirection(direction), tuple(warnings))
+            found[site] = ReadyMethod(GivenDirection(direction), tuple(warnings))
         return found
 
 
@@ -79,30 +83,32 @@ class Trained(TrainingOptions):
 
     name: ClassVar[str] = "trained"
 
-    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> dict[Site, Found]:
+    def find(
+        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
+    ) -> dict[Site, ReadyMethod]:
         """Train one at each site by itself."""
         engine = session.engine
         pairs = completion_pairs(engine, contrast)
         return {
-            site: Found(TrainedDirection(train_direction(engine, pairs, site, float(difference.norm()), self)))
+            site: ReadyMethod(TrainedDirection(train_direction(engine, pairs, site, float(difference.norm()), self)))
             for site, difference in contrasts.items()
         }
 
 
-SOURCES: dict[str, type[SaeFeature] | type[Trained]] = {kind.name: kind for kind in (SaeFeature, Trained)}
+SESSION_METHODS: dict[str, type[SaeFeature] | type[Trained]] = {kind.name: kind for kind in (SaeFeature, Trained)}
 
 
-def way_named(name: object, options: Mapping[str, object] | None) -> Method | Source:
+def way_named(name: object, options: Mapping[str, object] | None) -> Method | SessionMethod:
     """Return the method or source called `name` with `options` in place of its defaults.
 
     Raises:
         ArgumentError: There is none, or it has no such option, or an option's value is out of range.
     """
-    if not isinstance(name, str) or name not in (*METHODS, *SOURCES):
-        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, (*METHODS, *SOURCES))))
+    if not isinstance(name, str) or name not in (*METHODS, *SESSION_METHODS):
+        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, (*METHODS, *SESSION_METHODS))))
     if name in METHODS:
         return method_named(name, options)
-    kind, given = SOURCES[name], dict(options or {})
+    kind, given = SESSION_METHODS[name], dict(options or {})
     known = {field.name: field.default for field in fields(kind)}
     if strangers := given.keys() - known.keys():
         raise ArgumentError(

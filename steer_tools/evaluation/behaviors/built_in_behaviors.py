@@ -5,8 +5,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from steer_tools.errors import ArgumentError
+from steer_tools.evaluation.behaviors.behavior import Behavior
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
-from steer_tools.evaluation.behaviors.items import Behavior
 
 
 def behavior_names() -> list[str]:
