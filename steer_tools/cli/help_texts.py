@@ -5,13 +5,24 @@ Typer's own drawing costs as much as all else that `--help` does.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 
-class HelpfulCommand(TyperCommand):
+class _Helpful:
+    """What a command and a group share."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option `--help`, with a value where it is not given: to read None, Typer imports pydantic."""
+        option = cast(Any, super()).get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+class HelpfulCommand(_Helpful, TyperCommand):
     """A command whose options stand under their headings."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -19,7 +30,7 @@ class HelpfulCommand(TyperCommand):
         _write(self, ctx, formatter)
 
 
-class HelpfulGroup(TyperGroup):
+class HelpfulGroup(_Helpful, TyperGroup):
     """A group that lists its commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

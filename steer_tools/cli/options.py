@@ -1,7 +1,7 @@
 """A function's parameters → options of a command: names, types, defaults and descriptions are the function's own.
 
 What only the command line knows stands in three tables: other names, headings, and words for who types. It must not
-know tools.
+know what a tool does.
 """
 
 import json
@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from typing_extensions import is_typeddict
 
+from steer_tools import tools
 from steer_tools.errors import ArgumentError
 
 # What a parameter is called where it is not by its own name: lists are given one by one.
@@ -53,7 +54,7 @@ _WORDS = {
     "checkpoint": f"{{}} {_BELOW}",
     "base": f"Folder of the checkpoint that it was made from. {_BELOW}",
 }
-_METAVARS = {int: "N", float: "X"}
+_METAVARS: dict[Any, str] = {int: "N", float: "X"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Option:
 
     typed: Parameter
     argument: str
-    read: Callable[[Any], object]
+    read: Callable[[Any], Any]
     is_prompt: bool = False
 
     @property
@@ -141,12 +142,14 @@ def _option(parameter: Parameter, place: Place) -> Option:
     is_positional = parameter.name in place.positional
     is_required = is_positional or parameter.name in place.required or default is Parameter.empty
     said = _said(name, parameter, is_required=is_required) + kind.said
-    bounds = {key: int(bound) for key, bound in _bounds(parameter.annotation).items()}
+    least, most = _bounds(parameter.annotation)
     if is_positional:
-        info = typer.Argument(metavar=name.upper(), help=said, **bounds)
+        info = typer.Argument(metavar=name.upper(), help=said, min=least, max=most)
     else:
         flag = f"--{name.replace('_', '-')}"
-        info = typer.Option(flag, metavar=kind.metavar, help=said, rich_help_panel=HEADING_OF.get(name), **bounds)
+        info = typer.Option(
+            flag, metavar=kind.metavar, help=said, rich_help_panel=HEADING_OF.get(name), min=least, max=most
+        )
     base = kind.base if is_required or default is not None else kind.base | None
     typed = Parameter(
         name,
@@ -161,8 +164,6 @@ def _said(name: str, parameter: Parameter, *, is_required: bool) -> str:
     own = description_of(parameter.annotation)
     elsewhere = re.fullmatch(r"As for (\w+)\.", own)
     if elsewhere:
-        from steer_tools import tools
-
         hints = get_type_hints(getattr(tools, elsewhere[1]), include_extras=True)
         own = description_of(hints[parameter.name])
     # A vector that need not be given has a use of its own.
@@ -186,7 +187,7 @@ def _kind(annotation: object) -> _Kind:
         item = item if item in {int, float} else str
         read = _one_or_list if item in members else _none_if_empty
         return _Kind(list[item], read, " Repeat it for several.", _METAVARS.get(item))
-    return _Kind(first, _as_it_is, "", _METAVARS.get(cast(type, first)), is_prompt=bool(lists))
+    return _Kind(first, _as_it_is, "", _METAVARS.get(first), is_prompt=bool(lists))
 
 
 def _fields(options: object) -> str:
@@ -213,13 +214,13 @@ def _metadata(annotation: object) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def _bounds(annotation: object) -> dict[str, float]:
+def _bounds(annotation: object) -> tuple[int | None, int | None]:
     """Return the least and the largest value, where a number has them."""
-    found: dict[str, float] = {}
-    for data in _metadata(annotation):
-        for one in getattr(data, "metadata", [data]):
-            found |= {key: getattr(one, name) for key, name in (("min", "ge"), ("max", "le")) if hasattr(one, name)}
-    return found
+    least, most = (
+        next((int(getattr(data, name)) for data in _metadata(annotation) if hasattr(data, name)), None)
+        for name in ("ge", "le")
+    )
+    return least, most
 
 
 def _as_it_is(value: object) -> object:

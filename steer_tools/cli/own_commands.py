@@ -94,7 +94,7 @@ def convert(
 
 def undo(folder: EditedFolder, as_json: AsJson = False) -> None:
     """Give every weight of a baked checkpoint its own bits again."""
-    from steer_tools.weights import undo_edited_model
+    from steer_tools.weights.checkpoints import undo_edited_model
 
     done = undo_edited_model(folder)
     show(asdict(done), f"{done.restored} tensors restored, {done.removed} removed", as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.cli.workbench import Workbench
-from steer_tools.prompts import PromptLike
+from steer_tools.prompts import PromptLike, plain
 
 _NEUTRAL = "One day in spring"
 _TRY, _SEE = "Try it:", "See its texts:"
@@ -86,7 +86,6 @@ def _question(arguments: Mapping[str, Any]) -> PromptLike:
     """Return the prompt of an item that did not choose, as the model was asked it."""
     from steer_tools.evaluation.evaluation_set import evaluation_set_named
     from steer_tools.evaluation.questions import questions
-    from steer_tools.prompts import plain
     from steer_tools.session.session import current_session
 
     session = current_session()

@@ -1,6 +1,6 @@
-"""A tool → its command: the options are derived from the signature, the rest stands on its card. It must not know results.
+"""A tool → its command: the options are derived from the signature, the rest stands on its card.
 
-A command reads its inputs, calls the tool and shows the result.
+A command reads its inputs, calls the tool and shows the result. It must not know results.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class ToolCommand:
         """The groups of options that make parameters which cannot be typed."""
         hints = get_type_hints(self.tool.function, include_extras=True)
         # PROMPTS are typed already, so a file of others has another flag.
-        labels = {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
+        labels: dict[type[Source], type[Source]] = {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
         return [
             labels.get(source, source)
             for source in SOURCES
@@ -116,10 +116,10 @@ class ToolCommand:
             with progress_bar("working"):
                 result = call(**arguments)
         warn([*warnings, *silence_of(arguments.get("scorer"))])
-        if typed["as_json"]:
+        if typed["as_json"] or self.tool.show is None:
             show_json(result)
         else:
-            say(self.shown(result, arguments))
+            say(self.shown(self.tool.show, result, arguments))
             for intention, command in suggestions(self.tool.name, bench, arguments, result):
                 show_command(intention, command)
         if result.get("passed") is False:
@@ -153,8 +153,8 @@ class ToolCommand:
         if other and (typed["vector"] is None) == (arguments[other] is None):
             raise ArgumentError("One vector is needed", valid=f"--vector with --positions all, or --{other}")
 
-    def shown(self, result: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-        """Render a result, with what the tool's `show` asks for beside it."""
-        wanted = signature(self.tool.show).parameters
+    def shown(self, show: Callable[..., Any], result: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+        """Render a result, with what `show` asks for beside it."""
+        wanted = signature(show).parameters
         beside = {**arguments, "is_plain": is_plain()}
-        return self.tool.show(result, **{name: value for name, value in beside.items() if name in wanted})
+        return show(result, **{name: value for name, value in beside.items() if name in wanted})

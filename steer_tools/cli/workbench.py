@@ -1,6 +1,6 @@
-"""The model and the workspace that a command works on, and the vector that acts while it does. It must not know results.
+"""The model and the workspace that a command works on, and the vector that acts while it does.
 
-Its options are those of the tools that load a model and apply a vector.
+Its options are those of the tools that load a model and apply a vector. It must not know results.
 """
 
 import os

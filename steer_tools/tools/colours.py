@@ -1,20 +1,18 @@
 """Numbers → colours behind them in a terminal, as a small table or along a text; levels where there is no colour.
 
-It must not know results.
+It must not know results. What draws is imported here at once: a tool imports this module when it shows something.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from steer_tools.figures.strips import Scale, Strip, readable
 from steer_tools.tools.rendering import Shown, line, shown
-
-if TYPE_CHECKING:
-    from rich.text import Text
-else:
-    Text = Any
 
 # So many stand beside each other in 80 columns, and so many lines in a terminal.
 _MOST_COLUMNS, _MOST_LINES = 8, 12
@@ -32,9 +30,6 @@ class HeatTable:
 
     def shown(self, written: Callable[[float], str], *, is_plain: bool) -> list[Shown]:
         """Return the strongest lines and columns in their order, and how many are left out."""
-        from rich import box
-        from rich.table import Table
-
         # Layers of one model may have different numbers of heads.
         across = list(zip_longest(*self.values, fillvalue=0.0))
         lines, columns = _strongest(self.values, _MOST_LINES), _strongest(across, _MOST_COLUMNS)
@@ -55,12 +50,22 @@ class HeatTable:
         return [table, *([line(f"({notes} of weaker effects in the picture)", "dim")] if notes else [])]
 
 
+def token_text(piece: str) -> Text:
+    """Return a token as it is read."""
+    return shown(readable(piece))
+
+
 def strip_of(tokens: Sequence[str], values: Sequence[float], counts: Sequence[bool]) -> Strip:
     """Return a text's tokens as they are read, with their values."""
     return Strip(tuple(map(readable, tokens)), tuple(values), tuple(counts))
 
 
-def coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> "Text":
+def scale_of(strips: Sequence[Strip]) -> Scale:
+    """Return the scale that some texts share."""
+    return Scale.of(strips)
+
+
+def coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
     """Return a text with its tokens on colours, or in plain text with a level from -3 to +3 behind each."""
     result = line("")
     for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True):
@@ -74,7 +79,7 @@ def coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> "Text":
     return result
 
 
-def legend(scale: Scale, *, is_plain: bool) -> "Text":
+def legend(scale: Scale, *, is_plain: bool) -> Text:
     """Say what the colours or levels mean."""
     levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
     return line(f"({levels}{scale.legend})", "dim")

@@ -6,9 +6,11 @@ rich is imported where it is used: tools are loaded by servers and notebooks tha
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steer_tools.prompts import PromptLike, prompt_text
+from steer_tools.reports.markdown import visible
 from steer_tools.reports.markdown import visible
 from steer_tools.reports.words import signed, span
 
@@ -175,7 +177,7 @@ def stack(*parts: Shown) -> Shown:
 
 
 def table(columns: Mapping[str, str], rows: Iterable[Sequence[Shown]]) -> "Table":
-    """Return rows below the names of their columns, each of which is "left", "right", "fold", or "whole" on one line."""
+    """Return rows below the names of their columns; each is "left", "right", "fold", or "whole" on one line."""
     from rich import box
     from rich.table import Table
 
