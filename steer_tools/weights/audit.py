@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Component
-from steer_tools.engines.huggingface.config_sizes import Sizes
+from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.progress import report
 from steer_tools.weights.audit_result import Audit, Difference, Finding, Kind
 from steer_tools.weights.configs import differing_keys, multiplier_of

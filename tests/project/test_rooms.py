@@ -72,7 +72,6 @@ LATE = {
     ("steer_tools/cli/own_commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
     ("steer_tools/cli/own_commands.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
     ("steer_tools/cli/workbench.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
-    ("steer_tools/engines/huggingface/noting.py", "steer_tools.engines.huggingface.hooks"): "they know each other",
 }
 
 
