@@ -53,14 +53,15 @@ class HelpfulGroup(_Helpful, TyperGroup):
 def _write(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:
     command.format_usage(ctx, formatter)
     command.format_help_text(ctx, formatter)
-    headings: dict[str, list[tuple[str, str]]] = {}
+    headings: dict[str, list[tuple[str, str]]] = {"Arguments": []}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
         if record is not None:
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
             headings.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
     for heading, records in headings.items():
-        _section(formatter, heading, records)
+        if records:
+            _section(formatter, heading, records)
 
 
 def _section(formatter: Any, heading: str, records: Sequence[tuple[str, str]]) -> None:

@@ -46,11 +46,11 @@ HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in 
 _BELOW = "A relative path is meant below the workspace."
 # Who types has no tool's result at hand, and cannot leave out what a command must be given.
 _WORDS = {
-    "vector": f"A saved vector. {_BELOW}",
-    "vectors": f"Saved vectors. {_BELOW}",
-    "source": "A prompt; its activations are taken.",
-    "target": "A prompt; they are put into it.",
-    "model": "{} The bundled one is small and ships with the package.",
+    "vector_path": f"A saved vector. {_BELOW}",
+    "vector_paths": f"Saved vectors. {_BELOW}",
+    "source_prompt": "A prompt; its activations are taken.",
+    "target_prompt": "A prompt; they are put into it.",
+    "name_or_path": "{} The bundled one is small and ships with the package.",
     "checkpoint": f"{{}} {_BELOW}",
     "base": f"Folder of the checkpoint that it was made from. {_BELOW}",
 }
@@ -76,7 +76,7 @@ class Option:
     @property
     def flag(self) -> str:
         """What is typed before its value."""
-        return f"--{self.typed.name.replace('_', '-')}"
+        return _flag(self.typed.name)
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,17 @@ class Place:
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Mapping[str, object] = field(default_factory=dict[str, object])
 
+    def name_of(self, parameter: str) -> str:
+        """Return what a parameter is called on the command line, in the form of a Python name."""
+        return self.names.get(parameter, NAMES.get(parameter, parameter))
+
 
 def options_of(function: Callable[..., object], place: Place, *, without: Sequence[str] = ()) -> list[Option]:
     """Return the options of a function's parameters, in their order, but for those that others make."""
     hints = get_type_hints(function, include_extras=True)
     parameters = [p for p in signature(function).parameters.values() if p.name not in without]
-    return [_option(parameter.replace(annotation=hints[parameter.name]), place) for parameter in parameters]
+    typed = {p.name: place.name_of(p.name) for p in parameters}
+    return [_option(parameter.replace(annotation=hints[parameter.name]), place, typed) for parameter in parameters]
 
 
 def holds_prompts(annotation: object) -> bool:
@@ -135,20 +140,23 @@ class _Kind:
     is_prompt: bool = False
 
 
-def _option(parameter: Parameter, place: Place) -> Option:
-    name = place.names.get(parameter.name, NAMES.get(parameter.name, parameter.name))
+def _option(parameter: Parameter, place: Place, typed_names: Mapping[str, str]) -> Option:
+    name = place.name_of(parameter.name)
     kind = _kind(parameter.annotation)
     default: object = place.defaults.get(parameter.name, parameter.default)
     is_positional = parameter.name in place.positional
     is_required = is_positional or parameter.name in place.required or default is Parameter.empty
-    said = _said(name, parameter, is_required=is_required) + kind.said
+    said = _said(parameter, must_be_given=is_required or parameter.default is Parameter.empty) + kind.said
+    # Who types knows no parameters: where a description names another one, its flag is meant.
+    for other, typed_name in typed_names.items():
+        said = re.sub(rf"\b{other}\b", _flag(typed_name), said) if "_" in other and other != parameter.name else said
     least, most = _bounds(parameter.annotation)
     if is_positional:
         info = typer.Argument(metavar=name.upper(), help=said, min=least, max=most)
     else:
-        flag = f"--{name.replace('_', '-')}"
+        metavar = kind.metavar or _metavar_of_file(parameter.name)
         info = typer.Option(
-            flag, metavar=kind.metavar, help=said, rich_help_panel=HEADING_OF.get(name), min=least, max=most
+            _flag(name), metavar=metavar, help=said, rich_help_panel=HEADING_OF.get(name), min=least, max=most
         )
     base = kind.base if is_required or default is not None else kind.base | None
     typed = Parameter(
@@ -160,14 +168,14 @@ def _option(parameter: Parameter, place: Place) -> Option:
     return Option(typed, parameter.name, kind.read, kind.is_prompt)
 
 
-def _said(name: str, parameter: Parameter, *, is_required: bool) -> str:
+def _said(parameter: Parameter, *, must_be_given: bool) -> str:
     own = description_of(parameter.annotation)
     elsewhere = re.fullmatch(r"As for (\w+)\.", own)
     if elsewhere:
         hints = get_type_hints(getattr(tools, elsewhere[1]), include_extras=True)
         own = description_of(hints[parameter.name])
-    # A vector that need not be given has a use of its own.
-    return _WORDS[name].format(own) if name in _WORDS and (is_required or name != "vector") else own
+    # What a tool can do without has a use of its own.
+    return _WORDS[parameter.name].format(own) if parameter.name in _WORDS and must_be_given else own
 
 
 def _kind(annotation: object) -> _Kind:
@@ -188,6 +196,16 @@ def _kind(annotation: object) -> _Kind:
         read = _one_or_list if item in members else _none_if_empty
         return _Kind(list[item], read, " Repeat it for several.", _METAVARS.get(item))
     return _Kind(first, _as_it_is, "", _METAVARS.get(first), is_prompt=bool(lists))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _metavar_of_file(argument: str) -> str | None:
+    if argument.endswith("_folder"):
+        return "FOLDER"
+    return "FILE" if argument.endswith("_path") and argument != "name_or_path" else None
 
 
 def _fields(options: object) -> str:

@@ -172,6 +172,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
         # What the tool says of it is where it is said.
         ("sweep", "apply_steering_vector", "positions"),
         ("status", "load_model", "dtype"),
+        ("compare", "compare_generations", "target"),
     ],
 )
 def test_an_option_is_described_as_the_parameter_of_the_tool(
