@@ -166,7 +166,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     [
         ("create", "create_steering_vector", "layer"),
         ("combine", "combine_steering_vectors", "orthogonal_to"),
-        ("compare", "compare_generations", "strengths"),
+        ("compare", "compare_generations", "unit"),
         ("generate", "apply_steering_vector", "layer_weights"),
         ("check", "apply_steering_vector", "condition"),
         # What the tool says of it is where it is said.
@@ -183,6 +183,13 @@ def test_an_option_is_described_as_the_parameter_of_the_tool(
     hint = get_type_hints(getattr(tools, tool), include_extras=True)[parameter]
     assert description_of(hint)
     assert " ".join(description_of(hint).split()) in " ".join(done.stdout.split())
+
+
+def test_a_description_speaks_of_what_is_typed(steer: Callable[..., Done]) -> None:
+    told = " ".join(steer("compare", "--help", of_the_model=False).stdout.split())
+
+    assert "Strengths to try with --vector;" in told
+    assert "vector_path" not in told
 
 
 def test_help_names_the_values_that_an_option_may_have(steer: Callable[..., Done]) -> None:
