@@ -30,7 +30,7 @@ from steer_tools.session.session import current_session
 from steer_tools.tools import check_steering, compare_generations, create_steering_vector, steering_status
 from steer_tools.tools.check_steering import show as proof
 from steer_tools.tools.compare_generations import CompareResult, TextMetrics
-from steer_tools.tools.steering_status import ModelStatus
+from steer_tools.tools.results import ModelStatus
 
 FOLDER = "demo"
 TRAITS = ("sentiment", "sycophancy", "refusal")

@@ -20,7 +20,7 @@ from steer_tools.tools.check_steering import CheckResult
 from steer_tools.tools.compare_generations import TextMetrics
 from steer_tools.tools.create_steering_vector import CreateResult
 from steer_tools.tools.rendering import brief, marked, shown
-from steer_tools.tools.steering_status import ModelStatus
+from steer_tools.tools.results import ModelStatus
 
 PICTURE = "dose_response.png"
 _NOTHING = "–"

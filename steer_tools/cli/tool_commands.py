@@ -12,8 +12,16 @@ from typing import Any, get_type_hints
 import typer
 
 from steer_tools import tools
-from steer_tools.cli.inputs import SOURCES, AsChat, LabelSource, OwnBehaviorSource, PromptSource, Source, as_prompt
-from steer_tools.cli.inputs import from_current_folder, silence_of
+from steer_tools.cli.inputs import (
+    SOURCES,
+    AsChat,
+    LabelSource,
+    OwnBehaviorSource,
+    Source,
+    as_prompt,
+    from_current_folder,
+    silence_of,
+)
 from steer_tools.cli.options import Option, Place, holds_prompts, options_of
 from steer_tools.cli.suggestions import suggestions
 from steer_tools.cli.terminal import is_plain, progress_bar, say, show_command, show_json, warn

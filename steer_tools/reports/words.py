@@ -1,10 +1,7 @@
 """The words that reports have for units, positions, controls and verdicts. It must not know results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:  # At run time this would import numpy, and every tool that shows something knows these words.
-    from steer_tools.experiments.verdicts import Verdict
+from typing import NamedTuple
 
 
 class UnitWords(NamedTuple):
@@ -43,7 +40,7 @@ CONTROLS_EXPLAINED: Mapping[str, str] = {
     "random_covariance": "a direction drawn with the covariance of the model's activations",
     "balanced_shuffle": "made like the vector, with positive and negative prompts mixed evenly on both sides",
 }
-VERDICTS: "Mapping[Verdict, str]" = {
+VERDICTS: Mapping[str, str] = {
     "works": "The vector works: it moves held-out items the way that was asked, further than every control direction, "
     "without breaking the texts.",
     "weak": "The vector is weak: it moves held-out items the way that was asked, but not reliably enough to call it "

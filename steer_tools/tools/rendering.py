@@ -6,11 +6,9 @@ rich is imported where it is used: tools are loaded by servers and notebooks tha
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steer_tools.prompts import PromptLike, prompt_text
-from steer_tools.reports.markdown import visible
 from steer_tools.reports.markdown import visible
 from steer_tools.reports.words import signed, span
 
@@ -46,7 +44,7 @@ def nats(value: float) -> str:
     return signed(value, "+.3g")
 
 
-def effect(value: float) -> str:
+def effect_text(value: float) -> str:
     """Return two decimals with their sign, one digit of what is smaller, and 0 without a sign."""
     return signed(value) if abs(value) >= 0.005 else signed(value, "+.1g") if value else "0"
 
