@@ -34,7 +34,7 @@ ORDER = (
 )
 # Package → the only places that may import it.
 ONLY_IN = {
-    "transformers": ("engines/huggingface", "session/session", "bundled_model"),
+    "transformers": ("engines/huggingface", "bundled_model"),
     "vllm": ("engines/vllm",),
     "mcp": ("mcp_server",),
     "mcp_types": ("mcp_server",),
@@ -45,6 +45,7 @@ TORCH_FREE = (
     "workspace",
     "prompts",
     "core/site",
+    "engines/opening",
     "evaluation/behaviors",
     "evaluation/metrics",
     "evaluation/scorers",
@@ -61,7 +62,7 @@ TORCH_FREE = (
 HEAVY = frozenset(
     {"torch", "transformers", "numpy", "pydantic", "safetensors", "mcp", "matplotlib", "scipy", "sklearn", "vllm"}
 )
-LIGHT = ("tools", "cli", "mcp_server")
+LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
     ("mcp_server/__main__.py", "steer_tools.workspace"): "stands beside the server, which is heavy",
     ("steer_tools/cli/commands.py", "mcp_server.__main__"): "the only command that knows the server",

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from steer_tools.core.plan import Plan
@@ -18,8 +18,8 @@ from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
     Completion,
+    CompletionGradients,
     Generation,
-    Gradients,
     ModelInfo,
     Observation,
     ObservedEdit,
@@ -29,6 +29,7 @@ from steer_tools.engines.base import (
     TokenizedPrompt,
     Unembedding,
 )
+from steer_tools.engines.facets import Writer
 from steer_tools.engines.huggingface.architecture import (
     Architecture,
     find_architecture,
@@ -45,7 +46,7 @@ from steer_tools.engines.huggingface.decoding import (
     pad,
 )
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
-from steer_tools.engines.huggingface.output_parameters import Writer, find_writers
+from steer_tools.engines.huggingface.output_parameters import find_writers
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.probe import Behaviour, probe
@@ -71,21 +72,6 @@ _REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 
 class HuggingFaceEngine:
     """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
-
-    capabilities = frozenset(
-        {
-            "read",
-            "trace",
-            "generate",
-            "score",
-            "distributions",
-            "divergences",
-            "gradients",
-            "replay",
-            "observe",
-            "ambient",
-        }
-    )
 
     def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
         self.architecture: Architecture = find_architecture(model)
@@ -141,6 +127,11 @@ class HuggingFaceEngine:
         except BaseException:
             self._hooks.detach()
             raise
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, as transformers loads and saves it."""
+        return self.architecture.model
 
     def holds(self, model: object) -> bool:
         """Return whether this engine steers exactly this model object."""
@@ -218,7 +209,7 @@ class HuggingFaceEngine:
 
     def gradients(
         self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
-    ) -> list[Gradients]:
+    ) -> list[CompletionGradients]:
         """Return how each completion's log-probability changes with the edited activations at each site."""
         refuse_sites(self.architecture, self._taps, sites)
         return self._scorer.gradients(self._plans.decided(rows), completions, sites)
