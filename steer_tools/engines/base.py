@@ -25,7 +25,7 @@ class ModelInfo:
     Attributes:
         name: What it was loaded from.
         family: The config's model type; a vector fits one family only.
-        fingerprint: Changes with the weights.
+        fingerprint: Of the checkpoint that holds the weights; changes with them.
         layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         dtype: For instance "bfloat16".
@@ -35,6 +35,7 @@ class ModelInfo:
         context_length: The most tokens of prompt and text together; None for no limit.
         idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
         language: Name of the closed language that is all the model speaks; None for open text.
+        other_fingerprints: By which files may know the same weights that were made earlier, or on a copy.
     """
 
     name: str
@@ -49,6 +50,11 @@ class ModelInfo:
     context_length: int | None
     idle_layers: tuple[int, ...] = ()
     language: str | None = None
+    other_fingerprints: tuple[str, ...] = ()
+
+    def has_weights_of(self, fingerprint: str) -> bool:
+        """Return whether a fingerprint is one of these weights."""
+        return fingerprint in (self.fingerprint, *self.other_fingerprints)
 
     @property
     def steerable_layers(self) -> list[int]:

@@ -62,9 +62,10 @@ def require_engine_name(engine: object) -> None:
 
 def _load_huggingface(source: ModelSource) -> "Engine":
     from steer_tools.engines.huggingface.checkpoint import load_pretrained
+    from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
     model, tokenizer = load_pretrained(source.name_or_path, dtype=source.dtype, device_map=source.device_map)
-    return engine_around(model, tokenizer, source.name)
+    return HuggingFaceEngine(model, tokenizer, source.name, loaded_from=source.name_or_path)
 
 
 def _load_fake(source: ModelSource) -> "Engine":

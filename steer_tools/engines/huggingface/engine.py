@@ -35,7 +35,6 @@ from steer_tools.engines.huggingface.architecture import (
     find_architecture,
     measure_unembedding,
     refuse_unsteerable_state,
-    weights_fingerprint,
 )
 from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
 from steer_tools.engines.huggingface.decoding import (
@@ -55,6 +54,7 @@ from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placement
 from steer_tools.engines.huggingface.scoring import Scorer
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.huggingface.weights_identity import fingerprints
 from steer_tools.errors import (
     ArgumentError,
     UnsupportedModelError,
@@ -73,7 +73,10 @@ _REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 class HuggingFaceEngine:
     """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
 
-    def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
+    def __init__(
+        self, model: object, tokenizer: Any, name: str | None = None, *, loaded_from: str | None = None
+    ) -> None:
+        # `loaded_from` says of which checkpoint the weights are, where that is known.
         self.architecture: Architecture = find_architecture(model)
         self._model = cast(Any, model)
         if "torch._dynamo" in sys.modules:
@@ -110,10 +113,12 @@ class HuggingFaceEngine:
             self._scorer = Scorer(
                 self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches, shared
             )
+            fingerprint, *former = fingerprints(self._model, loaded_from)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
-                fingerprint=weights_fingerprint(self._model),
+                fingerprint=fingerprint,
+                other_fingerprints=tuple(former),
                 layers=len(self.architecture.blocks),
                 hidden_size=self.architecture.hidden_size,
                 dtype=str(self.architecture.dtype).removeprefix("torch."),
