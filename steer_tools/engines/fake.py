@@ -8,6 +8,7 @@ weights to edit, which are refused by name.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -326,11 +327,14 @@ class FakeEngine:
 
 def _ids(text: str) -> tuple[int, ...]:
     """Return the ids of a text's words; a word that the toy does not have stands for one that it has."""
-    words = (word.strip(".,:;?!\"'()").lower() for word in text.split())
-    hashes = ((word, int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")) for word in words)
-    return tuple(
-        len(_SPECIAL) + (_WORDS.index(word) if word in _WORDS else number % len(_WORDS)) for word, number in hashes
-    )
+    return tuple(_id(word.strip(".,:;?!\"'()").lower()) for word in text.split())
+
+
+@lru_cache(maxsize=10_000)
+def _id(word: str) -> int:
+    if word in _WORDS:
+        return len(_SPECIAL) + _WORDS.index(word)
+    return len(_SPECIAL) + int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % len(_WORDS)
 
 
 def _chosen(log: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

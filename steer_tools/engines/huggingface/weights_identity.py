@@ -95,7 +95,7 @@ def _tensors_in_place(module: nn.Module, prefix: str) -> Iterator[tuple[str, Ten
         for name, parameter in module.named_parameters(recurse=False):
             yield prefix + name, parameter.detach(), True
         for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
+            if name not in vars(module)["_non_persistent_buffers_set"]:  # torch has no public name for them.
                 yield prefix + name, buffer, False
         for name, child in module.named_children():
             yield from _tensors_in_place(child, f"{prefix}{name}.")
