@@ -39,8 +39,6 @@ from steer_tools.errors import UnsupportedFeatureError
 from steer_tools.prompts import parse_prompt
 from steer_tools.session.session import Session
 
-STRENGTHS = [-1.0, 0.5, 1.0]
-
 
 @pytest.fixture
 def fake_session(empty_session: Session) -> Session:
@@ -129,15 +127,19 @@ def test_a_vector_is_analyzed_read_and_combined(vector: str) -> None:
     assert analyzed and read and opposite["vector_path"] and shown
 
 
-def test_a_sweep_finds_that_more_of_the_direction_says_more_of_the_word(vector: str, behavior: str) -> None:
-    swept = sweep_steering(vector, behavior, [3], STRENGTHS)
+def test_at_the_last_layer_of_a_linear_model_a_sweeps_effect_is_linear_in_the_strength(
+    vector: str, behavior: str
+) -> None:
+    swept = sweep_steering(vector, behavior, [3], [0.5, 1.0, 2.0])
 
-    effects = {cell["strength"]: cell["effect"] for cell in swept["cells"]}
-    assert len({effects[strength] for strength in STRENGTHS}) == 3
+    half, whole, double = swept["cells"][0]["effects"]
+    assert abs(half) > 0.05
+    assert (whole, double) == (pytest.approx(2 * half, rel=0.01), pytest.approx(4 * half, rel=0.01))
+    assert swept["cells"][0]["opposite_effects"] == pytest.approx([-half, -whole, -double], rel=0.01)
 
 
 def test_an_experiment_reports_a_verdict(fake_session: Session, behavior: str) -> None:
-    found = steering_experiment(behavior, layers=[1, 2], strengths=[0.5, 1.0], controls=9)
+    found = steering_experiment(behavior, layers=[1, 2], strengths=[0.5, 1.0], controls=19)
 
     assert found["verdict"] and (fake_session.workspace.root / found["report_path"]).is_file()
     assert set(found["side_effects"])
