@@ -28,7 +28,6 @@ ORDER = (
     "weights",
     "figures",
     "reports",
-    "parameters",
     "tools",
     "cli",
 )
@@ -51,7 +50,6 @@ TORCH_FREE = (
     "evaluation/scorers",
     "figures",
     "reports",
-    "parameters",
     "tools",
     "cli",
 )
@@ -60,20 +58,32 @@ TORCH_FREE = (
 # once, and so is, in the rooms that are light by contract, one of a module of ours that pulls one in. Each other late
 # import stands in LATE with its reason.
 HEAVY = frozenset(
-    {"torch", "transformers", "numpy", "pydantic", "safetensors", "mcp", "matplotlib", "scipy", "sklearn", "vllm"}
+    {
+        "torch",
+        "transformers",
+        "numpy",
+        "pydantic",
+        "pydantic_core",
+        "safetensors",
+        "mcp",
+        "matplotlib",
+        "rich",
+        "scipy",
+        "sklearn",
+        "vllm",
+    }
 )
 LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
     ("mcp_server/__main__.py", "steer_tools.workspace"): "stands beside the server, which is heavy",
-    ("steer_tools/cli/commands.py", "mcp_server.__main__"): "the only command that knows the server",
-    ("steer_tools/cli/commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
-    ("steer_tools/cli/converting.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
-    ("steer_tools/cli/experimenting.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP",
-    ("steer_tools/cli/experimenting.py", "steer_tools.prompts"): "stands beside the measures, which are heavy",
+    ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
     ("steer_tools/cli/inputs.py", "steer_tools.bundled_model.language"): "builds its grammar when it is imported",
-    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP",
-    ("steer_tools/cli/rendering.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
-    ("steer_tools/cli/work.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.scorers.judge"): "brings HTTP, which only a judge needs",
+    ("steer_tools/cli/own_commands.py", "mcp_server.__main__"): "the only command that knows the server",
+    ("steer_tools/cli/own_commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
+    ("steer_tools/cli/own_commands.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
+    ("steer_tools/cli/workbench.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
 }
 
 
@@ -170,7 +180,7 @@ def offences(path: str, source: str) -> list[str]:
     return found
 
 
-NO_TOOLS = {"__init__", "resolving", "results", "findings"}
+NO_TOOLS = {"__init__", "arguments", "card", "colours", "rendering", "resolving", "results", "sweep_results"}
 TOOL_MODULES = {path for path in modules() if path.startswith("steer_tools/tools/") and Path(path).stem not in NO_TOOLS}
 
 
@@ -206,7 +216,10 @@ def unfounded(path: str, tree: ast.AST) -> set[str]:
     return {
         module
         for module, node in imports_of(path, tree)
-        if id(node) in late and not pulled_in({module}) & (may_spare | {module.split(".")[0]}) - own
+        if id(node) in late
+        and not pulled_in({module}) & (may_spare | {module.split(".")[0]}) - own
+        # `--help` of the whole and `--version` do without the tools.
+        and not (path.startswith("steer_tools/cli/") and module.startswith("steer_tools.tools"))
     }
 
 

@@ -1,0 +1,263 @@
+"""The tool that says what a vector means to its model, and what it really does there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from steer_tools.core.site import Site
+from steer_tools.figures.strips import Strip, readable, strip_page, strip_picture
+from steer_tools.prompts import parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, brief, facts, joined, line, stack, table, warning_lines
+from steer_tools.tools.resolving import locked_session, require_at_least_one
+from steer_tools.tools.results import short
+
+if TYPE_CHECKING:
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.inspection.lens import Ranking
+    from steer_tools.inspection.projections import Projection
+    from steer_tools.session.session import Session
+
+# In residual norms: small, so that the change is that of the direction and not of broken texts.
+_SMALL = 0.05
+_MOST_SAVED = 10
+_PICTURE, _PAGE = "projections.png", "projections.html"
+
+
+class TokenRanking(TypedDict):
+    """Tokens with their values, the strongest first; `chance` is what a random direction's best token has."""
+
+    boosted: dict[str, float]
+    suppressed: dict[str, float]
+    chance: float
+
+
+class TextProjection(TypedDict):
+    """û·h of each token, for the unit direction û; null at the first token and special ones, which lie elsewhere."""
+
+    tokens: list[str]
+    values: list[float | None]
+
+
+class AnalysisResult(TypedDict):
+    """`lens`: cosines with what raises each token's logit; null at a single head. `observed`: changes in nats of the
+    next token's log-probability at `observed_strength` residual norms.
+
+    `layer_cosines`: with the vector's other layers. `saved`: vectors of the workspace. `behaviors`: mean differences of
+    the built-in behaviours, null if not asked for; by chance, cosines reach `cosine_chance`.
+    """
+
+    vector_path: str
+    layer: int
+    component: str
+    norm: float
+    residual_norm: float
+    lens: TokenRanking | None
+    observed: TokenRanking
+    observed_strength: float
+    layer_cosines: dict[str, float]
+    saved: dict[str, float]
+    behaviors: dict[str, float] | None
+    cosine_chance: float
+    texts: list[TextProjection]
+    picture_path: str | None
+    page_path: str | None
+    warnings: list[str]
+
+
+def analyze_steering_vector(
+    vector_path: given.VectorPath,
+    layer: given.SingleLayer = None,
+    texts: given.AnalyzedTexts = None,
+    top: given.Top = 10,
+    subtract_mean_token: given.SubtractMeanToken = False,
+    compare_behaviors: given.CompareBehaviors = False,
+    save_folder: given.Folder = None,
+    allow_other_model: given.AllowOtherModel = False,
+) -> AnalysisResult:
+    """Say what a vector means: tokens by the logit lens, tokens that it really raises, norms, and what is like it.
+
+    Believe `observed` before `lens`, and neither where its values are not above `chance`.
+    """
+    from steer_tools.core.interventions import Add
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.evaluation.evaluation_set import behaviors_of
+    from steer_tools.inspection.lens import effect_ranking, lens_ranking
+    from steer_tools.inspection.projections import project
+    from steer_tools.inspection.relations import behavior_cosines, nearest
+    from steer_tools.session.placement import PlacementOptions, place_once
+    from steer_tools.session.vector_loading import load_for_model
+
+    require_at_least_one("top", top)
+    with locked_session() as session:
+        engine = session.engine
+        loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)
+        placed = place_once(
+            session, loaded.vector, layer, PlacementOptions("residual", allow_other_model=allow_other_model)
+        )
+        (unit,) = placed.unit_placements
+        assert isinstance(unit.intervention, Add)
+        at, direction = unit.site.layer, unit.intervention.direction
+        vector = (
+            loaded.vector
+            if at in loaded.vector.directions
+            else SteeringVector.from_directions({at: direction}, component=unit.site.component, head=unit.site.head)
+        )
+        lens = None
+        if unit.site.head is None:
+            lens = lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token)
+        prompts = () if texts is None else parse_prompts(texts, "texts")
+        projections = project(engine, {unit.site: direction}, prompts) if prompts else ()
+        picture, page = _saved_strips(
+            session, projections, unit.site, save_folder or f"analysis/{Path(loaded.source).stem}"
+        )
+        behaviors = None
+        if compare_behaviors:
+            behaviors = behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1))
+        return AnalysisResult(
+            vector_path=loaded.source,
+            layer=at,
+            component=unit.site.part,
+            norm=short(vector.magnitude(at)),
+            residual_norm=short(session.typical_norm(unit.site)),
+            lens=None if lens is None else _ranking(lens),
+            observed=_ranking(effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top)),
+            observed_strength=_SMALL,
+            layer_cosines=_other_layers(vector, at),
+            saved={
+                name: short(value) for name, value in nearest(vector, at, _others(session, loaded.source), _MOST_SAVED)
+            },
+            behaviors=None if behaviors is None else {name: short(value) for name, value in behaviors},
+            cosine_chance=short(2 / math.sqrt(vector.width)),
+            texts=[
+                TextProjection(
+                    tokens=list(p.pieces),
+                    values=[
+                        short(v) if counts else None for v, counts in zip(p.values[unit.site], p.counts, strict=True)
+                    ],
+                )
+                for p in projections
+            ],
+            picture_path=picture,
+            page_path=page,
+            warnings=list(placed.warnings),
+        )
+
+
+def _ranking(found: Ranking) -> TokenRanking:
+    return TokenRanking(
+        boosted={token: short(value) for token, value in found.boosted},
+        suppressed={token: short(value) for token, value in found.suppressed},
+        chance=short(found.chance),
+    )
+
+
+def _other_layers(vector: SteeringVector, at: int) -> dict[str, float]:
+    from steer_tools.core.vectors import layer_cosines
+
+    own = layer_cosines(vector)[vector.layers.index(at)].tolist()
+    return {str(layer): short(value) for layer, value in zip(vector.layers, own, strict=True) if layer != at}
+
+
+def _others(session: Session, own: str) -> dict[str, SteeringVector]:
+    from steer_tools.session.vector_loading import saved_vectors
+
+    return {path: vector for path, vector in saved_vectors(session.workspace).items() if path != own}
+
+
+def _saved_strips(
+    session: Session, projections: Sequence[Projection], site: Site, folder: str
+) -> tuple[str | None, str | None]:
+
+    if not projections:
+        return None, None
+    strips = [Strip(tuple(map(readable, p.pieces)), p.values[site], p.counts) for p in projections]
+    title = "Projection of each token on the vector"
+    paths = {f"{folder}/{_PICTURE}": strip_picture(strips, title=title)}
+    paths[f"{folder}/{_PAGE}"] = strip_page(strips, title=title).encode()
+    session.workspace.write_together(paths)
+    picture, page = (str(session.workspace.resolve(path)) for path in paths)
+    return picture, page
+
+
+_LIKE = 5
+
+
+def show(result: AnalysisResult, *, is_plain: bool) -> Shown:
+    """Render tokens by the lens and as observed side by side, relations, and the texts on colours."""
+    lens, observed = result["lens"], result["observed"]
+    known = {
+        "layer": f"{result['layer']} ({result['component']})",
+        "norm": f"{brief(result['norm'])}, {brief(result['norm'] / result['residual_norm'])} of the typical norm there",
+        "layers": _named({f"layer {layer}": value for layer, value in result["layer_cosines"].items()}),
+        "saved": _named(result["saved"]),
+        "behaviors": _named(result["behaviors"] or {}),
+        "picture": result["picture_path"],
+        "page": result["page_path"],
+    }
+    chance = f"By chance: lens {lens['chance']:.3g}, " if lens else "By chance: "
+    return stack(
+        line(
+            "Tokens by cosine with their row of the unembedding (lens), and by nats at "
+            f"{result['observed_strength']:g} residual norms (observed)",
+            "bold",
+        ),
+        _tokens(lens, observed),
+        line(f"{chance}observed {observed['chance']:.3g}, cosines ±{result['cosine_chance']:.2g}", "dim"),
+        line(""),
+        facts(known),
+        *_texts(result["texts"], is_plain=is_plain),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _tokens(lens: TokenRanking | None, observed: TokenRanking) -> Shown:
+    from steer_tools.tools.colours import token_text
+
+    sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
+    names = ["lens +", "lens -", "observed +", "observed -"][-len(sides) :]
+    columns = [[joined(f"{value:+.2f} ", token_text(token)) for token, value in own.items()] for own in sides]
+    rows = [
+        [column[row] if row < len(column) else "" for column in columns]
+        for row in range(max(map(len, columns), default=0))
+    ]
+    return table(dict.fromkeys(names, "whole"), rows)
+
+
+def _texts(texts: Sequence[TextProjection], *, is_plain: bool) -> list[Shown]:
+    from steer_tools.tools.colours import coloured, legend, scale_of, strip_of
+
+    strips = [
+        strip_of(own["tokens"], [value or 0.0 for value in own["values"]], [v is not None for v in own["values"]])
+        for own in texts
+    ]
+    if not strips:
+        return []
+    scale = scale_of(strips)
+    lines = (coloured(strip, scale, is_plain=is_plain) for strip in strips)
+    return [line(""), *lines, legend(scale, is_plain=is_plain)]
+
+
+def _named(cosines: Mapping[str, float]) -> str | None:
+    told = [f"{name} {value:+.2f}" for name, value in list(cosines.items())[:_LIKE]]
+    return ", ".join(told) + (f"; {len(cosines) - _LIKE} more" if len(cosines) > _LIKE else "") or None
+
+
+TOOL = Tool(
+    analyze_steering_vector,
+    Card(
+        "Show what a vector means and does",
+        "inspect",
+        command="analyze",
+        about="Say what a vector means: tokens, norms, and what is like it.",
+        positional=("vector_path",),
+        is_destructive=True,
+    ),
+    show,
+)

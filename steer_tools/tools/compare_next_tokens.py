@@ -1,0 +1,117 @@
+"""The tool that shows unsteered and steered next tokens, without writing any text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
+from steer_tools.tools.resolving import locked_session, require_at_least_one
+from steer_tools.tools.results import one_or_list_rounded, short
+
+if TYPE_CHECKING:
+    from steer_tools.core.plan import Plan
+    from steer_tools.session.session import Session
+
+
+class NextTokensStatus(TypedDict):
+    """One prompt: probabilities of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
+
+    tokens: dict[str, list[float]]
+    kl: list[float]
+
+
+class NextTokensResult(TypedDict):
+    """The prompts in their order; a strength is null for several applied vectors.
+
+    `steered`: 1 or 0 a prompt, null without a condition.
+    """
+
+    strengths: list[float | None]
+    residual_strengths: list[float | list[float | None] | None]
+    prompts: list[NextTokensStatus]
+    steered: list[int] | None
+    warnings: list[str]
+
+
+def compare_next_tokens(
+    prompts: given.Prompts,
+    vector_path: given.OptionalVectorPath = None,
+    layer: given.ApplyLayer = None,
+    strengths: given.Strengths = None,
+    unit: given.UnitName = "vector",
+    positions: given.ScoredPositions = "generated",
+    top: given.Top = 5,
+    allow_other_model: given.AllowOtherModel = False,
+    intervention: given.Intervention = "add",
+    target: given.Target = None,
+) -> NextTokensResult:
+    """Show the likeliest next tokens, unsteered and steered, of a single forward pass; nothing stays applied.
+
+    The quickest look at an intervention: no text is written. The rest is as in compare_generations.
+    """
+    from steer_tools.session.comparison import acting, next_tokens, tried_plans
+    from steer_tools.session.placement import PlacementOptions
+
+    with locked_session() as session:
+        engine, parsed = session.engine, parse_prompts(prompts)
+        options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
+        require_at_least_one("top", top)
+        tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
+        found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
+        return NextTokensResult(
+            strengths=[strength for strength, _ in tried],
+            residual_strengths=[_residual_strength(session, strength, plan) for strength, plan in tried],
+            prompts=[
+                NextTokensStatus(
+                    tokens={piece: [short(value) for value in own] for piece, own in one.probabilities.items()},
+                    kl=[short(value) for value in one.divergences],
+                )
+                for one in found
+            ],
+            steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
+            warnings=warnings,
+        )
+
+
+def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
+    from steer_tools.session.placement import residual_strengths
+
+    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
+
+
+def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:
+    """Render one table a prompt: the likeliest next tokens with their probability, unsteered and at each strength."""
+    from steer_tools.tools.colours import token_text
+
+    names = ["baseline", *map(strength_name, result["strengths"])]
+    parts: list[Shown] = []
+    for prompt, found in zip(prompts, result["prompts"], strict=True):
+        rows: list[list[Shown]] = [
+            [token_text(token), *(f"{probability:.1%}" for probability in probabilities)]
+            for token, probabilities in found["tokens"].items()
+        ]
+        rows.append([line("KL, nats", "dim"), "", *map(figure, found["kl"])])
+        parts += [shown_prompt(prompt), table({"next token": "whole", **dict.fromkeys(names, "right")}, rows)]
+    return stack(*parts, *warning_lines(result["warnings"]))
+
+
+TOOL = Tool(
+    compare_next_tokens,
+    Card(
+        "Compare unsteered and steered next tokens",
+        "core",
+        command="next-tokens",
+        about="Show the likeliest next tokens, unsteered and steered, of one forward pass.",
+        required=("vector_path",),
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+    show,
+)

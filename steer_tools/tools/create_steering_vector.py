@@ -1,0 +1,167 @@
+"""The tool that makes a vector from prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from typing_extensions import TypedDict
+
+from steer_tools.core.site import Component
+from steer_tools.errors import LayerError
+from steer_tools.prompts import ContrastPrompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import one_or_list, one_or_list_rounded
+
+if TYPE_CHECKING:
+    from steer_tools.session.session import Session
+
+
+class CreateResult(TypedDict):
+    """Lists run over the layers where several were asked for.
+
+    `magnitude` is the norm of what was saved, `contrast_norm` that of the mean difference, `residual_norm` the model's
+    typical norm there. On held-out prompts, null with fewer than 8 on a side: `separation` (ROC area), `d_prime`, and
+    the error rates `misses` and `false_alarms` of `threshold` on the projection. `pair_agreement`: mean cosine of
+    pairs' differences, null for unpaired methods.
+    """
+
+    success: bool
+    vector_path: str
+    shape: list[int]
+    magnitude: float | list[float]
+    layer: int | list[int]
+    method: str
+    contrast_norm: float | list[float]
+    residual_norm: float | list[float]
+    prompt_counts: list[int]
+    separation: float | list[float | None] | None
+    d_prime: float | list[float | None] | None
+    pair_agreement: float | list[float | None] | None
+    threshold: float | list[float | None] | None
+    misses: float | list[float | None] | None
+    false_alarms: float | list[float | None] | None
+    warnings: list[str]
+
+
+def create_steering_vector(
+    positive_prompts: given.PositivePrompts,
+    negative_prompts: given.NegativePrompts,
+    layer: given.CreateLayer,
+    save_path: given.SavePath,
+    method: given.Method = "mean_difference",
+    pooling: given.PoolingName = "last",
+    normalize: given.Normalize = False,
+    component: given.ComponentName = "residual",
+    head: given.Head = None,
+    options: given.OptionalMethodOptions = None,
+) -> CreateResult:
+    """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
+
+    Saved at full length, strength 1.0 adds one mean difference between the two prompt sets. An existing file is
+    replaced. Start at a middle layer with at least 8 prompts a side, then use compare_generations to choose.
+    separation: 1.0 tells all held-out pairs of prompts apart, 0.5 is chance; it does not mean that the vector steers.
+    """
+    from steer_tools.directions.extraction import Where, extract
+    from steer_tools.directions.session_methods import way_named
+    from steer_tools.formats import format_for, save_vector
+
+    with locked_session() as session:
+        contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
+        layers = _resolve_layers(session, layer, component, head)
+        session.workspace.resolve(save_path)
+        format_for(save_path, len(layers))
+        way = way_named(method, options)
+        extraction = extract(session, contrast, Where(layers, component, head, pooling), way, normalize=normalize)
+        vector, info = extraction.vector, extraction.vector.info
+        path = save_vector(vector, save_path, workspace=session.workspace)
+        fits = [extraction.fits[own] for own in vector.layers]
+        return CreateResult(
+            success=True,
+            vector_path=str(path),
+            shape=[vector.width] if len(layers) == 1 else [len(layers), vector.width],
+            magnitude=one_or_list_rounded([vector.magnitude(own) for own in vector.layers]),
+            layer=one_or_list(vector.layers),
+            method=method,
+            contrast_norm=one_or_list_rounded([fitted.contrast_norm for fitted in fits]),
+            residual_norm=one_or_list_rounded([info.residual_norms[own] for own in vector.layers]),
+            prompt_counts=[len(contrast.positive), len(contrast.negative)],
+            separation=one_or_list_rounded([fitted.separation for fitted in fits]),
+            d_prime=one_or_list_rounded([fitted.d_prime for fitted in fits]),
+            pair_agreement=one_or_list_rounded([fitted.pair_agreement for fitted in fits]),
+            threshold=one_or_list_rounded([fitted.threshold for fitted in fits]),
+            misses=one_or_list_rounded([fitted.misses for fitted in fits]),
+            false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
+            warnings=list(extraction.warnings),
+        )
+
+
+def _resolve_layers(session: Session, layer: object, component: Component, head: int | None) -> list[int]:
+    from steer_tools.directions.extraction import layers_with
+
+    if layer == "all":
+        return layers_with(session.engine, component, head)
+    items = cast(list[object], layer) if isinstance(layer, list | tuple | range) else [layer]
+    if not items:
+        raise LayerError("layer is an empty list", valid="a layer, a list of layers, or 'all'")
+    return sorted({session.engine.resolve_layer(item) for item in items})
+
+
+_SEPARATION = "separation: 1 tells held-out prompts apart, 0.5 is chance."
+_D_PRIME = "d': how far apart they lie, in their spread."
+_AGREEMENT = "agreement: mean cosine of the pairs' differences."
+_CAUTION = "A vector that tells prompts apart need not steer."
+
+
+def show(result: CreateResult) -> Shown:
+    """Render where the vector is, and for each layer those of its figures that are known and say something new."""
+    columns = [
+        ("layer", result["layer"], ""),
+        ("magnitude", result["magnitude"], ""),
+        ("contrast norm", result["contrast_norm"], ""),
+        ("residual norm", result["residual_norm"], ""),
+        ("separation", result["separation"], _SEPARATION),
+        ("d'", result["d_prime"], _D_PRIME),
+        ("agreement", result["pair_agreement"], _AGREEMENT),
+    ]
+    told = {name: [*map(figure, by_layer(values))] for name, values, _ in columns if known(values)}
+    if told["contrast norm"] == told["magnitude"]:
+        del told["contrast norm"]
+    positive, negative = result["prompt_counts"]
+    remarks = [remark for name, _, remark in columns if remark and name in told]
+    return stack(
+        saved(result["vector_path"]),
+        line(f"{result['method']} of {positive} and {negative} prompts, shape {result['shape']}", "dim"),
+        table(dict.fromkeys(told, "right"), zip(*told.values(), strict=True)),
+        *_detection(result),
+        *([line(" ".join((*remarks, _CAUTION)), "dim")] if remarks else []),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _detection(result: CreateResult) -> list[Shown]:
+    """Say what the threshold is and how often it errs, at the layer where it does so least."""
+    figures = (by_layer(result[key]) for key in ("layer", "threshold", "misses", "false_alarms"))
+    rows = [row for row in map(known, zip(*figures, strict=True)) if len(row) == 4]
+    if not rows:
+        return []
+    layer, threshold, misses, alarms = min(rows, key=lambda row: row[2] + row[3])
+    where = f" at layer {layer:g}, where it errs least" if isinstance(result["layer"], list) else ""
+    errors = f"{misses:.0%} misses and {alarms:.0%} false alarms held out"
+    return [line(f"threshold{where}: {threshold:.4g} on the projection, {errors}.", "dim")]
+
+
+TOOL = Tool(
+    create_steering_vector,
+    Card(
+        "Create a steering vector",
+        "core",
+        command="create",
+        about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
+        is_destructive=True,
+        is_idempotent=True,
+    ),
+    show,
+)
