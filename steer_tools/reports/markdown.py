@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt
+from steer_tools.prompts import ChatPrompt, Prompt, prompt_text
 
 MOST_LETTERS = 400
 _PUNCTUATION = re.compile(r"([\\`*_\[\]<|~$&])")
@@ -25,13 +25,13 @@ def literal(text: str, most: int = MOST_LETTERS) -> str:
     if not stripped:
         return "*(blank)*"
     cut = f" *… and {len(stripped) - most:,} more characters*" if len(stripped) > most else ""
-    lines = ("".join(map(_visible, line)) for line in stripped[:most].splitlines())
+    lines = (visible(line) for line in stripped[:most].splitlines())
     return "<br>".join(_LINKED.sub("<!-- -->", _PUNCTUATION.sub(r"\\\1", line)) for line in lines) + cut
 
 
 def code(text: str) -> str:
     """Return `text` as inline code."""
-    shown = "".join(map(_visible, text))
+    shown = visible(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     pad = " " if "`" in shown else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
@@ -39,7 +39,7 @@ def code(text: str) -> str:
 
 def code_block(language: str, *lines: str) -> list[str]:
     """Return lines of code, each of which begins with a letter, so that none closes the fence."""
-    return [f"```{language}", *("".join(map(_visible, line)) for line in lines), "```"]
+    return [f"```{language}", *map(visible, lines), "```"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> list[str]:
@@ -49,20 +49,23 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def prompt_text(prompt: Prompt) -> str:
+def question_text(prompt: Prompt) -> str:
     """Return what a prompt says: a chat of one message without the role."""
     match prompt:
-        case TextPrompt(text):
-            return text
         case ChatPrompt(((_, content),)):
             return content
-        case ChatPrompt(messages):
-            return "\n".join(f"{role}: {content}" for role, content in messages)
         case _:
-            return str(prompt)
+            return prompt_text(prompt)
+
+
+def visible(text: str, *, but: str = "") -> str:
+    """Return a text with what is hidden in it written out, `but` for some characters.
+
+    Hidden are controls, what reorders what is around it, and halves of surrogates.
+    """
+    return "".join(letter if letter in but else _visible(letter) for letter in text)
 
 
 def _visible(letter: str) -> str:
-    """Return a character, or its escape where it is a control, reorders what is around it, or is half a surrogate."""
     is_hidden = unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and letter not in _JOINERS
     return ascii(letter)[1:-1] if is_hidden else letter

@@ -1,9 +1,7 @@
 """The words that reports have for units, positions, controls and verdicts. It must not know results."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-
-from steer_tools.experiments.verdicts import Verdict
 
 
 class UnitWords(NamedTuple):
@@ -42,7 +40,7 @@ CONTROLS_EXPLAINED: Mapping[str, str] = {
     "random_covariance": "a direction drawn with the covariance of the model's activations",
     "balanced_shuffle": "made like the vector, with positive and negative prompts mixed evenly on both sides",
 }
-VERDICTS: Mapping[Verdict, str] = {
+VERDICTS: Mapping[str, str] = {
     "works": "The vector works: it moves held-out items the way that was asked, further than every control direction, "
     "without breaking the texts.",
     "weak": "The vector is weak: it moves held-out items the way that was asked, but not reliably enough to call it "
@@ -53,9 +51,9 @@ VERDICTS: Mapping[Verdict, str] = {
 }
 
 
-def signed(value: float) -> str:
-    """Return two decimals with their sign."""
-    return f"{value:+.2f}"
+def signed(value: float, form: str = "+.2f") -> str:
+    """Return a figure with its sign, with two decimals if nothing else is said."""
+    return format(value, form)
 
 
 def share(value: float) -> str:
@@ -73,6 +71,6 @@ def listed(values: list[str]) -> str:
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} and {values[-1]}"
 
 
-def span(low: float, high: float) -> str:
-    """Return an interval of effects."""
-    return f"{signed(low)} to {signed(high)}"
+def span(values: Sequence[float], written: Callable[[float], str] = signed) -> str:
+    """Return the first and the last of some values, once if they read the same."""
+    return " to ".join(dict.fromkeys(written(value) for value in (*values[:1], *values[-1:])))
