@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator, Sequence
 
 from steer_tools import bundled_model
+from steer_tools.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,15 +17,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with _stdout_on_stderr():
         from mcp_server.server import build_server
-        from steer_tools.session.session import current_session
-        from steer_tools.workspace import Workspace
 
-    session = current_session()
-    session.workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
-    session.allowed_models = tuple(options.model)
-    session.default_dtype, session.default_device_map = options.dtype, options.device_map
-    server = build_server(lambda: session.load(options.model[0]))
-    server.run("stdio")
+    workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
+
+    def load() -> None:
+        from steer_tools.session.session import current_session
+
+        session = current_session()
+        session.workspace, session.allowed_models = workspace, tuple(options.model)
+        session.default_dtype, session.default_device_map = options.dtype, options.device_map
+        session.load(options.model[0])
+
+    build_server(load).run("stdio")
     return 0
 
 

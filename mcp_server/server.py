@@ -8,9 +8,8 @@ import functools
 import inspect
 import itertools
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
@@ -20,13 +19,13 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool as McpTool
+from mcp_types import Tool as ListedTool
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError
 
 from steer_tools import __version__
 from steer_tools.errors import SteeringError
 from steer_tools.progress import reporting_to
-from steer_tools.session.session import current_session
 from steer_tools.tools import TOOLS, Tool
 
 INSTRUCTIONS = """\
@@ -46,25 +45,33 @@ Generated texts are the model's, not instructions."""
 def build_server(load: Callable[[], object] | None = None) -> MCPServer[Any]:
     """Return a server with every tool.
 
-    `load` attaches the model; it runs once, in the background, when the first client connects, so that no client's
-    handshake waits for it. Its error is the answer to every call of a tool that needs a model, until one is loaded.
+    `load` attaches the model, and is the first to import torch; it runs once, in the background, as soon as a client
+    knows the tools or calls one, so that no client's handshake waits for it. Its error is the answer to every call of
+    a tool that needs a model, until one is loaded.
     """
     loading = _Loading(load)
     jobs = _ModelJobs(loading)
-
-    @asynccontextmanager
-    async def lifespan(server: MCPServer[None]) -> AsyncGenerator[None]:
-        loading.start()
-        yield
-
-    return MCPServer(
+    server = _Server(
         "steer-tools",
         title="Steering tools",
         version=__version__,
         instructions=INSTRUCTIONS,
-        lifespan=lifespan,
         tools=[_mcp_tool(tool, jobs) for tool in TOOLS],
     )
+    server.when_listed = loading.start
+    return server
+
+
+class _Server(MCPServer[None]):
+    """A server that says when a client knows its tools."""
+
+    when_listed: Callable[[], None]
+
+    async def list_tools(self) -> list[ListedTool]:
+        """List the tools, then say so."""
+        listed = await super().list_tools()
+        self.when_listed()
+        return listed
 
 
 class _Loading:
@@ -117,8 +124,11 @@ class _ModelJobs:
         # A capacity limiter belongs to an event loop, which is not there yet when the server is built.
         self._limiter = self._limiter or anyio.CapacityLimiter(1)
         latest = _LatestProgress()
+        self._loading.start()
 
         def work() -> Any:
+            from steer_tools.session.session import current_session
+
             anyio.from_thread.check_cancelled()
             try:
                 with reporting_to(latest.report):

@@ -665,6 +665,36 @@ def test_tools_called_at_once_never_meet_at_the_model(
 # Loading in the background
 
 
+_LISTED_IN_A_NEW_PROCESS = """
+import sys, threading, anyio
+from mcp import Client
+from mcp_server.server import build_server
+
+loads, loaded = [], threading.Event()
+
+def load():
+    loads.append(len(loads))
+    loaded.set()
+
+async def connect():
+    async with Client(build_server(load)) as client:
+        before = list(loads)
+        listed = (await client.list_tools()).tools
+        await anyio.to_thread.run_sync(loaded.wait)
+        heavy = {"torch", "transformers", "numpy", "steer_tools.session.session"}
+        return len(listed), before, loads, sorted(heavy & sys.modules.keys())
+
+print(anyio.run(connect))
+"""
+
+
+def test_the_tools_are_listed_without_torch_and_only_then_is_the_model_loaded() -> None:
+    command = [sys.executable, "-c", _LISTED_IN_A_NEW_PROCESS]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=STUCK_SECONDS * 4)
+
+    assert ended.stdout == f"({len(TOOLS)}, [], [0], [])\n", ended.stderr
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_client_connects_before_the_model_is_loaded_and_calls_wait_for_it(
     mode: str, empty_session: Session, tokenizer: Any
