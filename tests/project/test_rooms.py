@@ -75,7 +75,6 @@ HEAVY = frozenset(
 )
 LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
-    ("mcp_server/__main__.py", "steer_tools.workspace"): "stands beside the server, which is heavy",
     ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
     ("steer_tools/cli/inputs.py", "steer_tools.bundled_model.language"): "builds its grammar when it is imported",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",
