@@ -19,7 +19,7 @@ from transformers.core_model_loading import WeightConverter, revert_weight_conve
 from steer_tools.engines.fingerprint import SAMPLED, content_of, contents_of_checkpoint, fingerprint_of
 from steer_tools.engines.huggingface.architecture import offloading_hooks
 
-# Elements by which files before version 0.2 knew a weight.
+# Elements by which files knew a weight before the checkpoint itself was asked.
 _FORMERLY_SAMPLED = 16
 _DTYPES = {
     torch.float64: "F64",
