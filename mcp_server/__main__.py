@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session = current_session()
         session.workspace, session.allowed_models = workspace, tuple(options.model)
         session.default_dtype, session.default_device_map = options.dtype, options.device_map
-        session.load(options.model[0], "huggingface", "auto", None)
+        session.load(options.model[0])
 
     build_server(load).run("stdio")
     return 0

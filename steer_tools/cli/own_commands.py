@@ -14,7 +14,7 @@ from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson, WorkspaceFolder, spare_threads
 from steer_tools.tools.rendering import Shown, joined, line, shown, stack, table
 
-if TYPE_CHECKING:  # At run time this would import torch.
+if TYPE_CHECKING:
     from steer_tools.formats.conversion import Conversion
 
 Model = Annotated[

@@ -30,13 +30,11 @@ WorkspaceFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 WORKSPACE = Parameter("workspace", Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceFolder)
 AS_JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-# One engine runs models today, so there is nothing to choose.
-_ONLY_IN_PYTHON = ("engine",)
 
 
 def model_options() -> list[Option]:
     """Return the options that say which model is loaded, and how."""
-    return options_of(_function("load_model"), Place(defaults={"name_or_path": BUNDLED}), without=_ONLY_IN_PYTHON)
+    return options_of(_function("load_model"), Place(defaults={"name_or_path": BUNDLED}))
 
 
 def vector_options(*, is_required: bool) -> list[Option]:

@@ -65,7 +65,7 @@ def steering_status() -> StatusResult:
         paths = [p for p in session.workspace.files(SUFFIXES) if not (p.parent / "config.json").is_file()]
         return StatusResult(
             model=model_status(engine.info),
-            in_force=engine.hooks_are_live() and engine.ambient() == session.registry.plan(),
+            in_force=session.is_in_force,
             applied=[_applied_status(entry) for entry in session.registry.entries()],
             workspace=str(session.workspace.root),
             saved=[_saved_status(session, path) for path in paths[:_MOST_SAVED]],

@@ -33,7 +33,7 @@ ORDER = (
 )
 # Package → the only places that may import it.
 ONLY_IN = {
-    "transformers": ("engines/huggingface", "session/session", "bundled_model"),
+    "transformers": ("engines/huggingface", "bundled_model"),
     "vllm": ("engines/vllm",),
     "mcp": ("mcp_server",),
     "mcp_types": ("mcp_server",),
@@ -44,6 +44,7 @@ TORCH_FREE = (
     "workspace",
     "prompts",
     "core/site",
+    "engines/opening",
     "evaluation/behaviors",
     "evaluation/metrics",
     "evaluation/scorers",
@@ -72,7 +73,7 @@ HEAVY = frozenset(
         "vllm",
     }
 )
-LIGHT = ("tools", "cli", "mcp_server")
+LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
     ("mcp_server/__main__.py", "steer_tools.workspace"): "stands beside the server, which is heavy",
     ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
