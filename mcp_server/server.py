@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import anyio
 import anyio.from_thread
@@ -181,21 +181,22 @@ class _LatestProgress:
 
 def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     """Describe a tool to the protocol by its own signature, docstring and result type."""
-    signature = inspect.signature(tool.function, eval_str=True)
+    hints = get_type_hints(tool.function, include_extras=True)
+    signature = inspect.signature(tool.function)
 
     async def call(context: Context[Any, Any], **arguments: Any) -> Any:
         work = functools.partial(tool.function, **arguments)
         return await jobs.run(work, context, needs_model=tool.card.needs_model)
 
-    parameters = list(signature.parameters.values())
+    parameters = [own.replace(annotation=hints[own.name]) for own in signature.parameters.values()]
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Any, Any])
-    call.__signature__ = signature.replace(parameters=[*parameters, context_parameter])  # pyright: ignore[reportFunctionMemberAccess]  # inspect.signature reads it
+    call.__signature__ = inspect.Signature([*parameters, context_parameter], return_annotation=hints["return"])  # pyright: ignore[reportFunctionMemberAccess]  # inspect.signature reads it
     call.__annotations__ = {p.name: p.annotation for p in [*parameters, context_parameter]}
     described = _StrictTool.from_function(
         call,
         name=tool.name,
         title=tool.card.title,
-        description=inspect.cleandoc(tool.function.__doc__ or ""),
+        description=tool.description,
         annotations=ToolAnnotations(
             read_only_hint=tool.card.is_read_only,
             destructive_hint=tool.card.is_destructive,

@@ -123,6 +123,8 @@ def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if _ROOMS[name] == "tools":
+        value = import_module(f"{__name__}.tools.documentation").document(value)
     globals()[name] = value
     return value
 

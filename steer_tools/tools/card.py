@@ -1,5 +1,6 @@
 """What a tool's signature, docstring and result type cannot say about it. It must not know any protocol."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -59,3 +60,8 @@ class Tool:
     def name(self) -> str:
         """The function's name."""
         return self.function.__name__
+
+    @property
+    def description(self) -> str:
+        """What the function's docstring says before its sections."""
+        return inspect.cleandoc(self.function.__doc__ or "").partition("\n\nArgs:")[0].partition("\n\nReturns:")[0]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import steer_tools
+from steer_tools.tools import TOOLS, Tool
 
 _COST = """
 import sys, time
@@ -36,6 +41,23 @@ def test_the_tools_signatures_are_read_without_anything_heavy() -> None:
     code = f"import sys, steer_tools.tools\nprint({heavy} & sys.modules.keys())"
 
     assert run(code) == "set()\n"
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_help_reads_like_documentation(tool: Tool) -> None:
+    description = tool.description
+    function = getattr(steer_tools, tool.name)
+
+    shown = pydoc.plain(pydoc.render_doc(function)).splitlines()
+
+    assert "Returns:" in "".join(shown)
+    assert not [line for line in shown if "Doc(" in line or "Annotated" in line or "ForwardRef" in line]
+    assert len(shown) <= (60 if tool.name == "apply_steering_vector" else 75)
+    # The first line is pydoc's.
+    assert max(map(len, shown[1:])) <= 100
+    names = list(inspect.signature(function).parameters)
+    assert [name for name in names if not any(line.strip().startswith(f"{name}: ") for line in shown[6:])] == []
+    assert tool.description == description
 
 
 def test_every_name_of_the_table_of_contents_resolves() -> None:
