@@ -17,7 +17,7 @@ from steer_tools.cli.work import Workbench
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.evaluation.scorers.judge import Judge
+    from steer_tools.evaluation.judge import Judge
     from steer_tools.parameters import ExperimentResult, LayerCells, SweepResult
 
 
@@ -220,7 +220,7 @@ def calibrate(
 
 def _cells_of(result: "ExperimentResult") -> "tuple[list[float], list[LayerCells]]":
     """Return strengths and cells, which the result leaves to the document beside the report."""
-    from steer_tools.reports.markdown_report import DOCUMENT
+    from steer_tools.reports.report_files import DOCUMENT
 
     document = json.loads(Path(result["report_path"]).with_name(DOCUMENT).read_text(encoding="utf-8"))
     layers: dict[int, LayerCells] = {}
@@ -249,8 +249,8 @@ def _silence_of(judge: "Judge") -> list[str]:
 
 def _question(name: str, positive: list[PromptLike] | None, negative: list[PromptLike] | None, seed: int) -> PromptLike:
     """Return the prompt of an item that did not choose, as the model was asked it."""
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
     from steer_tools.evaluation.questions import questions
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.prompts import plain
     from steer_tools.session.session import current_session
 

@@ -13,7 +13,7 @@ from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import numpy.
-    from steer_tools.evaluation.scorers.judge import Judge
+    from steer_tools.evaluation.judge import Judge
     from steer_tools.parameters import TextScorer
 
 _PAIRS_OF_A_TRAIT = 64
@@ -118,7 +118,7 @@ class ScorerSource:
             return None
         if self.judge_endpoint is None or self.judge_model is None or self.judge_question is None:
             raise ArgumentError("A judge was given by halves", valid=f"all of {sources[0]}")
-        from steer_tools.evaluation.scorers.judge import judge_scorer
+        from steer_tools.evaluation.judge import judge_scorer
 
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 

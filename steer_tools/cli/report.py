@@ -13,7 +13,7 @@ from rich.text import Text
 from steer_tools.cli.inputs import BUNDLED
 from steer_tools.cli.marking import marked, shown
 from steer_tools.cli.studies import Combination, Dose, Findings, Part, Study
-from steer_tools.evaluation.metrics.intervals import Interval, cluster_interval
+from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.doses import Curve, DosePanel
 from steer_tools.parameters import ModelStatus
 from steer_tools.prompts import PromptLike

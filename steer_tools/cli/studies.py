@@ -16,8 +16,8 @@ from steer_tools.bundled_model.language import (
     score,
 )
 from steer_tools.bundled_model.planted import load_planted_directions
-from steer_tools.evaluation.behaviors.built_in_behaviors import load_behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.formats import load_vector
 from steer_tools.parameters import CheckResult, CompareResult, CreateResult, ModelStatus, TextMetrics

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from steer_tools.directions.covariance import solve_scatter
 from steer_tools.directions.methods.base import Statistics
-from steer_tools.directions.statistics import Activations
+from steer_tools.directions.statistics import Activations, solve_scatter
 
 # Up to here all eigenvectors cost less than starting an iteration, which also needs more than a few dimensions.
 _SMALL_WIDTH = 256

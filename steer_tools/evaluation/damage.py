@@ -12,7 +12,7 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.metrics.texts import distinct_2
+from steer_tools.evaluation.metrics import distinct_2
 from steer_tools.prompts import Prompt
 
 # Tokens of an unsteered text over which the divergence is averaged.

@@ -17,7 +17,7 @@ from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.questions import Floats
+from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt
 
 # In nats: shares of a smaller way would be those of rounding.

@@ -8,16 +8,15 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from steer_tools.evaluation.evaluation_set import EvaluationSet
-from steer_tools.evaluation.metrics.effects import empirical_p
-from steer_tools.evaluation.metrics.intervals import Interval
-from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.evaluation.intervals import Interval
+from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import Judgement
+from steer_tools.experiments.judgement import Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.markdown import prompt_text
+from steer_tools.reports.words import prompt_text
 
 Json: TypeAlias = dict[str, object]
 

@@ -5,16 +5,25 @@ import math
 import numpy as np
 
 from steer_tools.evaluation.damage import Budget
-from steer_tools.evaluation.evaluation_set import EvaluationSet
-from steer_tools.evaluation.metrics.effects import empirical_p
-from steer_tools.evaluation.metrics.intervals import Interval
-from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.evaluation.intervals import Interval
+from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
-from steer_tools.experiments.judgement import Dose, Judgement
+from steer_tools.experiments.judgement import Dose, Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.json_documents import means_by_kind, wrong_way
-from steer_tools.reports.markdown import code, literal, prompt_text, table
-from steer_tools.reports.words import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
+from steer_tools.reports.words import (
+    CONTROL_KINDS,
+    CONTROLS_EXPLAINED,
+    code,
+    counted,
+    literal,
+    prompt_text,
+    share,
+    signed,
+    span,
+    table,
+)
 
 _NOTHING = "–"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
-from steer_tools.evaluation.metrics.texts import changed_share, distinct_2, perplexity
+from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.prompts import Prompt
 
 

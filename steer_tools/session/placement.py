@@ -19,7 +19,7 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.session.condition_names import parse_condition
 from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import load_for_model
+from steer_tools.session.vector_loading import LoadedForModel, load_for_model
 
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
 UNITS: tuple[Unit, ...] = ("vector", "contrast", "residual")
@@ -96,7 +96,21 @@ def place(
         ArgumentError: An option is unknown, or cannot be had with this vector.
         VectorFileError: A file cannot be read.
     """
+    at = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
     options = options or PlacementOptions()
+    loaded = load_for_model(session, vector, at, allow_other_model=options.allow_other_model)
+    return _placed(session, loaded, layer, options)
+
+
+def place_at_each(
+    session: Session, vector: SteeringVector, layers: Sequence[int], options: PlacementOptions
+) -> dict[int, Placed]:
+    """Place a vector at each layer by itself, as `place` does; whether it fits the model is judged once."""
+    loaded = load_for_model(session, vector, None, allow_other_model=options.allow_other_model)
+    return {layer: _placed(session, loaded, layer, options) for layer in layers}
+
+
+def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: PlacementOptions) -> Placed:
     scope, unit, kind = (
         Scope.parse(options.positions),
         _unit_named(options.unit),
@@ -107,8 +121,6 @@ def place(
             f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
             valid="'vector', with 1.0 for the whole",
         )
-    known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
-    loaded = load_for_model(session, vector, known, allow_other_model=options.allow_other_model)
     vector, warnings = loaded.vector, list(loaded.warnings)
     if layer is None and len(vector.layers) > 1 and kind.scales_direction:
         warnings.append(

@@ -7,11 +7,10 @@ from pathlib import Path
 from steer_tools.core.interventions import Add
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, layer_cosines
-from steer_tools.evaluation.evaluation_set import behaviors_of
+from steer_tools.experiments.evaluation_set import behaviors_of
 from steer_tools.figures.strips import Strip, readable, strip_page, strip_picture
-from steer_tools.inspection.lens import Ranking, effect_ranking, lens_ranking
-from steer_tools.inspection.projections import Projection, project
-from steer_tools.inspection.relations import behavior_cosines, nearest
+from steer_tools.inspection.readings import Projection, project
+from steer_tools.inspection.vector_meaning import Ranking, behavior_cosines, effect_ranking, lens_ranking, nearest
 from steer_tools.parameters import (
     AllowOtherModel,
     AnalysisResult,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
-from steer_tools.inspection.relations import nearest, nearest_anywhere
+from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
 from steer_tools.parameters import (
     AuditedCheckpoint,
     AuditFinding,
@@ -20,8 +20,7 @@ from steer_tools.parameters import (
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import saved_vectors
 from steer_tools.tools.results import rounded, short
-from steer_tools.weights.audit import audit
-from steer_tools.weights.audit_result import Audit, Finding
+from steer_tools.weights.audit import Audit, Finding, audit
 from steer_tools.weights.saved_model import model_folder
 from steer_tools.weights.shards import open_file
 from steer_tools.weights.tensor_pairs import Checkpoint, open_checkpoint

@@ -13,7 +13,7 @@ from steer_tools.parameters import (
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.session import current_session
 from steer_tools.tools.results import short
-from steer_tools.weights.baking_requests import ablation_of, what_is_applied
+from steer_tools.weights.bakeable_plans import ablation_of, what_is_applied
 from steer_tools.weights.checkpoints import CONTROL_VECTOR
 from steer_tools.weights.saved_model import SavedModel, save_edited
 

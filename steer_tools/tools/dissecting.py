@@ -7,13 +7,22 @@ import numpy as np
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.damage import DamageMeter
-from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_named
-from steer_tools.evaluation.metrics.intervals import cluster_interval
-from steer_tools.evaluation.questions import Floats, Question, questions
-from steer_tools.figures.matrices import Matrix, matrix
-from steer_tools.inspection.ablation import ABLATIONS, ablate, ablation_plans, mean_of_draws
+from steer_tools.evaluation.intervals import Floats, cluster_interval
+from steer_tools.evaluation.questions import Question, questions
+from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named
+from steer_tools.figures.heat_maps import Matrix, matrix
+from steer_tools.inspection.ablation import (
+    ABLATIONS,
+    MEASURES,
+    Measured,
+    ablate,
+    ablation_plans,
+    divergence_of,
+    log_odds_of,
+    mean_of_draws,
+    score_of,
+)
 from steer_tools.inspection.components import KINDS, Component, components_of, random_directions, stream_direction
-from steer_tools.inspection.measures import MEASURES, Measured, divergence_of, log_odds_of, score_of
 from steer_tools.parameters import (
     AblatedComponent,
     AblatedDirection,

@@ -2,9 +2,9 @@
 
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.damage import DamageMeter
-from steer_tools.evaluation.evaluation_set import evaluation_set_named, neutral_for
 from steer_tools.evaluation.questions import questions
 from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
+from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
 from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.parameters import (
     AllowOtherModel,

@@ -10,13 +10,13 @@ from typing import cast
 from steer_tools.directions.extraction import Extraction, Where, extract
 from steer_tools.directions.session_methods import way_named
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.behaviors.behavior_json import behavior_document
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
 from steer_tools.evaluation.damage import Budget
-from steer_tools.evaluation.evaluation_set import EvaluationSet, TextScore, evaluation_set_named, text_of
-from steer_tools.evaluation.scorers.texts import Scorer, callable_scorer, keyword_scorer, regex_scorer
-from steer_tools.experiments.experiment import pooling_of, run_experiment
+from steer_tools.evaluation.questions import pooling_of
+from steer_tools.evaluation.scorers import Scorer, TextScore, callable_scorer, keyword_scorer, regex_scorer
+from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named, text_of
+from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import spread_layers
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.formats import save_vector

@@ -3,7 +3,7 @@
 import numpy as np
 
 from steer_tools.core.site import Site
-from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
 from steer_tools.inspection.patching import Pair, Patches, attribute, patch
 from steer_tools.parameters import (

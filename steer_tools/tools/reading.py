@@ -7,14 +7,12 @@ from steer_tools.core.positions import POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
-from steer_tools.evaluation.evaluation_set import evaluation_set_named
-from steer_tools.experiments.experiment import pooling_of
-from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.questions import pooling_of
+from steer_tools.experiments.evaluation_set import evaluation_set_named
+from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
-from steer_tools.inspection.detectors import Detector
-from steer_tools.inspection.projections import Projection
-from steer_tools.inspection.readings import Labelled, Reading, detect, directions_at, read_along
+from steer_tools.inspection.readings import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
 from steer_tools.parameters import (
     AllowOtherModel,
     DetectorStatus,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
-from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.intervals import Interval
 
 _Item = TypeVar("_Item")
 _Figure = TypeVar("_Figure", float, float | None)

@@ -18,7 +18,7 @@ from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, VectorFileError
 from steer_tools.formats import read_vector
-from steer_tools.formats.tensor_file import read_tensors, write_tensor
+from steer_tools.formats.pt_format import read_tensors, write_tensor
 from steer_tools.workspace import Workspace
 
 WIDTH = 6
