@@ -5,14 +5,21 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Two workers on two cores; each keeps torch to one thread (tests/conftest.py).
 WORKERS ?= 2
+# "--require-shared" fails where what tests need of ../shared is missing, instead of skipping them.
+PYTEST_OPTIONS ?=
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test install lint clean
+.PHONY: demo test test-slow install lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
 
+# Some minutes; what is marked `slow` is left to test-slow, which takes as long again.
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
 
 install: $(VENV)/.installed-for-tests
 

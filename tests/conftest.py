@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from helpers.places import CAA, STORIES, skip_without_shared
 from helpers.small_models import FAMILIES, NEGATIVE, POSITIVE, make_model, make_tokenizer
 from steer_tools import create_steering_vector
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
@@ -19,6 +20,15 @@ from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-shared", action="store_true", help="fail, not skip, where ../shared is missing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    is_there = STORIES.is_dir() and CAA.is_dir()
+    skip_without_shared(items, is_there=is_there, is_required=config.getoption("--require-shared"))
 
 
 @pytest.fixture(params=FAMILIES)

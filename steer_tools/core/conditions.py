@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
+from steer_tools.core.values import Value
 
 
 class Reading(NamedTuple):
@@ -35,7 +36,7 @@ class Condition(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Threshold:
+class Threshold(Value):
     """Whether the projection û·h is above a number; `direction` (width,) may have any length.
 
     Attributes:
@@ -50,17 +51,17 @@ class Threshold:
 
     @property
     def readings(self) -> frozenset[Reading]:
-        """The one site."""
+        """The one reading."""
         return frozenset({self.reading})
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
-        """Compare the projections with the threshold."""
+        """Return whether each row's projection is above the threshold."""
         direction = self.direction.double()
         return read[self.reading].double() @ (direction / direction.norm()) > self.threshold
 
 
 @dataclass(frozen=True, eq=False)
-class Not:
+class Not(Value):
     """The opposite of a condition."""
 
     condition: Condition
@@ -71,12 +72,12 @@ class Not:
         return self.condition.readings
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
-        """Negate."""
+        """Return the rows of which the condition does not hold."""
         return ~self.condition.holds(read)
 
 
 @dataclass(frozen=True, eq=False)
-class _OfTwo:
+class _OfTwo(Value):
     """What conditions have that ask two others."""
 
     first: Condition
@@ -92,7 +93,7 @@ class Both(_OfTwo):
     """Whether two conditions hold."""
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
-        """Take both."""
+        """Return the rows of which both hold."""
         return self.first.holds(read) & self.second.holds(read)
 
 
@@ -100,5 +101,5 @@ class Either(_OfTwo):
     """Whether at least one of two conditions holds."""
 
     def holds(self, read: Mapping[Reading, Tensor]) -> Tensor:
-        """Take either."""
+        """Return the rows of which at least one holds."""
         return self.first.holds(read) | self.second.holds(read)

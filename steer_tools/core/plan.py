@@ -8,13 +8,15 @@ from steer_tools.core.conditions import Condition
 from steer_tools.core.interventions import Intervention
 from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.site import Site
+from steer_tools.core.values import Value, digest_of
 
 
 @dataclass(frozen=True)
-class Placement:
+class Placement(Value):
     """An intervention at a site; `strength` is in the intervention's own unit, `positions` says which tokens.
 
-    With a `condition` it acts only on rows whose prompt meets it.
+    With a `condition` it acts only on rows whose prompt meets it. Placements of equal fields are equal, as are their
+    digests, in whatever process they were made.
     """
 
     intervention: Intervention
@@ -29,6 +31,11 @@ class Placement:
 
 
 Plan: TypeAlias = tuple[Placement, ...]
+
+
+def plan_digest(plan: Plan) -> str:
+    """Return 64 hex digits that are the same for equal plans in any process."""
+    return digest_of(plan)
 
 
 def decided(plan: Plan, holds: Callable[[Condition], bool]) -> Plan:

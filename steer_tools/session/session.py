@@ -16,8 +16,8 @@ from steer_tools import bundled_model
 from steer_tools.core.registry import Registry
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, ModelInfo
+from steer_tools.engines.huggingface.checkpoint import load_pretrained
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
-from steer_tools.engines.huggingface.model_loading import load_pretrained
 from steer_tools.errors import ArgumentError, NoModelError
 from steer_tools.workspace import Workspace
 

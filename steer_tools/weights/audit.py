@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Component
-from steer_tools.engines.huggingface.config_sizes import Sizes
+from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.progress import report
 from steer_tools.weights.checkpoint_layout import differing_keys, layer_of, multiplier_of, stream_axes
 from steer_tools.weights.matrix_changes import Change, Removal, common_direction, measure, removal, rounding

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from steer_tools.engines.huggingface.config_sizes import Sizes, sized_part, sizes_in
+from steer_tools.engines.huggingface.checkpoint import Sizes, sized_part, sizes_in
 from steer_tools.errors import BakingError
 from steer_tools.weights.shards import INDEX, SINGLE
 

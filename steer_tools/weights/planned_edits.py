@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.checkpoint_names import find_bias_flag, names_on_disk
+from steer_tools.engines.huggingface.checkpoint import find_bias_flag, names_on_disk
 from steer_tools.engines.huggingface.output_parameters import OutputParameter, Writer
 from steer_tools.errors import BakingError
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Bakeable

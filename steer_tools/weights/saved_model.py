@@ -13,8 +13,8 @@ import torch
 
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
+from steer_tools.engines.huggingface.checkpoint import load_pretrained
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
-from steer_tools.engines.huggingface.model_loading import load_pretrained
 from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
 from steer_tools.prompts import Prompt, TextPrompt

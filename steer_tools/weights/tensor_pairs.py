@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steer_tools.engines.huggingface.config_sizes import Sizes
+from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.errors import BakingError
 from steer_tools.weights.checkpoint_layout import ignores, layer_of, refuse_other_weights, sizes_of
 from steer_tools.weights.checkpoints import CONFIG

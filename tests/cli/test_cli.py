@@ -715,7 +715,7 @@ def test_what_apply_warns_of_is_told_on_stderr(steer: Callable[..., Done], vecto
 def test_an_interrupt_leaves_with_130_and_without_a_traceback(vector: str, checkpoint: str) -> None:
     code = f"""
 import os, signal, sys
-import steer_tools.engines.huggingface.token_choice as choosing
+import steer_tools.engines.huggingface.decoding as decoding
 from steer_tools.cli import main
 from steer_tools.session.session import current_session
 
@@ -726,7 +726,7 @@ def interrupt(*_):
 
 # A process that a shell runs in the background is born deaf to it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-choosing.report = interrupt
+decoding.report = interrupt
 code = main(["generate", "keke", "--model", {checkpoint!r}, "--vector", {vector!r}])
 print(len(current_session().registry))
 sys.exit(code)

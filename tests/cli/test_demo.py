@@ -17,9 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from steer_tools.bundled_model.language import TRAITS, held_out_prompts, score
+from steer_tools.cli import report
 from steer_tools.cli.app import app
 from steer_tools.cli.demo import TOGETHER
-from steer_tools.cli.studies import Part, applied, study_together, study_trait
+from steer_tools.cli.studies import Findings, Part, applied, study_together, study_trait
 from steer_tools.figures.doses import Curve, DosePanel, dose_response
 from steer_tools.session.session import Session, current_session
 from steer_tools.tools import compare_generations, steering_status
@@ -38,14 +39,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(workspace: Path) -> Iterator[dict[str, Any]]:
-    """What the demo on the bundled model says as JSON; it is run once, without a network."""
+    """What the demo on the bundled model says to people and as JSON; it is run once, without a network."""
     session = current_session()
     before = session.workspace
+    found: list[Findings] = []
+    markdown = report.markdown
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", _no_network)
-        ended = CliRunner().invoke(app, ["demo", "--workspace", str(workspace), "--json"])
+        patch.setattr(report, "markdown", lambda findings: found.append(findings) or markdown(findings))
+        ended = CliRunner().invoke(app, ["demo", "--workspace", str(workspace)], env={"COLUMNS": "100"})
     assert ended.exit_code == 0, ended.stderr
-    yield {**json.loads(ended.stdout), "applied afterwards": steering_status()["applied"]}
+    folder = workspace / "demo"
+    document = report.document(found[0], folder / "report.md", folder / report.PICTURE)
+    told = {"told": ended.stdout, "applied afterwards": steering_status()["applied"]}
+    yield {**json.loads(json.dumps(document)), **told}
     session.detach()
     session.workspace = before
 
@@ -124,17 +131,14 @@ def test_the_report_shows_the_picture_the_scores_and_the_texts(findings: dict[st
     assert report.count("| yes |") == len(findings["proof"]["checks"])
 
 
-def test_people_see_the_scores_the_texts_the_proof_and_where_the_report_is(
-    findings: dict[str, Any], tmp_path: Path, empty_session: Session
-) -> None:
-    ended = CliRunner().invoke(app, ["demo", "--workspace", str(tmp_path)], env={"COLUMNS": "100"})
+def test_people_see_the_scores_the_texts_the_proof_and_where_the_report_is(findings: dict[str, Any]) -> None:
+    told = findings["told"]
 
-    assert ended.exit_code == 0, ended.stderr
     for vector in findings["vectors"]:
-        assert f"{vector['doses'][-1]['scores'][vector['name']]:+.2f}" in ended.stdout
-    assert "laws hold" in ended.stdout
-    assert "report.md" in ended.stdout.replace("\n", "")
-    assert max(map(len, ended.stdout.splitlines())) <= 100
+        assert f"{vector['doses'][-1]['scores'][vector['name']]:+.2f}" in told
+    assert "laws hold" in told
+    assert "report.md" in told.replace("\n", "")
+    assert max(map(len, told.splitlines())) <= 100
 
 
 def test_another_model_is_judged_by_the_log_odds_of_held_out_completions(

@@ -533,6 +533,7 @@ def test_a_condition_of_another_model_is_refused(session: Session, make_vector: 
     assert any("Condition 'foreign'" in text and "which model" in text for text in allowed["warnings"])
 
 
+@pytest.mark.slow
 def test_on_the_bundled_model_refusal_fires_on_one_kind_of_request_and_not_on_others(
     empty_session: Session, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from steer_tools.core.positions import BatchGeometry, Scope
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.base import Generation, Row, Sampling
-from steer_tools.engines.huggingface.batching import batches_by_length
+from steer_tools.engines.huggingface.decoding import batches_by_length
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.engines.huggingface.hooks import Run, compile_plans
 from steer_tools.engines.huggingface.site_edits import SiteEdits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -72,6 +73,17 @@ def test_a_shared_prompt_is_run_once_for_all_rows_that_leave_it_alone(
     assert spared == [(1, length - 1), (3, 2)]
     # Two of these rows edit the prompt alike; the third goes by itself, without a cache.
     assert seen == [(1, length - 1), (2, 2)]
+
+
+def test_rows_whose_plans_are_copies_of_one_share_its_prompt(
+    engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = passes_of(engine, monkeypatch)
+    length = len(engine.tokenize(PROMPT).tokens)
+
+    engine.score([Row(PROMPT, pickle.loads(pickle.dumps(plan("all")))) for _ in range(3)], [(9, 14)] * 3)
+
+    assert seen == [(1, length - 1), (3, 2)]
 
 
 def test_completions_of_one_plan_share_their_common_beginning(

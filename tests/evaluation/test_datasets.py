@@ -225,7 +225,7 @@ def test_the_correct_answer_is_the_positive_one(key: str) -> None:
     ]
 
 
-@pytest.mark.skipif(not CAA.is_dir(), reason=f"the data sets are not at {CAA}")
+@pytest.mark.shared
 @pytest.mark.parametrize(("path", "count"), CAA_FILES)
 def test_a_file_of_contrastive_activation_addition_loads_whole(path: str, count: int) -> None:
     with (CAA / path).open("rb") as file:

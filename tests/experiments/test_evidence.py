@@ -44,7 +44,14 @@ def experiment(session: Session, trait: str, method: str, seed: int) -> Experime
     )
 
 
-@pytest.mark.parametrize(("trait", "seed"), [("sentiment", 0), ("verbosity", 1), ("formality", 2)])
+@pytest.mark.parametrize(
+    ("trait", "seed"),
+    [
+        ("sentiment", 0),
+        pytest.param("verbosity", 1, marks=pytest.mark.slow),
+        pytest.param("formality", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_trait_is_found_and_its_choice_steers_what_is_written(bundled: Session, trait: str, seed: int) -> None:
     found = experiment(bundled, trait, "paired_mean_difference", seed)
 
@@ -55,6 +62,7 @@ def test_a_trait_is_found_and_its_choice_steers_what_is_written(bundled: Session
     assert steered is not None and steered >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "balanced_shuffle"])
 def test_a_control_is_not_judged_to_work(bundled: Session, method: str) -> None:
     found = experiment(bundled, "sentiment", method, seed=3)
@@ -62,6 +70,7 @@ def test_a_control_is_not_judged_to_work(bundled: Session, method: str) -> None:
     assert found.ruling.verdict != "works"
 
 
+@pytest.mark.slow
 def test_log_odds_rank_cells_as_exact_scores_do(bundled: Session) -> None:
     found = experiment(bundled, "formality", "paired_mean_difference", seed=4)
     engine, judgement = bundled.engine, found.swept.judgement

@@ -1,6 +1,6 @@
 """Real input: a 3 M-parameter Llama that others trained on children's stories; happy against sad.
 
-Test data only, found beside the checkout; the tests say so and skip where it is not.
+Test data only, found beside the checkout.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ SAD_WORDS = (
     "frowned pain"
 )
 
-pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason=f"the test model is not at {STORIES}")
+pytestmark = pytest.mark.shared
 
 
 @pytest.fixture
@@ -139,6 +139,7 @@ def test_a_real_model_is_steered_exactly_and_given_back(empty_session: Session, 
     assert not empty_session.engine.ambient()
 
 
+@pytest.mark.slow
 def test_happy_and_sad_are_found_by_themselves_from_two_lists_of_sentences(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
     behavior = load_behavior("sentiment")

@@ -42,7 +42,7 @@ def piece(engine: HuggingFaceEngine, token: int) -> str:
 # The lens
 
 
-@pytest.mark.parametrize("name", ["bundled", str(STORIES)])
+@pytest.mark.parametrize("name", ["bundled", pytest.param(str(STORIES), marks=pytest.mark.shared)])
 def test_the_unembedding_row_of_a_token_is_that_tokens_direction(empty_session: Session, name: str) -> None:
     load_model(name)
     unembedding = empty_session.engine.unembedding()

@@ -343,6 +343,7 @@ def bundled(empty_session: Session) -> Session:
     return empty_session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trait", ["sentiment", "formality", "verbosity"])
 def test_the_top_head_of_one_half_of_the_questions_is_among_the_first_three_of_the_other(
     bundled: Session, trait: str
@@ -357,6 +358,7 @@ def test_the_top_head_of_one_half_of_the_questions_is_among_the_first_three_of_t
     assert bundled.engine.ambient() == ()
 
 
+@pytest.mark.slow
 def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Session) -> None:
     vector = trait_vector("formality")
 
@@ -381,6 +383,7 @@ def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Sessio
         ablate_component("formality", "direction", vector_path=vector, vector_layer=2)
 
 
+@pytest.mark.slow
 def test_exact_effects_are_changes_of_the_score_of_texts(bundled: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     # Unsteered answers to neutral questions show no trait, and their true score is 0 with most parts and without.
     monkeypatch.setattr(
@@ -445,6 +448,7 @@ def test_formality_is_decided_at_the_last_prompt_token_behind_the_second_block(b
     assert (found["strongest"][0]["layer"], found["strongest"][0]["token"]) >= (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trait", ["honesty", "sycophancy"])
 def test_the_estimate_agrees_with_exact_patches_where_one_slope_at_the_target_does_not(
     bundled: Session, trait: str, monkeypatch: pytest.MonkeyPatch

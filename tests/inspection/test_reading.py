@@ -158,6 +158,7 @@ def test_chance_is_what_random_directions_reach() -> None:
     assert none.chance < 0.7
 
 
+@pytest.mark.slow
 def test_a_vector_detects_its_own_behaviour_beyond_chance_and_others_not(empty_session: Session) -> None:
     load_model("bundled")
     pairs = contrast_pairs("honesty", 32)

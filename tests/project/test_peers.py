@@ -27,7 +27,6 @@ from steer_tools.session.session import Session
 
 FILES = ROOT / "tests" / "peers" / "files"
 LAST = 5
-needs_stories = pytest.mark.skipif(not STORIES.is_dir(), reason=f"the model of the records is not at {STORIES}")
 
 
 def recorded(peer: str) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def continued(session: Session, peer: str, positions: str) -> list[tuple[int, ..
     return [generation.tokens for generation in generations]
 
 
-@needs_stories
+@pytest.mark.shared
 @pytest.mark.parametrize("peer", STEERED_WITH)
 def test_a_peers_vector_steers_to_the_tokens_that_the_peer_itself_generated(empty_session: Session, peer: str) -> None:
     load_model(str(STORIES), dtype="float32")
@@ -207,7 +206,7 @@ def our_directions(peer: str, method: str) -> dict[int, Tensor]:
     return dict(load_vector(made["vector_path"]).directions)
 
 
-@needs_stories
+@pytest.mark.shared
 @pytest.mark.parametrize(("method", "peer", "theirs", "layers"), EQUAL)
 def test_our_directions_are_the_peers_at_every_layer_that_it_reads_where_we_do(
     empty_session: Session, method: str, peer: str, theirs: str, layers: range
@@ -220,7 +219,7 @@ def test_our_directions_are_the_peers_at_every_layer_that_it_reads_where_we_do(
         torch.testing.assert_close(ours[layer], held[layer], rtol=0, atol=1e-5)
 
 
-@needs_stories
+@pytest.mark.shared
 def test_the_prompts_have_the_peers_tokens(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
 
@@ -230,7 +229,7 @@ def test_the_prompts_have_the_peers_tokens(empty_session: Session) -> None:
             assert ours == list(side.values())
 
 
-@needs_stories
+@pytest.mark.shared
 @pytest.mark.parametrize(
     ("method", "peer", "theirs"),
     [("paired_mean_difference", "dialz", "mean_diff"), ("pca", "repeng", "pca_center"), ("pca", "dialz", "pca_center")],

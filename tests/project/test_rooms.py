@@ -75,7 +75,6 @@ LATE = {
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.judge"): "brings HTTP",
     ("steer_tools/cli/rendering.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
     ("steer_tools/cli/work.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
-    ("steer_tools/engines/huggingface/noting.py", "steer_tools.engines.huggingface.hooks"): "they know each other",
 }
 
 

@@ -14,7 +14,7 @@ from helpers.skill import DEFINITIONS, EXAMPLES, SKILL, preload
 from helpers.small_models import make_model
 from steer_tools.bundled_model import CHECKPOINT
 from steer_tools.bundled_model.language import score
-from steer_tools.engines.huggingface.model_loading import load_pretrained
+from steer_tools.engines.huggingface.checkpoint import load_pretrained
 from steer_tools.session.session import Session
 from steer_tools.tools import TOOLS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -41,6 +42,15 @@ def test_attaching_the_same_model_again_keeps_what_is_applied(llama_session: Ses
     attach_model(model, make_tokenizer())
 
     assert len(steering_status()["applied"]) == 1
+
+
+def test_a_copy_of_what_is_applied_is_in_force_as_the_original_is(llama_session: Session) -> None:
+    apply_steering_vector(create())
+    llama_session.engine.set_ambient(pickle.loads(pickle.dumps(llama_session.registry.plan())))
+
+    assert steering_status()["in_force"]
+    llama_session.engine.set_ambient(())
+    assert not steering_status()["in_force"]
 
 
 def test_attaching_the_same_model_with_another_tokenizer_keeps_what_is_applied(llama_session: Session) -> None:

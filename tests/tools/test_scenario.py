@@ -62,7 +62,12 @@ async def through_mcp_over_stdio(session: Session, folder: Path, scenario: Calla
         await scenario(calling(client))
 
 
-WAYS: list[Way] = [through_python, through_the_skill, through_mcp_in_memory, through_mcp_over_stdio]
+WAYS = [
+    through_python,
+    through_the_skill,
+    through_mcp_in_memory,
+    pytest.param(through_mcp_over_stdio, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

@@ -17,7 +17,7 @@ class Add(OfDirection):
     scales_direction: ClassVar[bool] = True
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Add."""
+        """Add the direction at full length, a multiple a token."""
         return plus(hidden, strength * self.direction.to(hidden))
 
 
@@ -29,7 +29,7 @@ class AddKeepingNorm(OfDirection):
     scales_direction: ClassVar[bool] = True
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Add and rescale."""
+        """Add, and give each token its length back."""
         moved = plus(hidden, strength * self.direction.to(hidden))
         # In float64, where the squares of what float32 holds are finite.
         own, length = (h.double().norm(dim=-1, keepdim=True) for h in (hidden, moved))  # (tokens, 1)

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
 
@@ -43,7 +44,7 @@ class Intervention(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class OfDirection:
+class OfDirection(Value):
     """What kinds have that need the direction (width,) alone, as it is saved."""
 
     name: ClassVar[str]
@@ -51,7 +52,7 @@ class OfDirection:
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction."""
+        """Take the direction as it is saved, with its length."""
         refuse_target(cls.name, target)
         return cls(vector.directions[layer])
 

@@ -15,6 +15,7 @@ from steer_tools.core.interventions.base import (
     refuse_target,
     unit_of,
 )
+from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, DirectionError
 
@@ -30,13 +31,13 @@ class ProjectOut(OfDirection):
     scales_direction: ClassVar[bool] = False
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Remove the component."""
+        """Take away the share `strength` of the component."""
         along = unit_of(self.direction, hidden)
         return plus(hidden, -strength * projection(hidden, along) * along)
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Value):
     """h − û(û·h) + û·reference: affine concept editing (Marshall et al. 2024, arXiv 2411.09003).
 
     Attributes:
@@ -59,13 +60,13 @@ class Affine:
         return cls(vector.directions[layer], negative + share * (positive - negative))
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Set the component."""
+        """Bring the component the share `strength` of the way to the reference."""
         along = unit_of(self.direction, hidden)
         return plus(hidden, strength * (self.reference - projection(hidden, along)) * along)
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp:
+class Clamp(Value):
     """The component û·h brought into [low, high]; a token that is inside keeps every bit.
 
     Attributes:
@@ -96,14 +97,14 @@ class Clamp:
         return cls(vector.directions[layer], target, target)
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Move the component to the nearest value that is allowed."""
+        """Bring the component the share `strength` of the way to the nearest value that is allowed."""
         along = unit_of(self.direction, hidden)
         now = projection(hidden, along)
         return plus(hidden, strength * (now.clamp(self.low, self.high) - now) * along)
 
 
 @dataclass(frozen=True, eq=False)
-class Erase:
+class Erase(Value):
     """h − û(w·(h − mean)): the least edit after which no linear probe tells the classes (LEACE).
 
     Belrose et al. 2023, arXiv 2306.03819; for two classes the map has rank one.
@@ -131,13 +132,13 @@ class Erase:
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the eraser and the mean."""
+        """Take the eraser and the mean, which only vectors made of prompts have."""
         refuse_target(cls.name, target)
         eraser = known(vector.erasers.get(layer), cls.name, "the eraser of a mean difference", layer)
         mean = known(vector.means.get(layer), cls.name, "the prompts' mean activation", layer)
         return cls(vector.directions[layer], eraser, mean)
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Remove what a linear probe could find."""
+        """Take away the share `strength` of what a linear probe could find."""
         along, w = unit_of(self.direction, hidden), self.eraser.to(hidden)
         return plus(hidden, -strength * projection(hidden - self.mean.to(hidden), w) * along)

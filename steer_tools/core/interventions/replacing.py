@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.interventions.base import OfDirection, known, plus, refuse_target
+from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 
 
@@ -18,12 +19,12 @@ class Replace(OfDirection):
     scales_direction: ClassVar[bool] = False
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Replace."""
+        """Go the share `strength` of the way; at 1 nothing of `hidden` is left."""
         return _towards(self.direction, hidden, strength)
 
 
 @dataclass(frozen=True, eq=False)
-class Zero:
+class Zero(Value):
     """Zero in place of the hidden state."""
 
     name: ClassVar[str] = "zero"
@@ -36,12 +37,12 @@ class Zero:
         return cls()
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Remove all."""
+        """Shrink each token by the share `strength`."""
         return _towards(torch.zeros(hidden.shape[-1]), hidden, strength)
 
 
 @dataclass(frozen=True, eq=False)
-class Mean:
+class Mean(Value):
     """The mean activation of the vector's own prompts in place of the hidden state; `mean` is (width,)."""
 
     name: ClassVar[str] = "mean"
@@ -50,12 +51,12 @@ class Mean:
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the mean."""
+        """Take the mean, which only vectors made of prompts have."""
         refuse_target(cls.name, target)
         return cls(known(vector.means.get(layer), cls.name, "the prompts' mean activation", layer))
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Replace."""
+        """Go the share `strength` of the way; at 1 nothing of `hidden` is left."""
         return _towards(self.mean, hidden, strength)
 
 

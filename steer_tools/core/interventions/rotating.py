@@ -7,16 +7,17 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from steer_tools.core.interventions.base import finite_target, known, plus, projection, unit_of
+from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError
 
 _QUARTER_TURN = 90.0
-# Two float32 vectors that are shortening to parallel than this span a plane of rounding noise.
+# Two float32 vectors that are nearer to parallel than this span a plane of rounding noise.
 _PARALLEL = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Rotate:
+class Rotate(Value):
     """The part of h in one plane turned by strength · angle from `second` towards `direction`; the rest is untouched.
 
     The plane and the norm are kept as in Angular Steering (Vu and Nguyen 2025, arXiv 2510.26243), which turns *to* an
@@ -49,7 +50,7 @@ class Rotate:
         return cls(vector.directions[layer], mean, angle)
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Turn."""
+        """Turn each token by `strength` times the angle, and keep its length."""
         along = unit_of(self.direction, hidden)
         across = unit_of(_orthogonal_part(self.second, self.direction), hidden)
         turn = math.radians(self.angle) * strength

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from steer_tools.errors import LayerError, UnsupportedModelError
+from steer_tools.engines.base import Unembedding
+from steer_tools.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 
 _FINGERPRINT_ELEMENTS = 16
+# A norm that does not center moves by a third or more of its scale.
+_STILL = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,33 @@ def refuse_unsteerable_state(model: nn.Module) -> None:
         )
 
 
+def measure_unembedding(architecture: Architecture) -> Unembedding:
+    """Return the final norm and the output matrix, on the CPU.
+
+    The norm is measured, not read: for x of ±1 with mean 0, RMS and layer norms give x · scale + bias, so that
+    (norm(x) - norm(-x)) · x / 2 is the scale, also where the weight is stored as scale - 1. A norm that centers gives
+    for x + 1 what it gives for x.
+
+    Raises:
+        UnsupportedFeatureError: The model has no final norm or no unembedding that was found.
+    """
+    norm, head, width = architecture.final_norm, architecture.unembedding, architecture.hidden_size
+    if norm is None or head is None:
+        missing = "final norm" if norm is None else "unembedding"
+        raise UnsupportedFeatureError(f"No {missing} was found in this model")
+    scaling, weight = cast(Tensor, norm.weight), cast(Tensor, head.weight)
+    signs = torch.ones(width, dtype=scaling.dtype, device=architecture.device if scaling.is_meta else scaling.device)
+    signs[1::2] = -1
+    with torch.no_grad():
+        scale = (norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] * signs / 2
+        moved = (norm(signs[None, None] + 1) - norm(signs[None, None])).abs().max()
+        if weight.is_meta:  # An offloaded matrix is there only while the head runs.
+            basis = torch.eye(width, dtype=weight.dtype, device=architecture.device)
+            weight = (head(basis) - head(torch.zeros_like(basis))).T
+    centers = bool(moved <= _STILL * scale.abs().max())
+    return Unembedding(scale.float().cpu(), centers, weight.detach().float().cpu())
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """Return 16 hex digits that change when any weight matrix is fine-tuned, merged or quantised.
 
@@ -183,7 +213,7 @@ def _parameters_in_place(module: nn.Module, prefix: str) -> Iterator[tuple[str, 
             hook.post_forward(module, None)
 
 
-def _stored_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def _stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the plain tensors that a quantised weight is made of, or the tensor itself."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in cast(Any, tensor).__tensor_flatten__()[0]:

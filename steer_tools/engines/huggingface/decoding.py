@@ -1,17 +1,83 @@
-"""Padded prompts → new tokens, by the model's own `generate`. It must not know plans or hooks."""
+"""Token ids → padded batches, their logits by one plain call, and new tokens by the model's own `generate`.
+
+It must not know plans or hooks. A decode step picks each row's token for itself: greedy takes the largest logit;
+sampling adds the row's own Gumbel noise to the warped logits and takes the largest sum, which samples from the warped
+distribution (Gumbel-max), so that a row's tokens depend on its seed and not on its batch.
+"""
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from steer_tools.engines.base import Generation, Sampling
-from steer_tools.engines.huggingface.token_choice import ReportingCriteria
+from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.progress import report
+
+
+def batches_by_length(lengths: Sequence[int], token_budget: int, *, equal_only: bool = False) -> list[list[int]]:
+    """Group the indices of `lengths`, shortest first, so that each padded batch stays within `token_budget` tokens.
+
+    Small batches of like length beat large ones: padding costs more than larger products save. A single sequence
+    above the budget is a batch of its own; with `equal_only` a batch holds one length.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        batch = batches[-1] if batches else []
+        fits = (len(batch) + 1) * lengths[index] <= token_budget
+        if batch and fits and not (equal_only and lengths[batch[0]] != lengths[index]):
+            batch.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_token: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Return ids (rows, columns) int64 and a mask (rows, columns) bool, true at real tokens."""
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), pad_token)
+    real = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, tokens in enumerate(sequences):
+        columns = slice(width - len(tokens), width) if left else slice(0, len(tokens))
+        ids[row, columns] = torch.tensor(tokens)
+        real[row, columns] = True
+    return ids, real
+
+
+def forward(
+    architecture: Architecture, ids: Tensor, real: Tensor, *, first_column: int = 0, cache: Any = None
+) -> tuple[Tensor, Any]:
+    """Return the logits (rows, columns, vocabulary) of columns `first_column` onward, and the cache that it leaves.
+
+    `ids` is (rows, columns), and `real` is false at padding; after a cache it also covers the cached columns, which are
+    in front. The logits of earlier columns are not computed where the model can leave them out.
+
+    `cache` is True for a new one, an earlier one to go on with, or None for none.
+    """
+    model = cast(Any, architecture.model)
+    options: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None and cache is not True:
+        options["past_key_values"] = cache
+    keeps = first_column > 0 and getattr(model, "_supports_logits_to_keep", lambda: False)()
+    if keeps:
+        options["logits_to_keep"] = ids.shape[1] - first_column
+    device = architecture.device
+    output = model(ids.to(device), attention_mask=real.long().to(device), **options)
+    logits = output.logits if keeps else output.logits[:, first_column:]
+    return logits, getattr(output, "past_key_values", None)
 
 
 class Decoder:
@@ -51,7 +117,7 @@ class Decoder:
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([processor] if processor else []),
-                stopping_criteria=StoppingCriteriaList([ReportingCriteria(sampling.max_new_tokens)]),
+                stopping_criteria=StoppingCriteriaList([_ReportingCriteria(sampling.max_new_tokens)]),
             )
         finally:
             for own, before in kept:
@@ -71,3 +137,67 @@ class Decoder:
             log_probs=torch.zeros(0) if log_probs is None else log_probs[:end],
             ended=end < len(new),
         )
+
+
+class ChoosingProcessor(LogitsProcessor):
+    """Picks each row's token and leaves it as the only finite score; keeps its log-probability.
+
+    `log_probs` has one (rows,) tensor a step: of the picked tokens, under the unwarped model.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self.log_probs: list[Tensor] = []
+        self._seeds = seeds
+        self._generators: list[torch.Generator] = []
+        self._warpers = LogitsProcessorList()
+        self._samples = sampling.temperature > 0
+        if self._samples:
+            self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+            if sampling.top_k:
+                self._warpers.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                self._warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Map (rows, vocabulary) logits to scores that hold one choice a row."""
+        logits: Tensor = scores.float()
+        ranked: Tensor = self._warpers(input_ids, logits) + self._noise(logits) if self._samples else logits
+        chosen = ranked.argmax(dim=-1, keepdim=True)
+        self.log_probs.append((logits.gather(1, chosen) - logits.logsumexp(dim=-1, keepdim=True)).squeeze(1))
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen, 0.0)
+
+    def _noise(self, logits: Tensor) -> Tensor:
+        if not self._generators:
+            self._generators = [torch.Generator(logits.device).manual_seed(seed) for seed in self._seeds]
+        shape, device = logits.shape[1:], logits.device
+        draws = [torch.rand(shape, generator=g, device=device, dtype=torch.float64) for g in self._generators]
+        # rand can return 0, whose Gumbel value is minus infinity.
+        tiny = torch.finfo(torch.float64).tiny
+        return -(-torch.stack(draws).clamp(min=tiny).log()).log().float()
+
+
+class ForcingProcessor(LogitsProcessor):
+    """Makes each row follow given tokens, and keeps the logits that the model had at each step, float32 on the CPU."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.logits: list[Tensor] = []
+        self._tokens = tokens
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Map (rows, vocabulary) logits to scores that hold the given token of this step."""
+        forced = self._tokens[:, len(self.logits), None].to(scores.device)
+        self.logits.append(scores.float().cpu())
+        return torch.full_like(scores, -torch.inf).scatter(1, forced, 0.0)
+
+
+class _ReportingCriteria(StoppingCriteria):
+    """Stops nothing; reports each decode step, which may raise `Cancelled`."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Report one step."""
+        self._done += 1
+        report(self._done, self._total, "generating tokens")
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

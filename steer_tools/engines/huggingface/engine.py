@@ -29,29 +29,31 @@ from steer_tools.engines.base import (
     TokenizedPrompt,
     Unembedding,
 )
-from steer_tools.engines.huggingface.admission import refuse_placements, refuse_sites
 from steer_tools.engines.huggingface.architecture import (
     Architecture,
     find_architecture,
+    measure_unembedding,
     refuse_unsteerable_state,
     weights_fingerprint,
 )
-from steer_tools.engines.huggingface.batch_layout import TokenMarks
-from steer_tools.engines.huggingface.batching import batches_by_length, pad
 from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
-from steer_tools.engines.huggingface.decoding import Decoder
+from steer_tools.engines.huggingface.decoding import (
+    ChoosingProcessor,
+    Decoder,
+    ForcingProcessor,
+    batches_by_length,
+    pad,
+)
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
 from steer_tools.engines.huggingface.output_parameters import Writer, find_writers
-from steer_tools.engines.huggingface.outside_calls import GenerateCall
+from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.probe import Behaviour, probe
 from steer_tools.engines.huggingface.reading import Reader
-from steer_tools.engines.huggingface.row_plans import RowPlans
+from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placements, refuse_sites
 from steer_tools.engines.huggingface.scoring import Scorer
 from steer_tools.engines.huggingface.site_taps import Taps
-from steer_tools.engines.huggingface.token_choice import ChoosingProcessor, ForcingProcessor
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
-from steer_tools.engines.huggingface.unembedding import measure_unembedding
 from steer_tools.errors import (
     ArgumentError,
     UnsupportedModelError,

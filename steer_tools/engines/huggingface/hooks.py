@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -17,11 +18,18 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import BatchGeometry
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batch_layout import Layout, TokenMarks
-from steer_tools.engines.huggingface.decisions import Decisions, prompts_of
-from steer_tools.engines.huggingface.noting import NotingGenerate
-from steer_tools.engines.huggingface.outside_calls import Callers, GenerateCall
-from steer_tools.engines.huggingface.pass_geometry import Pass, geometry_of, place_pass
+from steer_tools.engines.huggingface.hooked_generate import NotingGenerate
+from steer_tools.engines.huggingface.pass_geometry import (
+    CACHES,
+    Callers,
+    GenerateCall,
+    Layout,
+    Pass,
+    TokenMarks,
+    geometry_of,
+    place_pass,
+    rows_of,
+)
 from steer_tools.engines.huggingface.site_edits import SiteEdits
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.errors import UnsupportedCallError
@@ -84,6 +92,29 @@ class _Calls:
     geometry: BatchGeometry | None = None
 
 
+class _Decisions:
+    """What rows got that waited: by the `generate` that they belong to, or the cache that a plain call left."""
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
+
+    def find(self, waiting: Run, place: Pass, call: GenerateCall | None, callers: Callers) -> Run | None:
+        """Return what was decided for this pass before, if anything was; a new text in an old cache is a new prompt."""
+        key = call if call is not None else callers.find(*CACHES) if place.start > 0 else None
+        before, found = self._kept.get(key, (None, None)) if _can_be_kept(key) else (None, None)
+        return found if before is waiting else None
+
+    def keep(self, waiting: Run, found: Run, call: GenerateCall) -> None:
+        """Remember what the rows of a `generate` got."""
+        self._kept[call] = waiting, found
+
+    def keep_with_cache(self, waiting: Run, found: Run, output: Any) -> None:
+        """Remember what the rows of a plain call got with the cache in its output, for the tokens to come."""
+        cache = next((kept for name in CACHES if (kept := getattr(output, name, None)) is not None), None)
+        if _can_be_kept(cache):
+            self._kept[cache] = waiting, found
+
+
 class _PerThread(threading.local):
     """Each thread's calls."""
 
@@ -99,7 +130,7 @@ class SteeringHooks:
         self._per_thread = _PerThread()
         self._ambient: Run | None = None
         self._reached: dict[Site, Any] = {}
-        self._decisions: Decisions[Run] = Decisions()
+        self._decisions = _Decisions()
         self.reach(Site(layer) for layer in range(len(architecture.blocks)))
         self._handles: list[Any] = []
         for module in architecture.callables:
@@ -134,9 +165,10 @@ class SteeringHooks:
         return self._per_thread.calls
 
     @property
-    def run_here(self) -> Run | None:
-        """What a call by this thread would follow."""
-        return self._thread.run or self._ambient
+    def steers_here(self) -> bool:
+        """Whether a call by this thread would follow something that may edit."""
+        run = self._thread.run or self._ambient
+        return run is not None and run.is_steered
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
@@ -241,7 +273,7 @@ class SteeringHooks:
             return Run()
         found = self._decisions.find(run, place, call, callers)
         if found is None:
-            prompts = prompts_of(place, geometry, call, callers)
+            prompts = _prompts_of(place, geometry, call, callers)
             self._per_thread.calls = _Calls()
             try:
                 found = replace(decide(prompts), waited=run)
@@ -298,3 +330,28 @@ class SteeringHooks:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _can_be_kept(key: Any) -> bool:
+    """Whether it is an object of its own, which tuples of tensors are not."""
+    return hasattr(key, "__weakref__")
+
+
+def _prompts_of(place: Pass, geometry: BatchGeometry, call: GenerateCall | None, callers: Callers) -> list[list[int]]:
+    """Return the ids of each row's prompt, without padding; the rows of a plain call are all prompt.
+
+    Raises:
+        UnsupportedCallError: The call does not show them, or gives the model other things to look at.
+    """
+    ids: Tensor | None = place.ids if place.start == 0 else None
+    real = geometry.positions >= 0
+    if call is not None and call.ids is not None and call.layout is not None:
+        ids, real = rows_of(call.ids, len(call.layout.real)), call.layout.real
+    other = callers.other_input()
+    if ids is None or ids.shape != real.shape or other is not None:
+        found = "does not show it" if other is None else f"gives the model {other!r} beside it"
+        raise UnsupportedCallError(
+            f"A condition is applied, which is decided on the tokens of the whole prompt, and this call {found}",
+            valid="model.generate(...) with input_ids, or a call of the whole text",
+        )
+    return [row[columns].tolist() for row, columns in zip(ids.cpu(), real, strict=True)]

@@ -4,17 +4,129 @@ The engine knows the layout of its own batches; for passes of others it is read 
 hooks or plans.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer_tools.core.positions import BatchGeometry
-from steer_tools.engines.huggingface.batch_layout import Layout, TokenMarks, extended, layout_of
-from steer_tools.engines.huggingface.outside_calls import CACHES, Callers, GenerateCall
 from steer_tools.errors import UnsupportedCallError
+
+# What models call what they keep between steps; most say past_key_values.
+CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
+# What a pass over text is given; other tensors, such as an image, say something that token ids do not.
+_OF_TEXT = {
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "cache_position",
+    "labels",
+    "logits_to_keep",
+    "kwargs",  # They are noted one by one, too.
+    *CACHES,
+}
+
+
+@dataclass(frozen=True)
+class TokenMarks:
+    """Ids by which places in a prompt are told.
+
+    Attributes:
+        bos: What starts a text, if anything does.
+        answer_start: What the chat template puts between the last user message and the answer; empty without one.
+        user_start: What it puts between an answer and the next user message.
+    """
+
+    bos: int | None = None
+    answer_start: tuple[int, ...] = ()
+    user_start: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is known of a batch before the model is called; tensors on the CPU.
+
+    Attributes:
+        real: (rows, columns) bool, false at padding; columns beyond are generated, hence real.
+        prompt_lengths: (rows,) real prompt tokens.
+        first: (rows,) position of the first prompt token that is neither padding nor BOS; None where it is not known.
+        after_user: (rows,) position of the first token after the last user message; None where it is not known.
+    """
+
+    real: Tensor
+    prompt_lengths: Tensor
+    first: Tensor | None = None
+    after_user: Tensor | None = None
+
+
+@dataclass(eq=False)
+class GenerateCall:
+    """A `model.generate` under way.
+
+    Attributes:
+        columns: The columns of its prompt, if they are known yet.
+        mask: (rows, columns) bool, once it is known.
+        ids: (rows, columns) the prompt's token ids, where it has some.
+        seen: The columns that its passes have shown so far.
+        first: The columns that its first pass showed, once there was one.
+        cache: What its first pass was given to keep keys and values in.
+        layout: Of its prompt, once a pass has been placed.
+    """
+
+    columns: int | None = None
+    mask: Tensor | None = None
+    ids: Tensor | None = None
+    seen: int = 0
+    first: int | None = None
+    cache: Any = None
+    layout: Layout | None = None
+
+    def owns(self, cache: Any, tokens: Tensor) -> bool:
+        """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
+        if self.first is None:
+            return True
+        if cache is not None or self.cache is not None:
+            return cache is self.cache or not hasattr(self.cache, "get_seq_length")
+        if self.ids is None or tokens.is_floating_point() or tokens.shape[1] <= self.seen:
+            return tokens.shape[1] > self.seen
+        prompt = tokens[:, : self.ids.shape[1]]
+        return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
+
+
+@dataclass
+class Callers:
+    """The calls that lead to a pass, the whole model's first and the text decoder's last, with their arguments."""
+
+    modules: list[nn.Module] = field(default_factory=list)
+    arguments: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
+        """Note a call of `module`; one that is entered again was left by an interrupt, of which torch tells no hook."""
+        if module in self.modules:
+            self.modules.clear()
+            self.arguments.clear()
+        self.modules.append(module)
+        self.arguments.append(arguments)
+
+    def leave(self, module: nn.Module) -> None:
+        """Forget the innermost call of `module`, and all inside it."""
+        if module in self.modules:
+            depth = len(self.modules) - 1 - self.modules[::-1].index(module)
+            del self.modules[depth:], self.arguments[depth:]
+
+    def other_input(self) -> str | None:
+        """Return the name of what the outermost call is given beside a text's tokens, if there is something."""
+        given = self.arguments[0].items()
+        return next((name for name, value in given if name not in _OF_TEXT and _holds_tensors(value)), None)
+
+    def find(self, *names: str) -> Any:
+        """Return the innermost of the given arguments that is not None."""
+        found = (call.get(name) for call in reversed(self.arguments) for name in names)
+        return next((value for value in found if value is not None), None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +208,25 @@ def geometry_of(
         real = real.repeat_interleave(copies, 0)
         by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
     return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
+
+
+def layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
+    """Return the layout of a prompt of which `mask` (rows, columns) is known, and the ids from column `start` on."""
+    lengths = mask.sum(dim=1)
+    if ids is not None:
+        ids = rows_of(ids.cpu(), len(mask))
+    return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
+
+
+def rows_of(ids: Tensor, rows: int) -> Tensor:
+    """Return `rows` rows of ids: beams and return sequences repeat each, in the ids or in what tells of them."""
+    return ids[torch.arange(rows, device=ids.device) * len(ids) // rows]
+
+
+def extended(real: Tensor, columns: int) -> Tensor:
+    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
+    missing = max(0, columns - real.shape[1])
+    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
 
 
 def _start_of(cache: Any, mask: Tensor | None, width: int, call: GenerateCall | None) -> int:
@@ -195,3 +326,39 @@ def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:
         return None
     last = prepared[:, 0, -1, : place.columns]
     return last if last.dtype == torch.bool else last == 0
+
+
+def _first(ids: Tensor | None, real: Tensor, start: int, bos: int | None) -> Tensor | None:
+    """Return the position of the first prompt token after BOS; 0 for rows that do not start with BOS."""
+    if bos is None or start > 1:
+        return torch.zeros(len(real), dtype=torch.long)  # With two tokens cached, the first is not in this pass.
+    if ids is None or start > 0:
+        return None
+    return (ids.gather(1, real.long().argmax(dim=1, keepdim=True)).squeeze(1) == bos).long()
+
+
+def _after_user(ids: Tensor | None, real: Tensor, start: int, marks: TokenMarks) -> Tensor | None:
+    """Return the position of the last place in each row where the chat template begins an answer; None if one lacks."""
+    if ids is None or start > 0 or not marks.answer_start:
+        return None
+    column = _last(ids, marks.answer_start)
+    if bool((column < 0).any()) or (marks.user_start and bool((column < _last(ids, marks.user_start)).any())):
+        return None
+    return column - (~real).sum(dim=1)
+
+
+def _last(ids: Tensor, sought: Sequence[int]) -> Tensor:
+    """Return the column where `sought` begins for the last time in each row; -1 where it does not."""
+    if ids.shape[1] < len(sought):
+        return torch.full((len(ids),), -1)
+    found = (ids.unfold(1, len(sought), 1) == torch.tensor(sought)).all(dim=2)
+    column = found.shape[1] - 1 - found.flip(1).long().argmax(dim=1)
+    return torch.where(found.any(dim=1), column, -1)
+
+
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, cast(Mapping[Any, object], value).values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tensors, cast(list[object], value)))
+    return isinstance(value, Tensor)

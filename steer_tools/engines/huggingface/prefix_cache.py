@@ -16,8 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Row
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batching import batches_by_length, pad
-from steer_tools.engines.huggingface.forwarding import forward
+from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.row_plans import RowPlans

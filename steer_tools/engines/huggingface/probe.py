@@ -15,10 +15,9 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batch_layout import Layout
-from steer_tools.engines.huggingface.batching import pad
+from steer_tools.engines.huggingface.decoding import pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_plans
-from steer_tools.engines.huggingface.outside_calls import GenerateCall
+from steer_tools.engines.huggingface.pass_geometry import GenerateCall, Layout
 from steer_tools.errors import UnsupportedCallError, UnsupportedModelError
 
 _PROMPT, _FORCED = (3, 5, 7), (9, 4, 6)

@@ -16,7 +16,7 @@ from steer_tools.core.positions import POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import PoolingFunction
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batching import batches_by_length, pad
+from steer_tools.engines.huggingface.decoding import batches_by_length, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps

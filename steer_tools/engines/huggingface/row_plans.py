@@ -1,9 +1,10 @@
 """Rows with their own plans and a padded batch of their prompts → one run of the hooks.
 
-Conditions are decided first, each row's on its own prompt. It must not run models.
+Sites and plans that the model cannot take are refused before anything runs or is applied; conditions are decided
+first, each row's on its own prompt. It must not run models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -11,16 +12,16 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.conditions import Condition, Reading
-from steer_tools.core.plan import Plan, decided
+from steer_tools.core.plan import Placement, Plan, decided
 from steer_tools.core.positions import NOWHERE, POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Row
-from steer_tools.engines.huggingface.admission import refuse_placements
-from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batch_layout import Layout
+from steer_tools.engines.huggingface.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_plans
+from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.errors import StrengthError
 from steer_tools.prompts import Prompt, TokenPrompt
 
 Read: TypeAlias = Callable[[Sequence[Prompt], Sequence[Site], Pooling], dict[Site, Tensor]]
@@ -89,3 +90,45 @@ class RowPlans:
         if not any(placement.positions.needs_chat for placement in row.plan):
             return NOWHERE
         return self._tokens.after_user(row.prompt)
+
+
+def refuse_sites(architecture: Architecture, taps: Taps, sites: Iterable[Site]) -> None:
+    """Refuse sites that are not in the model, and a model in a wrong state.
+
+    Raises:
+        LayerError: The model lacks the layer.
+        ArgumentError: The attention lacks the head.
+        UnsupportedFeatureError: The block has no such part, or none that could be told.
+        UnsupportedModelError: The model is compiled or in train mode.
+    """
+    refuse_unsteerable_state(architecture.model)
+    for site in sites:
+        architecture.resolve_layer(site.layer)
+        taps.at(site)
+
+
+def refuse_placements(architecture: Architecture, taps: Taps, placements: Iterable[Placement]) -> None:
+    """Refuse placements at such sites, or with conditions there, and edits that the model's dtype cannot hold.
+
+    Raises:
+        StrengthError: What is edited would be infinite, and every later text empty or broken.
+    """
+    placements = tuple(placements)
+    conditions = [placement.condition for placement in placements if placement.condition is not None]
+    read = {reading.site for condition in conditions for reading in condition.readings}
+    refuse_sites(architecture, taps, {*(placement.site for placement in placements), *read})
+    for placement in {(p.intervention, p.strength): p for p in placements}.values():
+        _refuse_overflow(placement, architecture.dtype, taps.at(placement.site).width)
+
+
+def _refuse_overflow(placement: Placement, dtype: torch.dtype, width: int) -> None:
+    """Refuse an edit that makes something infinite of small activations."""
+    strength = torch.tensor(placement.strength, dtype=torch.float32)
+    edited = placement.intervention.edit(torch.stack([torch.zeros(width), torch.ones(width)]), strength)
+    if not edited.abs().max() <= torch.finfo(dtype).max:
+        raise StrengthError(
+            f"strength {placement.strength:g} of {placement.intervention.name!r} at {placement.site} makes the "
+            f"activations larger than {str(dtype).removeprefix('torch.')} can hold",
+            valid="a finite number that adds about as much as the activations themselves, or less",
+            fix="Use unit='residual', where 1.0 is their typical norm, or a smaller target.",
+        )

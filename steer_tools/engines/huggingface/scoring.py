@@ -13,8 +13,7 @@ from torch import Tensor
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Completion, Gradients, Row
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.batching import pad
-from steer_tools.engines.huggingface.forwarding import forward
+from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, SteeringHooks
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.row_plans import RowPlans

@@ -45,6 +45,11 @@ class SiteEdits:
         self._steps = [step for column in zip_longest(*merged) for step in _steps_of(column)]
         self._dense_cache: tuple[tuple[bool, ...], Tensor] | None = None
 
+    @property
+    def step_count(self) -> int:
+        """How many operations a pass takes at most."""
+        return len(self._steps)
+
     def __call__(self, hidden: Tensor, geometry: BatchGeometry) -> Tensor | None:
         """Return the edited copy of `hidden` (rows, tokens, width), or None where no token is touched.
 
@@ -113,7 +118,7 @@ def _steps_of(column: Sequence[tuple[Scope, Intervention, float] | None]) -> lis
     for row, entry in enumerate(column):
         if entry is not None:
             scope, intervention, _ = entry
-            kind = "add" if isinstance(intervention, Add) else id(intervention)
+            kind = "add" if isinstance(intervention, Add) else intervention
             groups.setdefault((scope, kind), []).append((row, entry))
     steps: list[_Step] = []
     for members in groups.values():
