@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 # Below this the inverse loses the digits that a float64 has to lose: 1e-10 of the result is right here.
 LEAST_SHRINKAGE = 1e-6
@@ -111,23 +112,23 @@ class Examples(Activations):
         return cls(positive.double(), negative.double())
 
     @property
+    @override
     def counts(self) -> tuple[int, int]:
-        """The numbers of rows."""
         return len(self.positive), len(self.negative)
 
     @property
+    @override
     def positive_mean(self) -> Tensor:
-        """Average the positive rows."""
         return self.positive.mean(dim=0)
 
     @property
+    @override
     def negative_mean(self) -> Tensor:
-        """Average the negative rows."""
         return self.negative.mean(dim=0)
 
     @property
+    @override
     def typical_norm(self) -> float:
-        """Average the rows' norms."""
         return float(torch.cat([self.positive, self.negative]).norm(dim=1).mean())
 
     @property

@@ -74,6 +74,11 @@ class Judgement:
         """The share of items that move the wrong way as the strength grows."""
         return anti_steerable_share(self.slopes) or 0.0
 
+    @property
+    def moved_wrong_way(self) -> float:
+        """The share of items whose effect at this strength is below 0."""
+        return float((self.effects < 0).mean())
+
 
 def judge(
     engine: Engine,
@@ -170,6 +175,11 @@ class NullDistribution:
     def means(self) -> Floats:
         """(controls,) the mean effect of each."""
         return self.effects.mean(axis=1)
+
+    @property
+    def moved_wrong_way(self) -> float:
+        """The share of all items of all controls whose effect is below 0."""
+        return float((self.effects < 0).mean())
 
 
 def control_directions(examples: Examples, count: int, seed: int) -> list[tuple[str, Tensor]]:

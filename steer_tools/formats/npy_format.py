@@ -33,7 +33,6 @@ class NpyFormat(VectorFormat):
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise the only layer."""
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()
         np.save(buffer, direction.numpy(), allow_pickle=False)

@@ -37,14 +37,12 @@ class PtFormat(VectorFormat):
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise the only layer."""
         require_residual(vector, self.name)
         (direction,) = vector.directions.values()
         return Encoded(write_tensor(direction))
 
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
-        """Read the tensor, or the tensors by layer."""
         tensors = read_tensors(encoded.data, name)
         if isinstance(tensors, dict):
             return Decoded(SteeringVector.from_directions(tensors))

@@ -36,7 +36,6 @@ class RotalabsFormat(VectorFormat):
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise the only layer."""
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()
         description = _Description(

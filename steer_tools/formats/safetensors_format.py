@@ -29,7 +29,6 @@ class SafetensorsFormat(VectorFormat):
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise all layers."""
         kinds = {"layer": vector.directions, "mean": vector.means, "eraser": vector.erasers}
         tensors = {
             f"{kind}.{n}": tensor.contiguous() for kind, by_layer in kinds.items() for n, tensor in by_layer.items()

@@ -18,6 +18,7 @@ from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.damage import continuations, divergences
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.evaluation.scorers import TextScore
@@ -31,8 +32,6 @@ Measure: TypeAlias = Literal["log_odds", "kl", "exact"]
 MEASURES: tuple[Measure, ...] = ("log_odds", "kl", "exact")
 # Plans → (plans, items).
 Measured: TypeAlias = Callable[[Sequence[Plan]], Floats]
-# Tokens of an unsteered text over which a divergence is averaged.
-_UNSTEERED_TOKENS = 32
 _EVERYWHERE = Scope(("all",))
 # Prompts that a resampled component takes its activations from, one after the other.
 _DRAWS = 4
@@ -127,18 +126,9 @@ def log_odds_of(engine: Engine, asked: Sequence[Question]) -> Measured:
 
 def divergence_of(engine: Engine, asked: Sequence[Question]) -> Measured:
     """Return a measure of KL(unsteered‖plan) over the model's own unsteered texts, in nats a token."""
-    texts = [own.tokens for own in engine.generate([Row(q.prompt) for q in asked], Sampling(_UNSTEERED_TOKENS))]
-
-    def measured(plans: Sequence[Plan]) -> Floats:
-        # Where the model ends at once there is no token before which to compare.
-        written = [i for i, text in enumerate(texts) if text]
-        rows = [Row(asked[i].prompt, plan) for i in written for plan in plans]
-        found = engine.divergences(rows, [texts[i] for i in written for _ in plans])
-        means = np.zeros((len(plans), len(asked)))
-        means[:, written] = np.array([float(own.mean()) for own in found]).reshape(len(written), len(plans)).T
-        return means
-
-    return measured
+    prompts = [question.prompt for question in asked]
+    texts = continuations(engine, prompts)
+    return lambda plans: divergences(engine, prompts, texts, plans)
 
 
 def score_of(engine: Engine, asked: Sequence[Question], scorer: TextScore, max_new_tokens: int) -> Measured:

@@ -11,7 +11,7 @@ from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.judgement import Dose, Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.json_documents import means_by_kind, wrong_way
+from steer_tools.reports.json_documents import means_by_kind
 from steer_tools.reports.words import (
     CONTROL_KINDS,
     CONTROLS_EXPLAINED,
@@ -42,7 +42,7 @@ def effect_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
         f"{signed(float(judgement.unsteered.mean()))} on average.",
         "",
         f"Mean effect of the chosen cell: **{signed(judgement.effect)} nats**{_bounds(judgement.interval)}. "
-        f"{share(wrong_way(judgement.effects))} of the items move the wrong way there.",
+        f"{share(judgement.moved_wrong_way)} of the items move the wrong way there.",
         "",
         *table(
             ("strength", "effect (nats)", "95 % interval", "damage"),
@@ -89,8 +89,8 @@ def control_lines(null: NullDistribution, judgement: Judgement) -> list[str]:
         f"{counted(len(null.kinds), 'direction')} that know nothing of the behaviour were steered with at the same "
         f"place, norm and strength. {reached or 'None'} of them reach{'es' if reached == 1 else ''} the vector's "
         f"{signed(judgement.effect)} nats (p = {empirical_p(judgement.effect, null.means):.2g}). They move "
-        f"{share(wrong_way(null.effects))} of the items the wrong way, the vector "
-        f"{share(wrong_way(judgement.effects))}.",
+        f"{share(null.moved_wrong_way)} of the items the wrong way, the vector "
+        f"{share(judgement.moved_wrong_way)}.",
         "",
         *table(("kind", "drawn as", "count", "mean effect", "largest effect"), rows, numbers_from=2),
     ]

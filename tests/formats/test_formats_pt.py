@@ -166,7 +166,7 @@ class SteeringVectorOfAnotherPackage:
 def test_a_pickled_object_is_refused_with_the_way_out(workspace: Workspace) -> None:
     workspace.write("v.pt", saved(SteeringVectorOfAnotherPackage()))
 
-    with pytest.raises(VectorFileError, match=r"'test_formats_pt.SteeringVectorOf.*from_steering_vectors\(vector\)"):
+    with pytest.raises(VectorFileError, match=r"test_formats_pt.SteeringVectorOf.*from_steering_vectors\(vector\)"):
         load_vector("v.pt", layer_if_unknown=2, workspace=workspace)
 
 
