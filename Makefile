@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST_OPTIONS ?=
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-slow install lint clean
+.PHONY: demo test test-slow docs generate install lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
@@ -32,6 +32,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-for-tests: $(VENV)/.installed
 	$(PIP) --editable ".[test]"
+	touch $@
+
+# What the manual tells of the code is compared with the code, the notebooks run, and no link leads nowhere.
+docs: $(VENV)/.installed-for-docs
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/run_notebooks.py --check
+	$(BIN)/zensical build --clean --strict
+
+generate: $(VENV)/.installed-for-docs
+	$(BIN)/python docs/run_notebooks.py
+	$(BIN)/python docs/generate.py
+
+$(VENV)/.installed-for-docs: $(VENV)/.installed-for-tests
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 lint: install

@@ -19,7 +19,6 @@ import torch
 from mcp import Client, StdioServerParameters
 from safetensors.torch import load_file
 
-from helpers.places import ROOT
 from steer_tools import (
     SteeringError,
     apply_steering_vector,
@@ -276,20 +275,6 @@ def test_the_server_steers_the_bundled_model_unless_it_is_told_another(tmp_path:
             assert (await call("check_steering"))["passed"]
 
     anyio.run(use)
-
-
-def test_the_readmes_sixty_seconds_run_as_they_stand(
-    empty_session: Session, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-
-    exec(example, {})
-
-    disagreeing, agreeing, proof = capsys.readouterr().out.splitlines()
-    assert disagreeing.startswith("-0.5 -1.0 ")
-    assert agreeing.startswith("0.5 1.0 ")
-    assert "'passed': True" in proof
-    assert steering_status()["applied"] == []
 
 
 def test_the_main_job_through_the_command_line(
