@@ -175,7 +175,7 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
 
     async def call(context: Context[Any, Any], **arguments: Any) -> Any:
         work = functools.partial(tool.function, **arguments)
-        return await jobs.run(work, context, needs_model=tool.needs_model)
+        return await jobs.run(work, context, needs_model=tool.card.needs_model)
 
     parameters = list(signature.parameters.values())
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Any, Any])
@@ -184,13 +184,13 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     described = _StrictTool.from_function(
         call,
         name=tool.name,
-        title=tool.title,
+        title=tool.card.title,
         description=inspect.cleandoc(tool.function.__doc__ or ""),
         annotations=ToolAnnotations(
-            read_only_hint=tool.is_read_only,
-            destructive_hint=tool.is_destructive,
-            idempotent_hint=tool.is_idempotent,
-            open_world_hint=tool.reaches_out,
+            read_only_hint=tool.card.is_read_only,
+            destructive_hint=tool.card.is_destructive,
+            idempotent_hint=tool.card.is_idempotent,
+            open_world_hint=tool.card.reaches_out,
         ),
         structured_output=True,
     )

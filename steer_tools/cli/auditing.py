@@ -17,7 +17,7 @@ from steer_tools.cli.wording import warning_lines
 from steer_tools.cli.work import choose_workspace
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.parameters import AuditFinding, AuditResult
+    from steer_tools.tools.audit_checkpoint import AuditFinding, AuditResult
 
 _BELOW = "A relative path is meant below the workspace."
 Audited = Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"{{AuditedCheckpoint}} {_BELOW}")]

@@ -16,7 +16,7 @@ from steer_tools.cli.work import VectorUse, Workbench
 from steer_tools.errors import ArgumentError
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.parameters import SaveModelResult
+    from steer_tools.tools.save_edited_model import SaveModelResult
 
 NewFolder = Annotated[str, typer.Option("--save", metavar="FOLDER", help="{CheckpointFolder}")]
 EditedFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder that `bake` wrote.")]

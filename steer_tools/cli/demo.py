@@ -17,9 +17,9 @@ from steer_tools.cli.rendering import proof
 from steer_tools.cli.studies import Findings, Part, Study, applied, study_behavior, study_together, study_trait
 from steer_tools.cli.work import Workbench
 from steer_tools.figures.doses import dose_response
-from steer_tools.parameters import ModelStatus
 from steer_tools.session.session import current_session
 from steer_tools.tools import check_steering, steering_status
+from steer_tools.tools.results import ModelStatus
 
 FOLDER = "demo"
 TRAITS = ("sentiment", "sycophancy", "refusal")

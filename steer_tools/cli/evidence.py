@@ -13,14 +13,10 @@ from steer_tools.cli.rendering import prompt_text
 from steer_tools.cli.wording import figure, warning_lines
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.parameters import (
-        CalibrationResult,
-        ExperimentResult,
-        LayerCells,
-        RobustnessResult,
-        SweepResult,
-        WindowStatus,
-    )
+    from steer_tools.tools.calibrate_strength import CalibrationResult
+    from steer_tools.tools.evaluate_steering_robustness import RobustnessResult
+    from steer_tools.tools.steering_experiment import ExperimentResult
+    from steer_tools.tools.sweep_results import LayerCells, SweepResult, WindowStatus
 
 _STYLES = {"works": "bold green", "weak": "bold yellow"}
 # So many strengths stand beside each other in 80 columns.

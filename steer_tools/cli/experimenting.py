@@ -18,7 +18,8 @@ from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
     from steer_tools.evaluation.judge import Judge
-    from steer_tools.parameters import ExperimentResult, LayerCells, SweepResult
+    from steer_tools.tools.steering_experiment import ExperimentResult
+    from steer_tools.tools.sweep_results import LayerCells, SweepResult
 
 
 @dataclass(frozen=True)

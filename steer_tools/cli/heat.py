@@ -17,7 +17,8 @@ from steer_tools.cli.wording import figure, span, warning_lines
 from steer_tools.figures.strips import readable
 
 if TYPE_CHECKING:  # At run time this would import numpy.
-    from steer_tools.parameters import AblationResult, ComponentEffect, PatchResult
+    from steer_tools.tools.ablate_component import AblationResult, ComponentEffect
+    from steer_tools.tools.patch_activations import PatchResult
 
 # So many stand beside each other in 80 columns, and so many lines in a terminal.
 _MOST_COLUMNS, _MOST_LINES = 8, 12

@@ -14,7 +14,7 @@ from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import numpy.
     from steer_tools.evaluation.judge import Judge
-    from steer_tools.parameters import TextScorer
+    from steer_tools.tools.arguments import TextScorer
 
 _PAIRS_OF_A_TRAIT = 64
 

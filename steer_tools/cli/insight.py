@@ -13,14 +13,8 @@ from steer_tools.cli.rendering import warning_lines
 from steer_tools.figures.strips import Scale, Strip, readable
 
 if TYPE_CHECKING:
-    from steer_tools.parameters import (
-        AnalysisResult,
-        DetectorStatus,
-        PromptReading,
-        ReadResult,
-        TextProjection,
-        TokenRanking,
-    )
+    from steer_tools.tools.analyze_steering_vector import AnalysisResult, TextProjection, TokenRanking
+    from steer_tools.tools.read_activations import DetectorStatus, PromptReading, ReadResult
 
 _LEVELS = 3
 _LIKE = 5

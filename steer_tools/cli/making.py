@@ -13,7 +13,8 @@ from steer_tools.cli.marking import shown
 from steer_tools.cli.wording import figure, known, layer_names, listed, span, warning_lines
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.parameters import CombineResult, CreateResult
+    from steer_tools.tools.combine_steering_vectors import CombineResult
+    from steer_tools.tools.create_steering_vector import CreateResult
 
 _SEPARATION = "separation: 1 tells held-out prompts apart, 0.5 is chance."
 _D_PRIME = "d': how far apart they lie, in their spread."

@@ -265,7 +265,7 @@ class _Descriptions(dict[str, str]):
     """The alias's name → its description, with the values that it may have."""
 
     def __missing__(self, alias: str) -> str:
-        annotated = getattr(import_module("steer_tools.parameters"), alias)
+        annotated = getattr(import_module("steer_tools.tools.arguments"), alias)
         if is_typeddict(annotated):
             hints = get_type_hints(annotated, include_extras=True)
             return ", ".join(f"{name} ({_field(hint).description.removesuffix('.')})" for name, hint in hints.items())

@@ -15,16 +15,12 @@ from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
     from steer_tools.cli.local_models import LocalModels
-    from steer_tools.parameters import (
-        CheckResult,
-        CompareResult,
-        GenerateResult,
-        NextTokensResult,
-        PromptTokensStatus,
-        StatusResult,
-        TokensResult,
-        VariantTexts,
-    )
+    from steer_tools.tools.check_steering import CheckResult
+    from steer_tools.tools.compare_generations import CompareResult, VariantTexts
+    from steer_tools.tools.compare_next_tokens import NextTokensResult
+    from steer_tools.tools.generate import GenerateResult
+    from steer_tools.tools.show_tokens import PromptTokensStatus, TokensResult
+    from steer_tools.tools.steering_status import StatusResult
 
 _BREAKING = (
     "perplexity is under the unsteered model. Far above the baseline's, or distinct_2 far below: the text is breaking, "

@@ -15,8 +15,8 @@ from steer_tools.cli.marking import marked, shown
 from steer_tools.cli.studies import Combination, Dose, Findings, Part, Study
 from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.doses import Curve, DosePanel
-from steer_tools.parameters import ModelStatus
 from steer_tools.prompts import PromptLike
+from steer_tools.tools.results import ModelStatus
 
 PICTURE = "dose_response.png"
 _NOTHING = "–"

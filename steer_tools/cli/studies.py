@@ -20,11 +20,14 @@ from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.formats import load_vector
-from steer_tools.parameters import CheckResult, CompareResult, CreateResult, ModelStatus, TextMetrics
 from steer_tools.prompts import PromptLike, plain
 from steer_tools.session.placement import PlacementOptions, place, steering
 from steer_tools.session.session import current_session
 from steer_tools.tools import compare_generations, create_steering_vector
+from steer_tools.tools.check_steering import CheckResult
+from steer_tools.tools.compare_generations import CompareResult, TextMetrics
+from steer_tools.tools.create_steering_vector import CreateResult
+from steer_tools.tools.results import ModelStatus
 
 # Enough for the longest answer of the language.
 ANSWER_TOKENS = 128

@@ -10,7 +10,7 @@ from steer_tools.cli.work import Workbench
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time this would import torch.
-    from steer_tools.parameters import CreateResult
+    from steer_tools.tools.create_steering_vector import CreateResult
 
 _NEUTRAL = "One day in spring"
 

@@ -1,18 +1,22 @@
 """Prompts and plans → the unsteered and each steered text or next token, from one batch, with what needs no judge.
 
-It must not know vector files or what tools return.
+It must not know what tools return.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
+from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.prompts import Prompt
+from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
+from steer_tools.session.session import Session
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,28 @@ def next_tokens(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]
     return tuple(_next_tokens(engine, own, top) for own in found.reshape(len(prompts), len(every), -1))
 
 
+def tried_plans(
+    session: Session, vector_path: str | None, layer: Layers, strengths: object, options: PlacementOptions
+) -> tuple[list[tuple[float | None, Plan]], list[str]]:
+    """Return the plans to compare with their strengths: those of a vector, or what is applied now; and warnings.
+
+    Raises:
+        ArgumentError: There is neither a vector nor anything applied, or it was said how no vector acts.
+        StrengthError: A strength is no finite number.
+    """
+    if vector_path is None:
+        if layer is not None or strengths is not None or options != PlacementOptions():
+            raise ArgumentError(
+                "How a vector acts was said without vector_path, and what is applied now acts in its own way",
+                fix="Give vector_path as well, or leave out layer, strengths, unit, positions, intervention, "
+                "target, condition and allow_other_model.",
+            )
+        return [_applied_now(session)], []
+    values = [1.0] if strengths is None else _finite_strengths(strengths)
+    placed = place(session, vector_path, layer, options)
+    return [(value, placed.plan(value)) for value in values], list(placed.warnings)
+
+
 def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
     """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
     ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
@@ -102,3 +128,20 @@ def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> 
     rows = engine.decided([Row(prompt, plan) for plan in plans for prompt in prompts])
     acts = [bool(row.plan) for row in rows]
     return [sum(acts[i :: len(prompts)]) for i in range(len(prompts))]
+
+
+def _finite_strengths(strengths: object) -> list[float]:
+    if isinstance(strengths, str) or not isinstance(strengths, Sequence) or not strengths:
+        raise StrengthError(f"strengths is {strengths!r:.80}", valid="at least one finite number, such as [-1, 1]")
+    return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
+
+
+def _applied_now(session: Session) -> tuple[float | None, Plan]:
+    """Return what is applied, with its strength where it is one vector."""
+    entries = session.registry.entries()
+    if not entries:
+        raise ArgumentError(
+            "Nothing is applied and no vector_path was given, so there is nothing to compare",
+            fix="Give vector_path, or call apply_steering_vector first.",
+        )
+    return (entries[0].strength if len(entries) == 1 else None), session.registry.plan()

@@ -1,142 +1,65 @@
-"""The tools, and the explicit list of them that every protocol loops over.
+"""The tools, one file each, and the explicit list of them that every face loops over.
 
-A tool looks up the session, resolves its arguments, makes one call into a room and returns a JSON-safe dict.
+A tool resolves its arguments, calls one room and returns a JSON-safe dict. What it calls is imported when it is called,
+so that whoever only reads signatures does not wait for torch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import sys
 
-from steer_tools.tools.analyzing import analyze_steering_vector
-from steer_tools.tools.applying import (
-    apply_steering_vector,
-    remove_all_steering_vectors,
-    remove_steering_vector,
-    update_steering_vector,
-)
-from steer_tools.tools.auditing import audit_checkpoint
-from steer_tools.tools.baking import save_edited_model
-from steer_tools.tools.checking import check_steering, show_tokens
-from steer_tools.tools.creating import combine_steering_vectors, create_steering_vector
-from steer_tools.tools.dissecting import ablate_component
-from steer_tools.tools.evaluating import calibrate_strength, evaluate_steering_robustness
-from steer_tools.tools.experimenting import find_best_layer, steering_experiment, sweep_steering
-from steer_tools.tools.generating import compare_generations, compare_next_tokens, generate
-from steer_tools.tools.modeling import load_model, steering_status
-from steer_tools.tools.patching import patch_activations
-from steer_tools.tools.reading import read_activations
+from steer_tools.tools.ablate_component import ablate_component as ablate_component
+from steer_tools.tools.analyze_steering_vector import analyze_steering_vector as analyze_steering_vector
+from steer_tools.tools.apply_steering_vector import apply_steering_vector as apply_steering_vector
+from steer_tools.tools.audit_checkpoint import audit_checkpoint as audit_checkpoint
+from steer_tools.tools.calibrate_strength import calibrate_strength as calibrate_strength
+from steer_tools.tools.card import Card as Card
+from steer_tools.tools.card import Tool as Tool
+from steer_tools.tools.check_steering import check_steering as check_steering
+from steer_tools.tools.combine_steering_vectors import combine_steering_vectors as combine_steering_vectors
+from steer_tools.tools.compare_generations import compare_generations as compare_generations
+from steer_tools.tools.compare_next_tokens import compare_next_tokens as compare_next_tokens
+from steer_tools.tools.create_steering_vector import create_steering_vector as create_steering_vector
+from steer_tools.tools.evaluate_steering_robustness import evaluate_steering_robustness as evaluate_steering_robustness
+from steer_tools.tools.find_best_layer import find_best_layer as find_best_layer
+from steer_tools.tools.generate import generate as generate
+from steer_tools.tools.load_model import load_model as load_model
+from steer_tools.tools.patch_activations import patch_activations as patch_activations
+from steer_tools.tools.read_activations import read_activations as read_activations
+from steer_tools.tools.remove_all_steering_vectors import remove_all_steering_vectors as remove_all_steering_vectors
+from steer_tools.tools.remove_steering_vector import remove_steering_vector as remove_steering_vector
+from steer_tools.tools.save_edited_model import save_edited_model as save_edited_model
+from steer_tools.tools.show_tokens import show_tokens as show_tokens
+from steer_tools.tools.steering_experiment import steering_experiment as steering_experiment
+from steer_tools.tools.steering_status import steering_status as steering_status
+from steer_tools.tools.sweep_steering import sweep_steering as sweep_steering
+from steer_tools.tools.update_steering_vector import update_steering_vector as update_steering_vector
 
-
-@dataclass(frozen=True)
-class Tool:
-    """A tool function with what a protocol says about it beside its signature and docstring.
-
-    Attributes:
-        function: Called with JSON values; returns a JSON-safe dict.
-        title: For people.
-        is_read_only: It changes neither the model nor a file.
-        is_destructive: It takes something away or overwrites it.
-        is_idempotent: A second equal call changes nothing more.
-        reaches_out: It may touch something beyond the model and the workspace.
-        needs_model: It works on the attached model.
-    """
-
-    function: Callable[..., Any]
-    title: str
-    is_read_only: bool
-    is_destructive: bool = False
-    is_idempotent: bool = False
-    reaches_out: bool = False
-    needs_model: bool = True
-
-    @property
-    def name(self) -> str:
-        """The function's name."""
-        return self.function.__name__
-
-
-TOOLS: tuple[Tool, ...] = (
-    Tool(steering_status, "Show the model and what is applied", is_read_only=True, is_idempotent=True),
-    Tool(
-        create_steering_vector, "Create a steering vector", is_read_only=False, is_destructive=True, is_idempotent=True
-    ),
-    Tool(
+# Each tool's file ends with its `TOOL`.
+TOOLS: tuple[Tool, ...] = tuple(
+    vars(sys.modules[function.__module__])["TOOL"]
+    for function in (
+        steering_status,
+        create_steering_vector,
         combine_steering_vectors,
-        "Combine steering vectors",
-        is_read_only=False,
-        is_destructive=True,
-        is_idempotent=True,
-        needs_model=False,
-    ),
-    Tool(apply_steering_vector, "Apply a steering vector", is_read_only=False),
-    Tool(compare_generations, "Compare unsteered and steered texts", is_read_only=True, is_idempotent=True),
-    Tool(compare_next_tokens, "Compare unsteered and steered next tokens", is_read_only=True, is_idempotent=True),
-    Tool(steering_experiment, "Find out whether a behaviour can be steered", is_read_only=False, is_destructive=True),
-    Tool(sweep_steering, "Measure layers and strengths", is_read_only=False, is_destructive=True),
-    Tool(find_best_layer, "Find the best layer", is_read_only=False, is_destructive=True),
-    Tool(evaluate_steering_robustness, "Measure how evenly it works", is_read_only=True, is_idempotent=True),
-    Tool(calibrate_strength, "Find the strength for a target", is_read_only=True, is_idempotent=True),
-    Tool(analyze_steering_vector, "Show what a vector means and does", is_read_only=False, is_destructive=True),
-    Tool(read_activations, "Read a model along a vector", is_read_only=False, is_destructive=True),
-    Tool(ablate_component, "Find the parts that a behaviour needs", is_read_only=False, is_destructive=True),
-    Tool(patch_activations, "Patch activations between prompts", is_read_only=False, is_destructive=True),
-    Tool(generate, "Generate under what is applied", is_read_only=True, is_idempotent=True),
-    Tool(check_steering, "Prove that the steering is exact", is_read_only=True, is_idempotent=True),
-    Tool(show_tokens, "Show tokens and which would be steered", is_read_only=True, is_idempotent=True),
-    Tool(update_steering_vector, "Change a strength", is_read_only=False, is_idempotent=True),
-    Tool(remove_steering_vector, "Remove one applied vector", is_read_only=False, is_destructive=True),
-    Tool(
+        apply_steering_vector,
+        compare_generations,
+        compare_next_tokens,
+        steering_experiment,
+        sweep_steering,
+        find_best_layer,
+        evaluate_steering_robustness,
+        calibrate_strength,
+        analyze_steering_vector,
+        read_activations,
+        ablate_component,
+        patch_activations,
+        generate,
+        check_steering,
+        show_tokens,
+        update_steering_vector,
+        remove_steering_vector,
         remove_all_steering_vectors,
-        "Remove all applied vectors",
-        is_read_only=False,
-        is_destructive=True,
-        is_idempotent=True,
-    ),
-    Tool(save_edited_model, "Save the steered model", is_read_only=False, is_destructive=True, is_idempotent=True),
-    Tool(
+        save_edited_model,
         audit_checkpoint,
-        "Find what was baked into a checkpoint",
-        is_read_only=False,
-        is_destructive=True,
-        is_idempotent=True,
-        needs_model=False,
-    ),
-    Tool(
         load_model,
-        "Load another model",
-        is_read_only=False,
-        is_destructive=True,
-        is_idempotent=True,
-        reaches_out=True,
-        needs_model=False,
-    ),
+    )
 )
-
-__all__ = [
-    "TOOLS",
-    "Tool",
-    "ablate_component",
-    "analyze_steering_vector",
-    "apply_steering_vector",
-    "audit_checkpoint",
-    "calibrate_strength",
-    "check_steering",
-    "combine_steering_vectors",
-    "compare_generations",
-    "compare_next_tokens",
-    "create_steering_vector",
-    "evaluate_steering_robustness",
-    "find_best_layer",
-    "generate",
-    "load_model",
-    "patch_activations",
-    "read_activations",
-    "remove_all_steering_vectors",
-    "remove_steering_vector",
-    "save_edited_model",
-    "show_tokens",
-    "steering_experiment",
-    "steering_status",
-    "sweep_steering",
-    "update_steering_vector",
-]

@@ -1,9 +1,25 @@
-"""Arguments that several tools take → what they mean, or a refusal."""
+"""What a tool does first: it takes the session, and refuses arguments that mean nothing. No torch at import."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from steer_tools.errors import ArgumentError
-from steer_tools.session.session import Session
+
+if TYPE_CHECKING:
+    from steer_tools.session.session import Session
+
+
+@contextmanager
+def locked_session() -> Generator[Session]:
+    """Hold the session while a tool works: one tool at a time has the model."""
+    from steer_tools.session.session import current_session
+
+    session = current_session()
+    with session.lock:
+        yield session
 
 
 def resolved_layers(session: Session, layers: object, default: Sequence[int]) -> list[int]:

@@ -1,13 +1,90 @@
-"""Small shapes that several tools' results share."""
+"""The shapes and figures that several tools' results share."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from steer_tools.evaluation.intervals import Interval
+from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from steer_tools.core.registry import Applied
+    from steer_tools.engines.base import ModelInfo
+    from steer_tools.evaluation.intervals import Interval
+    from steer_tools.session.session import Session
 
 _Item = TypeVar("_Item")
 _Figure = TypeVar("_Figure", float, float | None)
+
+
+class ModelStatus(TypedDict):
+    """The attached model; `context_length` counts prompt and new tokens, null for no limit."""
+
+    name: str
+    family: str
+    layers: int
+    hidden_size: int
+    dtype: str
+    device: str
+    engine: str
+    chat_template: bool
+    context_length: int | None
+
+
+class ApplyResult(TypedDict):
+    """`residual_strength` is what is added, in typical norms there, null for edits that do not add; `active` counts."""
+
+    success: bool
+    steering_id: str
+    layer: int | list[int]
+    strength: float
+    unit: str
+    positions: str
+    vector_shape: list[int]
+    residual_strength: float | list[float | None] | None
+    active: int
+    warnings: list[str]
+
+
+class RemoveResult(TypedDict):
+    """How many applied vectors were taken off, and how many stay."""
+
+    removed: int
+    active: int
+
+
+def model_status(info: ModelInfo) -> ModelStatus:
+    """Return what a tool tells of a model."""
+    return ModelStatus(
+        name=info.name,
+        family=info.family,
+        layers=info.layers,
+        hidden_size=info.hidden_size,
+        dtype=info.dtype,
+        device=info.device,
+        engine=info.engine,
+        chat_template=info.has_chat_template,
+        context_length=info.context_length,
+    )
+
+
+def applied_result(session: Session, applied: Applied, warnings: list[str]) -> ApplyResult:
+    """Return what is told of a vector that was applied, or whose strength was changed."""
+    from steer_tools.session.placement import residual_strengths
+
+    return ApplyResult(
+        success=True,
+        steering_id=applied.steering_id,
+        layer=one_or_list(applied.layers),
+        strength=applied.strength,
+        unit=applied.unit,
+        positions=str(applied.unit_placements[0].positions),
+        vector_shape=[session.engine.width(applied.unit_placements[0].site)],
+        residual_strength=one_or_list_rounded(residual_strengths(session, applied.placements)),
+        active=len(session.registry),
+        warnings=warnings,
+    )
 
 
 def one_or_list(items: Sequence[_Item]) -> _Item | list[_Item]:

@@ -186,6 +186,7 @@ def test_an_answer_suits_no_prompt_with_another_noun_verb_or_claim() -> None:
     assert len(suited) == len(CLAIMS) * len(REQUESTS)
 
 
+@pytest.mark.slow
 def test_another_word_is_accepted_only_where_it_fills_the_same_slot() -> None:
     """An answer has no redundant words: outside its slots, and across slots, each word is the only one that fits.
 
@@ -213,6 +214,7 @@ def test_another_word_is_accepted_only_where_it_fills_the_same_slot() -> None:
     assert accepted > 100
 
 
+@pytest.mark.slow
 def test_a_word_more_or_less_can_only_weaken_or_strengthen_a_fact() -> None:
     """No other phrase of a slot is another one and a word more, and details have two words."""
     chance, weak, found = random.Random(0), {"rather", "somewhat", "fairly", "quite"}, 0

@@ -22,9 +22,8 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 import steer_tools
-import steer_tools.tools.checking as checking
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
-from steer_tools import parameters, tools
+from steer_tools import tools
 from steer_tools.cli import analyzing, baking, commands, main
 from steer_tools.cli.heat import Heat, table_of
 from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
@@ -33,9 +32,10 @@ from steer_tools.cli.work import SteeringOptions, VectorUse
 from steer_tools.errors import SteeringError
 from steer_tools.session.checks import Check, Proof
 from steer_tools.session.session import Session, current_session
+from steer_tools.tools import arguments as given
 from steer_tools.workspace import Workspace
 
-HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools", "steer_tools.parameters")
+HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def test_help_and_version_import_nothing_heavy(argument: str) -> None:
 def test_the_watch_on_imports_sees_a_heavy_one() -> None:
     code = (
         "import sys\nfrom steer_tools.cli import main\n"
-        "main(['create', '--help'])\nprint('torch' in sys.modules, 'steer_tools.parameters' in sys.modules)"
+        "main(['create', '--help'])\nprint('torch' in sys.modules, 'steer_tools.tools.arguments' in sys.modules)"
     )
 
     assert python(code).stdout.splitlines()[-1].endswith("True")
@@ -165,7 +165,7 @@ def test_an_option_is_described_as_the_parameter_of_the_tool(
 
     done = steer(command, "--help", of_the_model=False)
 
-    assert get_args(getattr(parameters, alias))[1].description in done.stdout
+    assert get_args(getattr(given, alias))[1].description in done.stdout
     assert not re.search("{[A-Z][a-z]", done.stdout)
 
 
@@ -174,7 +174,7 @@ def test_help_names_the_values_that_an_option_may_have(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 
-    (seed,) = get_args(get_type_hints(parameters.MethodOptions, include_extras=True)["seed"])[1:]
+    (seed,) = get_args(get_type_hints(given.MethodOptions, include_extras=True)["seed"])[1:]
     assert "One of vector, contrast, residual." in steer("compare", "--help", of_the_model=False).stdout
     created = steer("create", "--help", of_the_model=False).stdout
     assert "One of last, first, mean, response." in created
@@ -671,7 +671,7 @@ def test_wrong_usage_leaves_with_2(arguments: tuple[str, ...], capsys: pytest.Ca
 
 def test_a_broken_law_leaves_with_3(steer: Callable[..., Done], vector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Proof((Check("only_the_scope_is_edited", False, 2.0, "0 wrong of 5"), Check("other", True, 0.0, "0")), "")
-    monkeypatch.setattr(checking, "run_checks", lambda *arguments: broken)
+    monkeypatch.setattr("steer_tools.session.checks.run_checks", lambda *arguments: broken)
 
     shown, as_json = steer("check", "--vector", vector), steer("check", "--vector", vector, "--json")
 

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 import steer_tools.evaluation.scorers as scorers
 from helpers.small_models import make_model, make_tokenizer
-from steer_tools import parameters, tools
+from steer_tools import tools
 from steer_tools.bundled_model.language import held_out_prompts
 from steer_tools.cli import evidence, experimenting, main
 from steer_tools.cli.inputs import ScorerSource
@@ -28,6 +28,10 @@ from steer_tools.cli.suggestion import Steering, steering_command
 from steer_tools.cli.work import Workbench
 from steer_tools.errors import ArgumentError
 from steer_tools.session.session import current_session
+from steer_tools.tools.calibrate_strength import CalibrationResult
+from steer_tools.tools.evaluate_steering_robustness import RobustnessResult
+from steer_tools.tools.steering_experiment import ExperimentResult, SideEffectsStatus
+from steer_tools.tools.sweep_results import LayerCells, SweepResult
 
 VECTOR = "experiments/sycophancy/vector.safetensors"
 TINY = ("--layer", 1, "--strength", 0.1, "--strength", 0.2)
@@ -46,7 +50,7 @@ class Done:
 class Ran(Done):
     """An experiment: also what the tool returned, and the workspace."""
 
-    result: parameters.ExperimentResult
+    result: ExperimentResult
     workspace: Path
 
 
@@ -76,10 +80,10 @@ def run(*arguments: object) -> Done:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One small experiment on the bundled model, as it is shown."""
     workspace = tmp_path_factory.mktemp("workspace")
-    results: list[parameters.ExperimentResult] = []
+    results: list[ExperimentResult] = []
     experiment = tools.steering_experiment
 
-    def recorded(*arguments: Any, **options: Any) -> parameters.ExperimentResult:
+    def recorded(*arguments: Any, **options: Any) -> ExperimentResult:
         results.append(experiment(*arguments, **options))
         return results[-1]
 
@@ -172,7 +176,7 @@ def test_an_experiment_shows_the_chosen_cell_its_controls_and_its_side_effects(r
 
 def test_an_experiment_shows_only_what_is_known(ran: Ran) -> None:
     few = {"honesty": 0.5, "sentiment": -0.25}
-    damage: parameters.SideEffectsStatus = {
+    damage: SideEffectsStatus = {
         **ran.result["side_effects"],
         "others": few,
         "text_scores": {"a": [None, 0.5]},
@@ -233,15 +237,15 @@ def test_a_verdict_has_its_colour_on_a_terminal_only(ran: Ran, verdict: str, col
 
 
 def test_cells_outside_the_budget_stand_in_brackets(ran: Ran) -> None:
-    cells: parameters.LayerCells = {
+    cells: LayerCells = {
         "layer": 1,
         "effects": [1.0, -2.5, 3.25],
         "opposite_effects": [0.0, 0.0, 0.0],
         "kl": [0.1, 0.2, 0.9],
         "within_budget": [True, True, False],
     }
-    other: parameters.LayerCells = {**cells, "layer": 12, "within_budget": [False, True, True]}
-    result: parameters.ExperimentResult = {**ran.result, "best_layer": 12, "best_strength": 0.1}
+    other: LayerCells = {**cells, "layer": 12, "within_budget": [False, True, True]}
+    result: ExperimentResult = {**ran.result, "best_layer": 12, "best_strength": 0.1}
 
     lines = [
         line.split() for line in printed(evidence.experiment(result, [0.1, 0.2, 0.4], [cells, other])).splitlines()
@@ -253,7 +257,7 @@ def test_cells_outside_the_budget_stand_in_brackets(ran: Ran) -> None:
 
 def test_many_strengths_fit_beside_and_below_each_other(ran: Ran) -> None:
     count = 14
-    cells: parameters.LayerCells = {
+    cells: LayerCells = {
         "layer": 31,
         "effects": [-100.0 - i for i in range(count)],
         "opposite_effects": [0.0] * count,
@@ -269,14 +273,14 @@ def test_many_strengths_fit_beside_and_below_each_other(ran: Ran) -> None:
 
 
 def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) -> None:
-    cells: parameters.LayerCells = {
+    cells: LayerCells = {
         "layer": 1,
         "effects": [1.0, 2.0],
         "opposite_effects": [0.0, 0.0],
         "kl": [0.1, 0.2],
         "within_budget": [True, True],
     }
-    result: parameters.SweepResult = {
+    result: SweepResult = {
         "unit": "contrast",
         "strengths": [0.5, 1.0],
         "cells": [cells],
@@ -310,7 +314,7 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
 
 
 def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
-    result: parameters.RobustnessResult = {
+    result: RobustnessResult = {
         "score": 0.75,
         "effect": 1.5,
         "interval": [1.0, 2.0],
@@ -347,7 +351,7 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
 
 
 def test_a_calibration_shows_the_strength_and_what_is_known_of_it() -> None:
-    result: parameters.CalibrationResult = {
+    result: CalibrationResult = {
         "layer": 3,
         "strength": 1.234567,
         "unit": "vector",

@@ -14,8 +14,12 @@ from steer_tools.cli.bar import hidden_bar, progress_bar
 from steer_tools.cli.local_models import find_models
 from steer_tools.cli.marking import marked, shown
 from steer_tools.cli.output import is_plain, say, show_json
-from steer_tools.parameters import CheckResult, CombineResult, CompareResult, CreateResult, StatusResult, VariantTexts
 from steer_tools.progress import report
+from steer_tools.tools.check_steering import CheckResult
+from steer_tools.tools.combine_steering_vectors import CombineResult
+from steer_tools.tools.compare_generations import CompareResult, VariantTexts
+from steer_tools.tools.create_steering_vector import CreateResult
+from steer_tools.tools.steering_status import StatusResult
 
 BASELINE = "He was very strong and could lift heavy things."
 CHANGED = "He was very kind and could share heavy things."

@@ -23,10 +23,10 @@ from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
 from steer_tools.engines.base import Row, TokenizedPrompt
 from steer_tools.errors import ArgumentError, DirectionError, PromptError, SteeringError, UnsupportedFeatureError
-from steer_tools.parameters import ComponentName, InterventionName, MethodName
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.placement import place
 from steer_tools.session.session import Session
+from steer_tools.tools.arguments import ComponentName, InterventionName, MethodName
 
 WORDS = ["baba", "keke", "zuzu", "mimi", "dodo", "lulu"]
 

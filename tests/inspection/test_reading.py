@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from steer_tools.evaluation.intervals import roc_interval
 from steer_tools.inspection.readings import fit_detector
 from steer_tools.prompts import parse_prompt
 from steer_tools.session.session import Session
-from steer_tools.tools import reading
 
 # Words that only one side has, in prompts that made no vector of these tests.
 MARKED = [f"{PROMPTS[i % 4]} {word} baba" for i, word in enumerate(WORDS[:16])]
@@ -296,7 +296,7 @@ def test_a_prompt_without_the_tokens_has_values_and_no_score(llama_session: Sess
 def test_values_are_of_a_few_layers_unless_they_are_named(
     llama_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_MOST_SHOWN", 2)
+    monkeypatch.setattr(sys.modules["steer_tools.tools.read_activations"], "_MOST_SHOWN", 2)
     name = random_vector(llama_session, (0, 1, 2, 3))
 
     few, named = read_activations(name, ["keke"]), read_activations(name, ["keke"], layers=[0, 1, 2])

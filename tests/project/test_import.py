@@ -31,6 +31,13 @@ def test_importing_the_package_is_cheap_and_pulls_in_nothing_heavy() -> None:
     assert heavies == ([], [], [])
 
 
+def test_the_tools_signatures_are_read_without_anything_heavy() -> None:
+    heavy = {"torch", "transformers", "numpy", "pydantic", "mcp"}
+    code = f"import sys, steer_tools.tools\nprint({heavy} & sys.modules.keys())"
+
+    assert run(code) == "set()\n"
+
+
 def test_every_name_of_the_table_of_contents_resolves() -> None:
     code = "import steer_tools\nfor name in steer_tools.__all__: getattr(steer_tools, name)\nprint(dir(steer_tools))"
 

@@ -28,7 +28,6 @@ ORDER = (
     "weights",
     "figures",
     "reports",
-    "parameters",
     "tools",
     "cli",
 )
@@ -52,7 +51,6 @@ TORCH_FREE = (
     "evaluation/judge",
     "figures",
     "reports",
-    "parameters",
     "tools",
     "cli",
 )
@@ -61,7 +59,19 @@ TORCH_FREE = (
 # once, and so is, in the rooms that are light by contract, one of a module of ours that pulls one in. Each other late
 # import stands in LATE with its reason.
 HEAVY = frozenset(
-    {"torch", "transformers", "numpy", "pydantic", "safetensors", "mcp", "matplotlib", "scipy", "sklearn", "vllm"}
+    {
+        "torch",
+        "transformers",
+        "numpy",
+        "pydantic",
+        "pydantic_core",
+        "safetensors",
+        "mcp",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "vllm",
+    }
 )
 LIGHT = ("tools", "cli", "mcp_server")
 LATE = {
@@ -175,7 +185,7 @@ def offences(path: str, source: str) -> list[str]:
     return found
 
 
-NO_TOOLS = {"__init__", "resolving", "results", "findings"}
+NO_TOOLS = {"__init__", "arguments", "card", "resolving", "results", "sweep_results"}
 TOOL_MODULES = {path for path in modules() if path.startswith("steer_tools/tools/") and Path(path).stem not in NO_TOOLS}
 
 
@@ -211,7 +221,10 @@ def unfounded(path: str, tree: ast.AST) -> set[str]:
     return {
         module
         for module, node in imports_of(path, tree)
-        if id(node) in late and not pulled_in({module}) & (may_spare | {module.split(".")[0]}) - own
+        if id(node) in late
+        and not pulled_in({module}) & (may_spare | {module.split(".")[0]}) - own
+        # `--help` of the whole and `--version` do without the tools.
+        and not (path.startswith("steer_tools/cli/") and module.startswith("steer_tools.tools"))
     }
 
 

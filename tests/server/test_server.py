@@ -36,7 +36,7 @@ from steer_tools import tools
 from steer_tools.errors import SteeringError, UnsupportedModelError
 from steer_tools.progress import report
 from steer_tools.session.session import Session
-from steer_tools.tools import TOOLS, Tool
+from steer_tools.tools import TOOLS, Card, Tool
 from steer_tools.workspace import Workspace
 
 MODES = ("auto", "legacy")
@@ -150,13 +150,13 @@ def test_the_server_lists_exactly_the_tools(mode: str) -> None:
 def test_every_tool_says_what_it_is_and_all_four_hints(tool: Tool, listed: dict[str, Any]) -> None:
     said = listed[tool.name]
 
-    assert said["title"] == tool.title
+    assert said["title"] == tool.card.title
     assert said["description"].strip()
     assert said["annotations"] == {
-        "readOnlyHint": tool.is_read_only,
-        "destructiveHint": tool.is_destructive,
-        "idempotentHint": tool.is_idempotent,
-        "openWorldHint": tool.reaches_out,
+        "readOnlyHint": tool.card.is_read_only,
+        "destructiveHint": tool.card.is_destructive,
+        "idempotentHint": tool.card.is_idempotent,
+        "openWorldHint": tool.card.reaches_out,
     }
 
 
@@ -391,7 +391,9 @@ def serve(*functions: Callable[..., Any]) -> MCPServer[Any]:
     loading = _Loading(None)
     loading.start()
     jobs = _ModelJobs(loading)
-    return MCPServer("own", tools=[_mcp_tool(Tool(f, f.__name__, is_read_only=True), jobs) for f in functions])
+    return MCPServer(
+        "own", tools=[_mcp_tool(Tool(f, Card(f.__name__, "core", is_read_only=True)), jobs) for f in functions]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,25 +1,22 @@
 """The tool that says where in a prompt an answer is decided, by putting one prompt's activations into another."""
 
-import numpy as np
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
 from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
-from steer_tools.inspection.patching import Pair, Patches, attribute, patch
-from steer_tools.parameters import (
-    AllLayers,
-    Folder,
-    OneCompletion,
-    OnePrompt,
-    PatchedComponent,
-    PatchMethod,
-    PatchResult,
-    StrongestPatch,
-)
 from steer_tools.prompts import parse_prompt
-from steer_tools.session.session import current_session
-from steer_tools.tools.resolving import require_one_of, require_text, resolved_layers
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
+
+if TYPE_CHECKING:
+    from steer_tools.inspection.patching import Patches
 
 _LISTED = 10
 # Of the way from target to source: less is none.
@@ -27,15 +24,36 @@ _LEAST_SHOWN = 0.01
 _PICTURE = "patches.png"
 
 
+class StrongestPatch(TypedDict):
+    """One layer and the place of one token."""
+
+    layer: int
+    token: int
+    recovered: float
+
+
+class PatchResult(TypedDict):
+    """`source` and `target`: log-odds in nats. `recovered`: by layer, of each token, as a share of the way from the
+    target to the source; `tokens` are source and target side by side.
+    """
+
+    source: float
+    target: float
+    tokens: list[list[str]]
+    recovered: dict[str, list[float]]
+    strongest: list[StrongestPatch]
+    heat_map_path: str
+
+
 def patch_activations(
-    source_prompt: OnePrompt,
-    target_prompt: OnePrompt,
-    positive: OneCompletion,
-    negative: OneCompletion,
-    component: PatchedComponent = "residual",
-    layers: AllLayers = None,
-    method: PatchMethod = "exact",
-    save_folder: Folder = None,
+    source_prompt: given.OnePrompt,
+    target_prompt: given.OnePrompt,
+    positive: given.OneCompletion,
+    negative: given.OneCompletion,
+    component: given.PatchedComponent = "residual",
+    layers: given.AllLayers = None,
+    method: given.PatchMethod = "exact",
+    save_folder: given.Folder = None,
 ) -> PatchResult:
     """Put the source's activation at each layer and token into the target, and say how far that moves its answer.
 
@@ -43,12 +61,15 @@ def patch_activations(
     noise, exchange both. `gradient` averages slopes between target and source: a fast first look, rough where the
     prompts agree in few tokens.
     """
-    session = current_session()
+    import numpy as np
+
+    from steer_tools.inspection.patching import Pair, attribute, patch
+
     require_one_of("component", component, ("residual", "attention", "mlp"))
     require_one_of("method", method, ("exact", "gradient"))
     require_text("positive", positive)
     require_text("negative", negative)
-    with session.lock:
+    with locked_session() as session:
         engine = session.engine
         pair = Pair(
             parse_prompt(source_prompt, "source_prompt"),
@@ -85,6 +106,7 @@ def _strongest(found: Patches, row: int, column: int) -> StrongestPatch:
 
 
 def _patch_picture(found: Patches, component: str) -> bytes:
+
     names = [readable(source if source == target else f"{source}→{target}") for source, target in found.tokens]
     shown = Matrix(
         effects=found.recovered.tolist(),
@@ -96,3 +118,15 @@ def _patch_picture(found: Patches, component: str) -> bytes:
         decimals=2,
     )
     return matrix(shown, title=f"Patching the {component}")
+
+
+TOOL = Tool(
+    patch_activations,
+    Card(
+        "Patch activations between prompts",
+        "inspect",
+        command="patch",
+        positional=("source_prompt", "target_prompt"),
+        is_destructive=True,
+    ),
+)

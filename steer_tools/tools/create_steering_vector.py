@@ -1,47 +1,61 @@
-"""The tools that make vectors."""
+"""The tool that makes a vector from prompts."""
 
-from typing import cast
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from typing_extensions import TypedDict
 
 from steer_tools.core.site import Component
-from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
-from steer_tools.directions.extraction import Where, extract, layers_with
-from steer_tools.directions.session_methods import way_named
 from steer_tools.errors import LayerError
-from steer_tools.formats import format_for, load_vector, save_vector
-from steer_tools.parameters import (
-    CombineResult,
-    ComponentName,
-    CreateLayer,
-    CreateResult,
-    Head,
-    Method,
-    NegativePrompts,
-    Normalize,
-    OptionalMethodOptions,
-    OrthogonalTo,
-    PoolingName,
-    PositivePrompts,
-    SavePath,
-    VectorPaths,
-    Weights,
-)
 from steer_tools.prompts import ContrastPrompts
-from steer_tools.session.placement import require_finite
-from steer_tools.session.session import Session, current_session
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
+
+if TYPE_CHECKING:
+    from steer_tools.session.session import Session
+
+
+class CreateResult(TypedDict):
+    """Lists run over the layers where several were asked for.
+
+    `magnitude` is the norm of what was saved, `contrast_norm` that of the mean difference, `residual_norm` the model's
+    typical norm there. On held-out prompts, null with fewer than 8 on a side: `separation` (ROC area), `d_prime`, and
+    the error rates `misses` and `false_alarms` of `threshold` on the projection. `pair_agreement`: mean cosine of
+    pairs' differences, null for unpaired methods.
+    """
+
+    success: bool
+    vector_path: str
+    shape: list[int]
+    magnitude: float | list[float]
+    layer: int | list[int]
+    method: str
+    contrast_norm: float | list[float]
+    residual_norm: float | list[float]
+    prompt_counts: list[int]
+    separation: float | list[float | None] | None
+    d_prime: float | list[float | None] | None
+    pair_agreement: float | list[float | None] | None
+    threshold: float | list[float | None] | None
+    misses: float | list[float | None] | None
+    false_alarms: float | list[float | None] | None
+    warnings: list[str]
 
 
 def create_steering_vector(
-    positive_prompts: PositivePrompts,
-    negative_prompts: NegativePrompts,
-    layer: CreateLayer,
-    save_path: SavePath,
-    method: Method = "mean_difference",
-    pooling: PoolingName = "last",
-    normalize: Normalize = False,
-    component: ComponentName = "residual",
-    head: Head = None,
-    options: OptionalMethodOptions = None,
+    positive_prompts: given.PositivePrompts,
+    negative_prompts: given.NegativePrompts,
+    layer: given.CreateLayer,
+    save_path: given.SavePath,
+    method: given.Method = "mean_difference",
+    pooling: given.PoolingName = "last",
+    normalize: given.Normalize = False,
+    component: given.ComponentName = "residual",
+    head: given.Head = None,
+    options: given.OptionalMethodOptions = None,
 ) -> CreateResult:
     """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
 
@@ -49,8 +63,11 @@ def create_steering_vector(
     replaced. Start at a middle layer with at least 8 prompts a side, then use compare_generations to choose.
     separation: 1.0 tells all held-out pairs of prompts apart, 0.5 is chance; it does not mean that the vector steers.
     """
-    session = current_session()
-    with session.lock:
+    from steer_tools.directions.extraction import Where, extract
+    from steer_tools.directions.session_methods import way_named
+    from steer_tools.formats import format_for, save_vector
+
+    with locked_session() as session:
         contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
         layers = _resolve_layers(session, layer, component, head)
         session.workspace.resolve(save_path)
@@ -80,46 +97,18 @@ def create_steering_vector(
         )
 
 
-def combine_steering_vectors(
-    vector_paths: VectorPaths,
-    save_path: SavePath,
-    weights: Weights = None,
-    orthogonal_to: OrthogonalTo = None,
-) -> CombineResult:
-    """Save the weighted sum of vectors of the same layers; applies nothing.
-
-    cosines near 1: the vectors are much the same; near -1: they undo each other.
-    """
-    session = current_session()
-    with session.lock:
-        session.workspace.resolve(save_path)
-        vectors = [load_vector(path, workspace=session.workspace) for path in vector_paths]
-        factors = [1.0] * len(vectors) if weights is None else [require_finite(w, "a weight") for w in weights]
-        combined = combine(vectors, factors)
-        if orthogonal_to:
-            others = [load_vector(path, workspace=session.workspace) for path in orthogonal_to]
-            combined = orthogonalized(combined, others)
-        path = save_vector(combined, save_path, workspace=session.workspace)
-        by_layer = [cosines(vectors, layer).tolist() for layer in combined.layers]
-        means = [[sum(cells) / len(cells) for cells in zip(*rows, strict=True)] for rows in zip(*by_layer, strict=True)]
-        return CombineResult(
-            success=True,
-            vector_path=str(path),
-            layer=one_or_list(combined.layers),
-            magnitude=one_or_list_rounded([combined.magnitude(own) for own in combined.layers]),
-            cosines=[[round(x, 4) for x in row] for row in means],
-            warnings=[
-                f"At layer {o.layer}, {vector_paths[o.first]} and {vector_paths[o.second]} mostly undo each other as "
-                f"they are weighted (cosine {o.cosine:.2f})."
-                for o in oppositions(vectors, factors)
-            ],
-        )
-
-
 def _resolve_layers(session: Session, layer: object, component: Component, head: int | None) -> list[int]:
+    from steer_tools.directions.extraction import layers_with
+
     if layer == "all":
         return layers_with(session.engine, component, head)
     items = cast(list[object], layer) if isinstance(layer, list | tuple | range) else [layer]
     if not items:
         raise LayerError("layer is an empty list", valid="a layer, a list of layers, or 'all'")
     return sorted({session.engine.resolve_layer(item) for item in items})
+
+
+TOOL = Tool(
+    create_steering_vector,
+    Card("Create a steering vector", "core", command="create", is_destructive=True, is_idempotent=True),
+)

@@ -1,46 +1,27 @@
 """The tool that says which parts of a model a behaviour needs, by taking them out."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+from typing_extensions import TypedDict
 
-from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.damage import DamageMeter
-from steer_tools.evaluation.intervals import Floats, cluster_interval
-from steer_tools.evaluation.questions import Question, questions
-from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named
 from steer_tools.figures.heat_maps import Matrix, matrix
-from steer_tools.inspection.ablation import (
-    ABLATIONS,
-    MEASURES,
-    Measured,
-    ablate,
-    ablation_plans,
-    divergence_of,
-    log_odds_of,
-    mean_of_draws,
-    score_of,
-)
-from steer_tools.inspection.components import KINDS, Component, components_of, random_directions, stream_direction
-from steer_tools.parameters import (
-    AblatedComponent,
-    AblatedDirection,
-    AblatedLayer,
-    AblationName,
-    AblationResult,
-    AllLayers,
-    AllowOtherModel,
-    ComponentEffect,
-    DrawSeed,
-    Folder,
-    KnownBehavior,
-    MeasureName,
-)
-from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import load_for_model, one_direction
-from steer_tools.tools.resolving import require_one_of, resolved_layers
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
+
+if TYPE_CHECKING:
+    from steer_tools.engines.base import Engine
+    from steer_tools.evaluation.intervals import Floats
+    from steer_tools.evaluation.questions import Question
+    from steer_tools.experiments.evaluation_set import EvaluationSet
+    from steer_tools.inspection.ablation import Measured
+    from steer_tools.inspection.components import Component
+    from steer_tools.session.session import Session
 
 # Items of each half; more make the ranking no other, only slower.
 _MOST_ITEMS = 20
@@ -56,28 +37,64 @@ _LABELS = {
 }
 
 
+class ComponentEffect(TypedDict):
+    """What taking one part out changes: the mean, with its 95 % interval, also on each half of the items, and KL on
+    neutral prompts in nats a token. Only a head has a `head`; a direction everywhere has no `layer`.
+    """
+
+    layer: int | None
+    head: int | None
+    effect: float
+    interval: list[float] | None
+    halves: list[float]
+    kl: float
+
+
+class AblationResult(TypedDict):
+    """`effects`: by layer, of each head or of the one part, in what `measure` says; `strongest` at most ten, the
+    strongest first. `chance`, of a direction: the most that one of ten random ones does there.
+    """
+
+    component: str
+    method: str
+    measure: str
+    items: int
+    effects: dict[str, list[float]]
+    strongest: list[ComponentEffect]
+    chance: dict[str, float] | None
+    heat_map_path: str
+    warnings: list[str]
+
+
 def ablate_component(
-    behavior_name: KnownBehavior,
-    component: AblatedComponent = "head",
-    layers: AllLayers = None,
-    method: AblationName = "mean",
-    save_folder: Folder = None,
-    seed: DrawSeed = 0,
-    measure: MeasureName = "log_odds",
-    vector_path: AblatedDirection = None,
-    vector_layer: AblatedLayer = None,
-    allow_other_model: AllowOtherModel = False,
+    behavior_name: given.KnownBehavior,
+    component: given.AblatedComponent = "head",
+    layers: given.AllLayers = None,
+    method: given.AblationName = "mean",
+    save_folder: given.Folder = None,
+    seed: given.DrawSeed = 0,
+    measure: given.MeasureName = "log_odds",
+    vector_path: given.AblatedDirection = None,
+    vector_layer: given.AblatedLayer = None,
+    allow_other_model: given.AllowOtherModel = False,
 ) -> AblationResult:
     """Take each head, attention, MLP or block, or a direction, out by itself, and say what that does to a behaviour.
 
     A part that matters moves the behaviour on both halves of the questions, at little KL: one with much KL breaks the
     model instead.
     """
-    session = current_session()
+    import numpy as np
+
+    from steer_tools.evaluation.damage import DamageMeter
+    from steer_tools.evaluation.questions import questions
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.inspection.ablation import ABLATIONS, MEASURES, ablate, ablation_plans, mean_of_draws
+    from steer_tools.inspection.components import KINDS, components_of, random_directions
+
     require_one_of("component", component, KINDS)
     require_one_of("method", method, ABLATIONS)
     require_one_of("measure", measure, MEASURES)
-    with session.lock:
+    with locked_session() as session:
         engine, evaluation_set = session.engine, evaluation_set_named(session, behavior_name, seed=seed)
         halves = [
             questions(engine, own[:_MOST_ITEMS])
@@ -128,6 +145,8 @@ def ablate_component(
 
 
 def _measured(engine: Engine, measure: str, asked: Sequence[Question], evaluation_set: EvaluationSet) -> Measured:
+    from steer_tools.inspection.ablation import divergence_of, log_odds_of, score_of
+
     match measure:
         case "kl":
             return divergence_of(engine, asked)
@@ -152,6 +171,9 @@ def _direction_parts(
     session: Session, vector_path: str | None, layer: int | None, at: Sequence[int], *, allow_other_model: bool
 ) -> tuple[tuple[Component, ...], tuple[str, ...]]:
     """Return the vector's direction as parts, and warnings about the vector."""
+    from steer_tools.inspection.components import stream_direction
+    from steer_tools.session.vector_loading import load_for_model, one_direction
+
     if vector_path is None:
         raise ArgumentError("component is 'direction', and no vector was given", valid="vector_path, a saved vector")
     own = None if layer is None else session.engine.resolve_layer(layer)
@@ -171,6 +193,8 @@ def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[flo
 
 def _chance(controls: Sequence[Component], effects: Floats) -> dict[str, float]:
     """Return the largest effect, of either sign, of the random directions at each place."""
+    import numpy as np
+
     found: dict[str, float] = {}
     for part, effect in zip(controls, np.abs(effects).tolist(), strict=True):
         found[_row(part)] = max(found.get(_row(part), 0.0), short(effect))
@@ -184,6 +208,8 @@ def _row(part: Component) -> str:
 def _component_effect(
     part: Component, effects: Floats, asked: Sequence[Question], first_half: int, divergence: float
 ) -> ComponentEffect:
+    from steer_tools.evaluation.intervals import cluster_interval
+
     return ComponentEffect(
         layer=part.layer,
         head=part.head,
@@ -195,6 +221,7 @@ def _component_effect(
 
 
 def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:
+
     rows = list(dict.fromkeys(map(_row, parts)))
     most = max((part.head or 0) for part in parts) + 1
     table: list[list[float | None]] = [[None] * most for _ in rows]
@@ -211,3 +238,15 @@ def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str
         decimals=2,
     )
     return matrix(shown, title=f"{behavior} without {'the' if kind == 'direction' else 'each'} {kind}")
+
+
+TOOL = Tool(
+    ablate_component,
+    Card(
+        "Find the parts that a behaviour needs",
+        "inspect",
+        command="ablate",
+        positional=("behavior_name",),
+        is_destructive=True,
+    ),
+)

@@ -1,53 +1,49 @@
-"""The tools that show what would be steered, and prove what is."""
+"""The tool that proves that the steering is exact."""
 
-from steer_tools.core.positions import Scope
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
 from steer_tools.errors import ArgumentError
-from steer_tools.parameters import (
-    CheckFigure,
-    CheckPrompts,
-    CheckResult,
-    MaxNewTokens,
-    Positions,
-    Prompts,
-    PromptTokensStatus,
-    TokensResult,
-)
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts, require_user_message
-from steer_tools.session.checks import run_checks
-from steer_tools.session.comparison import acting
-from steer_tools.session.session import Session, current_session
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded
 
-
-def show_tokens(prompts: Prompts, positions: Positions = "generated") -> TokensResult:
-    """Show how prompts are tokenised, chat template included, and at which tokens `positions` would steer."""
-    session = current_session()
-    with session.lock:
-        scope, parsed = Scope.parse(positions), parse_prompts(prompts)
-        for prompt in parsed if scope.needs_chat else ():
-            require_user_message(prompt)
-        tokenized = [session.engine.tokenize(prompt) for prompt in parsed]
-        return TokensResult(
-            prompts=[
-                PromptTokensStatus(
-                    ids=list(one.tokens),
-                    tokens=list(one.pieces),
-                    steered=one.mask(scope).nonzero().squeeze(1).tolist(),
-                )
-                for one in tokenized
-            ],
-            new_tokens_steered=scope.takes_new_tokens,
-        )
+if TYPE_CHECKING:
+    from steer_tools.session.session import Session
 
 
-def check_steering(prompts: CheckPrompts = None, max_new_tokens: MaxNewTokens = 8) -> CheckResult:
+class CheckFigure(TypedDict):
+    """One law with its figure."""
+
+    name: str
+    passed: bool
+    figure: float | None
+    expected: str
+
+
+class CheckResult(TypedDict):
+    """Whether all laws hold; `warnings` says if nothing was edited, so that they say little."""
+
+    passed: bool
+    checks: list[CheckFigure]
+    warnings: list[str]
+
+
+def check_steering(prompts: given.CheckPrompts = None, max_new_tokens: given.MaxNewTokens = 8) -> CheckResult:
     """Prove on the live model that what is applied does exactly what it says, and that removing it restores.
 
     Covers the edit bit for bit and its token positions, removal, and cached, batched and live generation. It does not
     say whether the text is good or changed as wanted: compare_generations shows that.
     """
-    session = current_session()
-    with session.lock:
+    from steer_tools.session.checks import run_checks
+    from steer_tools.session.comparison import acting
+
+    with locked_session() as session:
         engine = session.engine
         if not session.registry.plan():
             raise ArgumentError(
@@ -79,3 +75,16 @@ def _neutral_prompts(session: Session) -> tuple[Prompt, ...]:
     if not any(placement.positions.needs_chat for placement in session.registry.plan()):
         return prompts
     return tuple(ChatPrompt((("user", prompt.text),)) for prompt in prompts if isinstance(prompt, TextPrompt))
+
+
+TOOL = Tool(
+    check_steering,
+    Card(
+        "Prove that the steering is exact",
+        "core",
+        command="check",
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

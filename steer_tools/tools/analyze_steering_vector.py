@@ -1,35 +1,27 @@
 """The tool that says what a vector means to its model, and what it really does there."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steer_tools.core.interventions import Add
+from typing_extensions import TypedDict
+
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector, layer_cosines
-from steer_tools.experiments.evaluation_set import behaviors_of
 from steer_tools.figures.strips import Strip, readable, strip_page, strip_picture
-from steer_tools.inspection.readings import Projection, project
-from steer_tools.inspection.vector_meaning import Ranking, behavior_cosines, effect_ranking, lens_ranking, nearest
-from steer_tools.parameters import (
-    AllowOtherModel,
-    AnalysisResult,
-    AnalyzedTexts,
-    CompareBehaviors,
-    Folder,
-    SingleLayer,
-    SubtractMeanToken,
-    TextProjection,
-    TokenRanking,
-    Top,
-    VectorPath,
-)
 from steer_tools.prompts import parse_prompts
-from steer_tools.session.placement import PlacementOptions, place_once
-from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import load_for_model, saved_vectors
-from steer_tools.tools.resolving import require_at_least_one
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import short
+
+if TYPE_CHECKING:
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.inspection.readings import Projection
+    from steer_tools.inspection.vector_meaning import Ranking
+    from steer_tools.session.session import Session
 
 # In residual norms: small, so that the change is that of the direction and not of broken texts.
 _SMALL = 0.05
@@ -37,23 +29,71 @@ _MOST_SAVED = 10
 _PICTURE, _PAGE = "projections.png", "projections.html"
 
 
+class TokenRanking(TypedDict):
+    """Tokens with their values, the strongest first; `chance` is what a random direction's best token has."""
+
+    boosted: dict[str, float]
+    suppressed: dict[str, float]
+    chance: float
+
+
+class TextProjection(TypedDict):
+    """û·h of each token, for the unit direction û; null at the first token and special ones, which lie elsewhere."""
+
+    tokens: list[str]
+    values: list[float | None]
+
+
+class AnalysisResult(TypedDict):
+    """`lens`: cosines with what raises each token's logit; null at a single head. `observed`: changes in nats of the
+    next token's log-probability at `observed_strength` residual norms.
+
+    `layer_cosines`: with the vector's other layers. `saved`: vectors of the workspace. `behaviors`: mean differences of
+    the built-in behaviours, null if not asked for; by chance, cosines reach `cosine_chance`.
+    """
+
+    vector_path: str
+    layer: int
+    component: str
+    norm: float
+    residual_norm: float
+    lens: TokenRanking | None
+    observed: TokenRanking
+    observed_strength: float
+    layer_cosines: dict[str, float]
+    saved: dict[str, float]
+    behaviors: dict[str, float] | None
+    cosine_chance: float
+    texts: list[TextProjection]
+    picture_path: str | None
+    page_path: str | None
+    warnings: list[str]
+
+
 def analyze_steering_vector(
-    vector_path: VectorPath,
-    layer: SingleLayer = None,
-    texts: AnalyzedTexts = None,
-    top: Top = 10,
-    subtract_mean_token: SubtractMeanToken = False,
-    compare_behaviors: CompareBehaviors = False,
-    save_folder: Folder = None,
-    allow_other_model: AllowOtherModel = False,
+    vector_path: given.VectorPath,
+    layer: given.SingleLayer = None,
+    texts: given.AnalyzedTexts = None,
+    top: given.Top = 10,
+    subtract_mean_token: given.SubtractMeanToken = False,
+    compare_behaviors: given.CompareBehaviors = False,
+    save_folder: given.Folder = None,
+    allow_other_model: given.AllowOtherModel = False,
 ) -> AnalysisResult:
     """Say what a vector means: tokens by the logit lens, tokens that it really raises, norms, and what is like it.
 
     Believe `observed` before `lens`, and neither where its values are not above `chance`.
     """
-    session = current_session()
+    from steer_tools.core.interventions import Add
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.experiments.evaluation_set import behaviors_of
+    from steer_tools.inspection.readings import project
+    from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest
+    from steer_tools.session.placement import PlacementOptions, place_once
+    from steer_tools.session.vector_loading import load_for_model
+
     require_at_least_one("top", top)
-    with session.lock:
+    with locked_session() as session:
         engine = session.engine
         loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)
         placed = place_once(
@@ -117,17 +157,22 @@ def _ranking(found: Ranking) -> TokenRanking:
 
 
 def _other_layers(vector: SteeringVector, at: int) -> dict[str, float]:
+    from steer_tools.core.vectors import layer_cosines
+
     own = layer_cosines(vector)[vector.layers.index(at)].tolist()
     return {str(layer): short(value) for layer, value in zip(vector.layers, own, strict=True) if layer != at}
 
 
 def _others(session: Session, own: str) -> dict[str, SteeringVector]:
+    from steer_tools.session.vector_loading import saved_vectors
+
     return {path: vector for path, vector in saved_vectors(session.workspace).items() if path != own}
 
 
 def _saved_strips(
     session: Session, projections: Sequence[Projection], site: Site, folder: str
 ) -> tuple[str | None, str | None]:
+
     if not projections:
         return None, None
     strips = [Strip(tuple(map(readable, p.pieces)), p.values[site], p.counts) for p in projections]
@@ -137,3 +182,15 @@ def _saved_strips(
     session.workspace.write_together(paths)
     picture, page = (str(session.workspace.resolve(path)) for path in paths)
     return picture, page
+
+
+TOOL = Tool(
+    analyze_steering_vector,
+    Card(
+        "Show what a vector means and does",
+        "inspect",
+        command="analyze",
+        positional=("vector_path",),
+        is_destructive=True,
+    ),
+)

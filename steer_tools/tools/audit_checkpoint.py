@@ -1,44 +1,106 @@
 """The tool that finds what was baked into a checkpoint."""
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from steer_tools.core.vectors import SteeringVector, VectorInfo
+from typing_extensions import TypedDict
+
 from steer_tools.errors import ArgumentError
-from steer_tools.formats import save_vector
-from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
-from steer_tools.parameters import (
-    AuditedCheckpoint,
-    AuditFinding,
-    AuditFolder,
-    AuditResult,
-    BaseCheckpoint,
-    KnownVector,
-    TensorChange,
-)
-from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import saved_vectors
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded, short
-from steer_tools.weights.audit import Audit, Finding, audit
-from steer_tools.weights.saved_model import model_folder
-from steer_tools.weights.shards import open_file
-from steer_tools.weights.tensor_pairs import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from steer_tools.core.vectors import SteeringVector, VectorInfo
+    from steer_tools.session.session import Session
+    from steer_tools.weights.audit import Audit, Finding
+    from steer_tools.weights.tensor_pairs import Checkpoint
 
 _MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5
 # Whoever steers by hand chooses fewer sites.
 _FEW_BIASES = 4
 
 
+class KnownVector(TypedDict):
+    """A saved vector, and its cosine with a recovered one; without a sign beside an ablation, which has none."""
+
+    vector_path: str
+    layer: int
+    cosine: float
+
+
+class AuditFinding(TypedDict):
+    """A vector that was recovered from weights: an `addition` at one layer, which is what the file adds at strength 1,
+    or an `ablation`, one direction of length 1 and of arbitrary sign projected out at `layers`.
+
+    `tensors` counts those that hold it. Of an ablation, `explained` is its share of their squared change, and `left`
+    is |ûᵀW'| / |ûᵀW|: the share of the direction that they kept.
+    """
+
+    kind: str
+    layers: list[int]
+    component: str
+    norm: float
+    tensors: int
+    explained: float | None
+    left: float | None
+    vector_path: str
+    saved: list[KnownVector]
+
+
+class TensorChange(TypedDict):
+    """`change`: |W' − W| / |W|, null where W is zero. `first_direction`: share of |W' − W|² along its first singular
+    direction, null for vectors. `kind`: addition, ablation or other.
+    """
+
+    name: str
+    kind: str
+    change: float | None
+    first_direction: float | None
+
+
+class AuditResult(TypedDict):
+    """`verdict`: equal, or the kinds that there are, such as "addition", "ablation, other"; other is training, merging
+    or whatever else is neither, and no vector is claimed of it.
+
+    `stand_ins` counts compared tensors that one of the two lacks: they stand beside zeros, or what they are tied to;
+    `only_in_checkpoint` and `only_in_base` name those that stand beside nothing. `tensors`: the largest changes. By
+    chance, cosines reach `cosine_chance`.
+    """
+
+    verdict: str
+    checkpoint: str
+    base: str
+    equal: int
+    differing: int
+    stand_ins: int
+    only_in_checkpoint: list[str]
+    only_in_base: list[str]
+    tensors: list[TensorChange]
+    findings: list[AuditFinding]
+    cosine_chance: float
+    warnings: list[str]
+
+
 def audit_checkpoint(
-    checkpoint: AuditedCheckpoint, base: BaseCheckpoint = None, save_folder: AuditFolder = None
+    checkpoint: given.AuditedCheckpoint, base: given.BaseCheckpoint = None, save_folder: given.AuditFolder = None
 ) -> AuditResult:
     """Compare two checkpoints on disk: which tensors differ, and which vector was added or projected out, if one was.
 
     Recovered vectors are saved, and compared with those of the workspace. No model is loaded.
     """
-    session = current_session()
-    with session.lock:
+    from steer_tools.core.vectors import VectorInfo
+    from steer_tools.formats import save_vector
+    from steer_tools.session.vector_loading import saved_vectors
+    from steer_tools.weights.audit import audit
+    from steer_tools.weights.tensor_pairs import open_checkpoint
+
+    with locked_session() as session:
         edited = open_checkpoint(session.workspace.resolve(checkpoint), session.workspace.opened)
         original = _base(session, base)
         found = audit(edited, original)
@@ -79,6 +141,10 @@ def audit_checkpoint(
 
 
 def _base(session: Session, base: str | None) -> Checkpoint:
+    from steer_tools.weights.saved_model import model_folder
+    from steer_tools.weights.shards import open_file
+    from steer_tools.weights.tensor_pairs import open_checkpoint
+
     if base is not None:
         return open_checkpoint(session.workspace.resolve(base), session.workspace.opened)
     folder = model_folder(session)
@@ -94,6 +160,8 @@ def _base(session: Session, base: str | None) -> Checkpoint:
 
 def _vectors(findings: Sequence[Finding], info: VectorInfo) -> dict[str, tuple[SteeringVector, list[Finding]]]:
     """Return the vectors by the names of their files: additions at all layers of a component, then each ablation."""
+    from steer_tools.core.vectors import SteeringVector
+
     files: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         if finding.kind == "addition":
@@ -110,6 +178,8 @@ def _vectors(findings: Sequence[Finding], info: VectorInfo) -> dict[str, tuple[S
 
 
 def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mapping[str, SteeringVector]) -> AuditFinding:
+    from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
+
     layer = finding.layers[0]
     if finding.kind == "ablation":
         alike = nearest_anywhere(vector, layer, others, _MOST_SAVED)
@@ -161,3 +231,17 @@ def _warnings(found: Audit, layers: int) -> list[str]:
 
 def _short(value: float | None) -> float | None:
     return None if (value := rounded(value)) is None else short(value)
+
+
+TOOL = Tool(
+    audit_checkpoint,
+    Card(
+        "Find what was baked into a checkpoint",
+        "edit",
+        command="audit",
+        positional=("checkpoint", "base"),
+        is_destructive=True,
+        is_idempotent=True,
+        needs_model=False,
+    ),
+)

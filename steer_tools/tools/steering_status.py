@@ -1,68 +1,75 @@
-"""The tools that say which model is steered, and load one."""
+"""The tool that says which model is steered, what is applied to it and what is saved."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steer_tools.core.registry import Applied
-from steer_tools.engines.base import ModelInfo
+from typing_extensions import TypedDict
+
 from steer_tools.errors import SteeringError
-from steer_tools.formats import SUFFIXES, load_vector
-from steer_tools.parameters import (
-    AppliedStatus,
-    DeviceMap,
-    Dtype,
-    EngineName,
-    LoadResult,
-    ModelName,
-    ModelStatus,
-    SavedStatus,
-    StatusResult,
-)
-from steer_tools.session.session import Session, current_session
-from steer_tools.tools.results import one_or_list
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import ModelStatus, model_status, one_or_list
+
+if TYPE_CHECKING:
+    from steer_tools.core.registry import Applied
+    from steer_tools.session.session import Session
 
 _MOST_SAVED = 50
 
 
+class AppliedStatus(TypedDict):
+    """One applied vector."""
+
+    steering_id: str
+    vector_path: str
+    layer: int | list[int]
+    strength: float
+    unit: str
+    component: str
+    intervention: str
+    target: float | None
+    positions: str
+    condition: str | None
+
+
+class SavedStatus(TypedDict):
+    """One vector file of the workspace; `problem` says why it cannot be read."""
+
+    vector_path: str
+    layer: int | list[int] | None
+    method: str | None
+    problem: str | None
+
+
+class StatusResult(TypedDict):
+    """`in_force`: whether the hooks on the live model are those of `applied`."""
+
+    model: ModelStatus
+    in_force: bool
+    applied: list[AppliedStatus]
+    workspace: str
+    saved: list[SavedStatus]
+    saved_total: int
+
+
 def steering_status() -> StatusResult:
     """Show the model, what is applied to it now, and the vectors saved in the workspace."""
-    session = current_session()
-    with session.lock:
+    from steer_tools.formats import SUFFIXES
+
+    with locked_session() as session:
         engine = session.engine
         # Beside a config lie a model's weights, which save_edited_model may have written there.
         paths = [p for p in session.workspace.files(SUFFIXES) if not (p.parent / "config.json").is_file()]
         return StatusResult(
-            model=_model_status(engine.info),
+            model=model_status(engine.info),
             in_force=engine.hooks_are_live() and engine.ambient() == session.registry.plan(),
             applied=[_applied_status(entry) for entry in session.registry.entries()],
             workspace=str(session.workspace.root),
             saved=[_saved_status(session, path) for path in paths[:_MOST_SAVED]],
             saved_total=len(paths),
         )
-
-
-def load_model(
-    name_or_path: ModelName, engine: EngineName = "huggingface", dtype: Dtype = "auto", device_map: DeviceMap = None
-) -> LoadResult:
-    """Load a causal language model and steer it from now on; whatever is applied is dropped."""
-    session = current_session()
-    with session.lock:
-        before = len(session.registry)
-        info = session.load(name_or_path, engine, dtype, device_map)
-        return LoadResult(success=True, model=_model_status(info), dropped=before)
-
-
-def _model_status(info: ModelInfo) -> ModelStatus:
-    return ModelStatus(
-        name=info.name,
-        family=info.family,
-        layers=info.layers,
-        hidden_size=info.hidden_size,
-        dtype=info.dtype,
-        device=info.device,
-        engine=info.engine,
-        chat_template=info.has_chat_template,
-        context_length=info.context_length,
-    )
 
 
 def _applied_status(entry: Applied) -> AppliedStatus:
@@ -82,6 +89,8 @@ def _applied_status(entry: Applied) -> AppliedStatus:
 
 
 def _saved_status(session: Session, path: Path) -> SavedStatus:
+    from steer_tools.formats import load_vector
+
     try:
         # A bare array has no layer of its own; any will do to read it.
         vector = load_vector(path, layer_if_unknown=0, workspace=session.workspace)
@@ -89,3 +98,9 @@ def _saved_status(session: Session, path: Path) -> SavedStatus:
         return SavedStatus(vector_path=str(path), layer=None, method=None, problem=str(error))
     layer = one_or_list(vector.layers) if vector.info.method is not None else None
     return SavedStatus(vector_path=str(path), layer=layer, method=vector.info.method, problem=None)
+
+
+TOOL = Tool(
+    steering_status,
+    Card("Show the model and what is applied", "core", command="status", is_read_only=True, is_idempotent=True),
+)

@@ -1,37 +1,29 @@
 """The tool that reads a model along a vector, and says how well that tells a behaviour."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steer_tools.core.positions import POOLINGS, Pooling
+from typing_extensions import TypedDict
+
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
-from steer_tools.evaluation.questions import pooling_of
-from steer_tools.experiments.evaluation_set import evaluation_set_named
 from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
-from steer_tools.inspection.readings import Detector, Labelled, Projection, Reading, detect, directions_at, read_along
-from steer_tools.parameters import (
-    AllowOtherModel,
-    DetectorStatus,
-    Folder,
-    LabelledNegative,
-    LabelledPositive,
-    OptionalBehaviorName,
-    OptionalPooling,
-    PromptReading,
-    ReadLayers,
-    ReadPrompts,
-    ReadResult,
-    VectorPath,
-)
 from steer_tools.prompts import PromptLike, parse_prompts
-from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import load_for_model
-from steer_tools.tools.resolving import require_one_of, resolved_layers
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
+
+if TYPE_CHECKING:
+    from steer_tools.core.positions import Pooling
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.inspection.readings import Detector, Labelled, Projection, Reading
+    from steer_tools.session.session import Session
 
 # Prompts that get a picture.
 _DRAWN = 8
@@ -39,26 +31,68 @@ _DRAWN = 8
 _MOST_SHOWN = 4
 
 
+class DetectorStatus(TypedDict):
+    """How well û·h tells held-out prompts at a layer: `auc` with its 95 % interval; one in twenty random directions
+    reaches `chance`. At `threshold`, fitted on other prompts: the error rates `misses` and `false_alarms`.
+    """
+
+    layer: int
+    auc: float
+    interval: list[float] | None
+    chance: float
+    threshold: float
+    misses: float
+    false_alarms: float
+
+
+class PromptReading(TypedDict):
+    """By layer: `values`, û·h of each token for the unit direction û; `scores`, that of the tokens which `pooling`
+    takes, and whether it is above the threshold. The first token and special ones lie elsewhere than others.
+    """
+
+    tokens: list[str]
+    values: dict[str, list[float]]
+    scores: dict[str, float]
+    detected: dict[str, bool]
+
+
+class ReadResult(TypedDict):
+    """By layer: `residual_norms`, the typical norm there; `thresholds`, the file's own where none was fitted."""
+
+    vector_path: str
+    component: str
+    pooling: str
+    residual_norms: dict[str, float]
+    detectors: list[DetectorStatus]
+    thresholds: dict[str, float]
+    prompts: list[PromptReading]
+    picture_paths: list[str]
+    warnings: list[str]
+
+
 def read_activations(
-    vector_path: VectorPath,
-    prompts: ReadPrompts = None,
-    layers: ReadLayers = None,
-    behavior_name: OptionalBehaviorName = None,
-    positive: LabelledPositive = None,
-    negative: LabelledNegative = None,
-    pooling: OptionalPooling = None,
-    save_folder: Folder = None,
-    allow_other_model: AllowOtherModel = False,
+    vector_path: given.VectorPath,
+    prompts: given.ReadPrompts = None,
+    layers: given.ReadLayers = None,
+    behavior_name: given.OptionalBehaviorName = None,
+    positive: given.LabelledPositive = None,
+    negative: given.LabelledNegative = None,
+    pooling: given.OptionalPooling = None,
+    save_folder: given.Folder = None,
+    allow_other_model: given.AllowOtherModel = False,
 ) -> ReadResult:
     """Project the unsteered model's activations on a vector, token by token, and use it as a detector (a probe).
 
     With behavior_name, or positive and negative prompts, a threshold is fitted on some and judged on the others; use
     prompts that did not make the vector.
     """
-    session = current_session()
+    from steer_tools.core.positions import POOLINGS
+    from steer_tools.inspection.readings import detect, directions_at, read_along
+    from steer_tools.session.vector_loading import load_for_model
+
     if pooling is not None and not callable(pooling):
         require_one_of("pooling", pooling, POOLINGS)
-    with session.lock:
+    with locked_session() as session:
         engine = session.engine
         wanted = resolved_layers(session, layers, [])
         parsed = () if prompts is None else parse_prompts(prompts)
@@ -134,6 +168,11 @@ def _labelled(
     negative: Sequence[PromptLike] | None,
 ) -> tuple[Labelled | None, Pooling]:
     """Return the prompts that fit and judge a threshold, if any were given, and the tokens at which to read."""
+    from steer_tools.core.positions import POOLINGS
+    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.inspection.readings import Labelled
+
     own: Pooling | None = next((known for known in POOLINGS if known == vector.info.pooling), None)
     if positive is None and negative is None:
         if behavior_name is None:
@@ -174,6 +213,7 @@ def _reading(found: Reading, thresholds: Mapping[Site, float], shown: Sequence[S
 
 
 def _picture(session: Session, projection: Projection, title: str) -> bytes:
+
     shown = Matrix(
         effects=[
             [
@@ -190,3 +230,9 @@ def _picture(session: Session, projection: Projection, title: str) -> bytes:
         decimals=2,
     )
     return matrix(shown, title=title)
+
+
+TOOL = Tool(
+    read_activations,
+    Card("Read a model along a vector", "inspect", command="read", positional=("prompts",), is_destructive=True),
+)

@@ -1,36 +1,60 @@
 """The tool that bakes what is applied into a checkpoint."""
 
-import shlex
+from __future__ import annotations
 
-from steer_tools.parameters import (
-    AblatedLayer,
-    AblatedVector,
-    AllowOtherModel,
-    CheckpointFolder,
-    CheckPrompts,
-    SaveModelResult,
-)
+import shlex
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
 from steer_tools.prompts import parse_prompts
-from steer_tools.session.session import current_session
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short
-from steer_tools.weights.bakeable_plans import ablation_of, what_is_applied
-from steer_tools.weights.checkpoints import CONTROL_VECTOR
-from steer_tools.weights.saved_model import SavedModel, save_edited
+
+if TYPE_CHECKING:
+    from steer_tools.weights.saved_model import SavedModel
+
+
+class SaveModelResult(TypedDict):
+    """`changed` and `added` count tensors; `kind` is addition or ablation.
+
+    `difference`: the largest between logits of the reloaded checkpoint and of the steered model, on `prompts` and
+    greedy new tokens, of which `same_tokens` are the same; `effect`: between the unsteered and the steered model.
+    `undo` and `llama_cpp` are commands; null where llama.cpp cannot add it.
+    """
+
+    success: bool
+    folder: str
+    kind: str
+    changed: int
+    added: int
+    prompts: int
+    same_tokens: int
+    difference: float
+    tolerance: float
+    effect: float
+    undo: str
+    llama_cpp: str | None
+    warnings: list[str]
 
 
 def save_edited_model(
-    save_folder: CheckpointFolder,
-    ablate: AblatedVector = None,
-    layer: AblatedLayer = None,
-    prompts: CheckPrompts = None,
-    allow_other_model: AllowOtherModel = False,
+    save_folder: given.CheckpointFolder,
+    ablate: given.AblatedVector = None,
+    layer: given.AblatedLayer = None,
+    prompts: given.CheckPrompts = None,
+    allow_other_model: given.AllowOtherModel = False,
 ) -> SaveModelResult:
     """Save the model with what is applied in its weights, for transformers without this package; logits are compared.
 
     Weights can hold additions with positions="all", as biases, and one direction projected out everywhere (ablate).
     """
-    session = current_session()
-    with session.lock:
+    from steer_tools.weights.bakeable_plans import ablation_of, what_is_applied
+    from steer_tools.weights.saved_model import save_edited
+
+    with locked_session() as session:
         chosen = () if prompts is None else parse_prompts(prompts)
         if ablate is None:
             baking = what_is_applied(session)
@@ -56,9 +80,24 @@ def save_edited_model(
 
 def _llama_cpp(saved: SavedModel) -> str | None:
     """Return the command that adds the same to the unedited model in llama.cpp; the strength is in the file."""
+    from steer_tools.weights.checkpoints import CONTROL_VECTOR
+
     layers = saved.control_vector_layers
     if not layers:
         return None
     file, first, last = str(saved.folder / CONTROL_VECTOR), str(layers[0]), str(layers[-1])
     options = ["--control-vector", file, "--control-vector-layer-range", first, last]
     return shlex.join(["llama-cli", "-m", "UNEDITED_MODEL.gguf", *options])
+
+
+TOOL = Tool(
+    save_edited_model,
+    Card(
+        "Save the steered model",
+        "edit",
+        command="bake",
+        positional=("prompts",),
+        is_destructive=True,
+        is_idempotent=True,
+    ),
+)

@@ -1,0 +1,93 @@
+"""The tool that finds the strength which spends a damage or reaches an effect."""
+
+from typing_extensions import TypedDict
+
+from steer_tools.errors import ArgumentError
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import short
+
+# No useful strength is larger, in the model's typical norms at the layer.
+_LARGEST_RESIDUAL = 4.0
+
+
+class CalibrationResult(TypedDict):
+    """`strength`, in `unit`, reaches the target; `kl` and `effect` are what it does, `effect` null without a behaviour.
+
+    `residual_strength` is the same strength in residual norms.
+    """
+
+    layer: int
+    strength: float
+    unit: str
+    residual_strength: float | None
+    kl: float
+    effect: float | None
+    warnings: list[str]
+
+
+def calibrate_strength(
+    vector_path: given.VectorPath,
+    layer: given.SingleLayer = None,
+    target_damage: given.TargetDamage = None,
+    target_effect: given.TargetEffect = None,
+    behavior_name: given.OptionalBehaviorName = None,
+    unit: given.UnitName = "residual",
+    positions: given.ScoredPositions = "generated",
+    seed: given.DrawSeed = 0,
+    allow_other_model: given.AllowOtherModel = False,
+) -> CalibrationResult:
+    """Find the least strength that spends a target damage, for instance 0.5, or reaches a target effect; give one.
+
+    An effect is measured on the questions of a behaviour that would choose its best layer, none of which judges.
+    """
+    from steer_tools.evaluation.damage import DamageMeter
+    from steer_tools.evaluation.questions import questions
+    from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
+    from steer_tools.session.placement import PlacementOptions, place_once, residual_strengths
+
+    with locked_session() as session:
+        engine = session.engine
+        if (target_damage is None) == (target_effect is None):
+            raise ArgumentError("One target is needed", valid="target_damage or target_effect")
+        if target_effect is not None and behavior_name is None:
+            raise ArgumentError("target_effect came without behavior_name", fix="Name what the effect is measured on.")
+        evaluation_set = None if behavior_name is None else evaluation_set_named(session, behavior_name, seed=seed)
+        options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
+        placed = place_once(session, vector_path, layer, options)
+        (per_unit,) = residual_strengths(session, placed.plan(1.0))
+        assert per_unit is not None  # Additions have a length.
+        meter = DamageMeter(engine, neutral_for(engine), [], 1)
+        damage = divergence_of(meter, placed)
+        effect = None
+        if evaluation_set is not None:
+            effect = effect_of(engine, placed, questions(engine, evaluation_set.splits.choosing))
+        measure, target = (
+            (damage, target_damage) if effect is None or target_damage is not None else (effect, target_effect)
+        )
+        assert target is not None
+        found = calibrate(measure, target, _LARGEST_RESIDUAL / abs(per_unit))
+        return CalibrationResult(
+            layer=placed.layers[0],
+            strength=short(found.strength),
+            unit=unit,
+            residual_strength=short(found.strength * per_unit),
+            kl=short(damage([found.strength])[0]),
+            effect=None if effect is None else short(effect([found.strength])[0]),
+            warnings=list(placed.warnings),
+        )
+
+
+TOOL = Tool(
+    calibrate_strength,
+    Card(
+        "Find the strength for a target",
+        "evidence",
+        command="calibrate",
+        positional=("vector_path",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

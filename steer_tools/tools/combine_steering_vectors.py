@@ -1,0 +1,73 @@
+"""The tool that makes a vector from vectors."""
+
+from typing_extensions import TypedDict
+
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import one_or_list, one_or_list_rounded
+
+
+class CombineResult(TypedDict):
+    """`cosines`: of each pair of the given vectors, averaged over their layers; `magnitude` is that of the result."""
+
+    success: bool
+    vector_path: str
+    layer: int | list[int]
+    magnitude: float | list[float]
+    cosines: list[list[float]]
+    warnings: list[str]
+
+
+def combine_steering_vectors(
+    vector_paths: given.VectorPaths,
+    save_path: given.SavePath,
+    weights: given.Weights = None,
+    orthogonal_to: given.OrthogonalTo = None,
+) -> CombineResult:
+    """Save the weighted sum of vectors of the same layers; applies nothing.
+
+    cosines near 1: the vectors are much the same; near -1: they undo each other.
+    """
+    from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
+    from steer_tools.experiments.grids import by_layer
+    from steer_tools.formats import load_vector, save_vector
+    from steer_tools.session.placement import require_finite
+
+    with locked_session() as session:
+        session.workspace.resolve(save_path)
+        vectors = [load_vector(path, workspace=session.workspace) for path in vector_paths]
+        factors = [1.0] * len(vectors) if weights is None else [require_finite(w, "a weight") for w in weights]
+        combined = combine(vectors, factors)
+        if orthogonal_to:
+            others = [load_vector(path, workspace=session.workspace) for path in orthogonal_to]
+            combined = orthogonalized(combined, others)
+        path = save_vector(combined, save_path, workspace=session.workspace)
+        by_layer = [cosines(vectors, layer).tolist() for layer in combined.layers]
+        means = [[sum(cells) / len(cells) for cells in zip(*rows, strict=True)] for rows in zip(*by_layer, strict=True)]
+        return CombineResult(
+            success=True,
+            vector_path=str(path),
+            layer=one_or_list(combined.layers),
+            magnitude=one_or_list_rounded([combined.magnitude(own) for own in combined.layers]),
+            cosines=[[round(x, 4) for x in row] for row in means],
+            warnings=[
+                f"At layer {o.layer}, {vector_paths[o.first]} and {vector_paths[o.second]} mostly undo each other as "
+                f"they are weighted (cosine {o.cosine:.2f})."
+                for o in oppositions(vectors, factors)
+            ],
+        )
+
+
+TOOL = Tool(
+    combine_steering_vectors,
+    Card(
+        "Combine steering vectors",
+        "edit",
+        command="combine",
+        positional=("vector_paths",),
+        is_destructive=True,
+        is_idempotent=True,
+        needs_model=False,
+    ),
+)

@@ -1,0 +1,135 @@
+"""The tool that shows unsteered and steered texts side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import one_or_list_rounded, rounded
+
+if TYPE_CHECKING:
+    from steer_tools.core.plan import Plan
+    from steer_tools.session.comparison import Side
+    from steer_tools.session.session import Session
+
+
+class TextMetrics(TypedDict):
+    """`changed`: share of tokens unlike the baseline's; `perplexity`: under the unsteered model; `distinct_2`."""
+
+    changed: float | None
+    perplexity: float | None
+    distinct_2: float | None
+
+
+class BaselineTexts(TypedDict):
+    """New tokens only, one text a prompt."""
+
+    texts: list[str]
+    metrics: TextMetrics
+
+
+class VariantTexts(TypedDict):
+    """One strength; both are null for several applied vectors. `steered`: 1 or 0 a prompt, null without a condition."""
+
+    strength: float | None
+    residual_strength: float | list[float | None] | None
+    steered: list[int] | None
+    texts: list[str]
+    metrics: TextMetrics
+
+
+class CompareResult(TypedDict):
+    """Baseline and steered texts in the order of the prompts."""
+
+    prompts: list[PromptLike]
+    baseline: BaselineTexts
+    variants: list[VariantTexts]
+    warnings: list[str]
+
+
+def compare_generations(
+    prompts: given.Prompts,
+    vector_path: given.OptionalVectorPath = None,
+    layer: given.ApplyLayer = None,
+    strengths: given.Strengths = None,
+    unit: given.UnitName = "vector",
+    positions: given.Positions = "generated",
+    max_new_tokens: given.MaxNewTokens = 48,
+    temperature: given.Temperature = 0.0,
+    seed: given.Seed = 0,
+    allow_other_model: given.AllowOtherModel = False,
+    intervention: given.Intervention = "add",
+    target: given.Target = None,
+    condition: given.Condition = None,
+) -> CompareResult:
+    """Show unsteered and steered texts side by side, and leave what is applied as it is.
+
+    With vector_path the vector is tried at each strength by itself; without it, what is applied now is compared.
+    perplexity is under the unsteered model: far above the baseline's, or distinct_2 far below, the text is breaking, so
+    lower the strength. changed is near 1 as soon as texts part, so it is no measure of the effect: read the texts.
+    """
+    from steer_tools.engines.base import Sampling
+    from steer_tools.session.comparison import acting, compare, tried_plans
+    from steer_tools.session.placement import PlacementOptions
+
+    with locked_session() as session:
+        engine, parsed = session.engine, parse_prompts(prompts)
+        options = PlacementOptions(
+            unit, intervention, target, positions, condition, allow_other_model=allow_other_model
+        )
+        tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
+        plans = [plan for _, plan in tried]
+        sampling = Sampling(max_new_tokens, temperature)
+        baseline, *variants = compare(engine, parsed, plans, sampling, seed)
+        # The strengths have one condition.
+        steered = acting(engine, parsed, plans[:1])
+        return CompareResult(
+            prompts=list(prompts),
+            baseline={"texts": _texts(baseline), "metrics": _metrics(baseline)},
+            variants=[
+                VariantTexts(
+                    strength=strength,
+                    residual_strength=_residual_strength(session, strength, plan),
+                    steered=steered,
+                    texts=_texts(side),
+                    metrics=_metrics(side),
+                )
+                for (strength, plan), side in zip(tried, variants, strict=True)
+            ],
+            warnings=warnings,
+        )
+
+
+def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
+    from steer_tools.session.placement import residual_strengths
+
+    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
+
+
+def _texts(side: Side) -> list[str]:
+    return [generation.text for generation in side.generations]
+
+
+def _metrics(side: Side) -> TextMetrics:
+    scores = side.scores
+    return TextMetrics(
+        changed=rounded(scores.changed), perplexity=rounded(scores.perplexity), distinct_2=rounded(scores.distinct_2)
+    )
+
+
+TOOL = Tool(
+    compare_generations,
+    Card(
+        "Compare unsteered and steered texts",
+        "core",
+        command="compare",
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

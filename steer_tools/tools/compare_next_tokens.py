@@ -1,0 +1,96 @@
+"""The tool that shows unsteered and steered next tokens, without writing any text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from steer_tools.prompts import parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, require_at_least_one
+from steer_tools.tools.results import one_or_list_rounded, short
+
+if TYPE_CHECKING:
+    from steer_tools.core.plan import Plan
+    from steer_tools.session.session import Session
+
+
+class NextTokensStatus(TypedDict):
+    """One prompt: probabilities of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
+
+    tokens: dict[str, list[float]]
+    kl: list[float]
+
+
+class NextTokensResult(TypedDict):
+    """The prompts in their order; a strength is null for several applied vectors.
+
+    `steered`: 1 or 0 a prompt, null without a condition.
+    """
+
+    strengths: list[float | None]
+    residual_strengths: list[float | list[float | None] | None]
+    prompts: list[NextTokensStatus]
+    steered: list[int] | None
+    warnings: list[str]
+
+
+def compare_next_tokens(
+    prompts: given.Prompts,
+    vector_path: given.OptionalVectorPath = None,
+    layer: given.ApplyLayer = None,
+    strengths: given.Strengths = None,
+    unit: given.UnitName = "vector",
+    positions: given.ScoredPositions = "generated",
+    top: given.Top = 5,
+    allow_other_model: given.AllowOtherModel = False,
+    intervention: given.Intervention = "add",
+    target: given.Target = None,
+) -> NextTokensResult:
+    """Show the likeliest next tokens, unsteered and steered, of a single forward pass; nothing stays applied.
+
+    The quickest look at an intervention: no text is written. The rest is as in compare_generations.
+    """
+    from steer_tools.session.comparison import acting, next_tokens, tried_plans
+    from steer_tools.session.placement import PlacementOptions
+
+    with locked_session() as session:
+        engine, parsed = session.engine, parse_prompts(prompts)
+        options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
+        require_at_least_one("top", top)
+        tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
+        found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
+        return NextTokensResult(
+            strengths=[strength for strength, _ in tried],
+            residual_strengths=[_residual_strength(session, strength, plan) for strength, plan in tried],
+            prompts=[
+                NextTokensStatus(
+                    tokens={piece: [short(value) for value in own] for piece, own in one.probabilities.items()},
+                    kl=[short(value) for value in one.divergences],
+                )
+                for one in found
+            ],
+            steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
+            warnings=warnings,
+        )
+
+
+def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
+    from steer_tools.session.placement import residual_strengths
+
+    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
+
+
+TOOL = Tool(
+    compare_next_tokens,
+    Card(
+        "Compare unsteered and steered next tokens",
+        "core",
+        command="next-tokens",
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

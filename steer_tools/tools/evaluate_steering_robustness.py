@@ -1,0 +1,120 @@
+"""The tool that says how evenly a vector works over prompts, wordings and the chat template."""
+
+from typing_extensions import TypedDict
+
+from steer_tools.errors import ArgumentError
+from steer_tools.prompts import PromptLike, parse_prompts, plain
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import short, short_interval
+
+# The items that failed worst are listed; all are counted.
+_LISTED = 5
+
+
+class FailingItem(TypedDict):
+    """An item that moved the wrong way, or not."""
+
+    prompt: PromptLike
+    effect: float
+
+
+class RobustnessResult(TypedDict):
+    """Effects are changes of log-odds in nats, positive towards the behaviour; a negative strength is to lower them.
+
+    `score`: share of questions that move the asked way by at least a quarter of the median effect in all wordings, with
+    the chat template and without. `failing`: the worst 5 of the `failing_items` that do not move that way.
+    `anti_steerable`: share that the strength moves the wrong way from its opposite on. `paraphrase_share`: part of the
+    variance that lies between wordings of one question.
+    """
+
+    layer: int
+    strength: float
+    unit: str
+    score: float
+    effect: float
+    interval: list[float] | None
+    standard_deviation: float
+    items: int
+    failing_items: int
+    failing: list[FailingItem]
+    anti_steerable: float
+    anti_steerable_interval: list[float] | None
+    paraphrase_share: float | None
+    effect_without_template: float | None
+    warnings: list[str]
+
+
+def evaluate_steering_robustness(
+    vector_path: given.VectorPath,
+    dataset: given.KnownBehavior,
+    layer: given.SingleLayer = None,
+    strength: given.Strength = 1.0,
+    test_prompts: given.TestPrompts = None,
+    unit: given.UnitName = "residual",
+    positions: given.ScoredPositions = "generated",
+    seed: given.DrawSeed = 0,
+    per_token: given.PerToken = False,
+    allow_other_model: given.AllowOtherModel = False,
+) -> RobustnessResult:
+    """Measure how evenly a vector works over prompts, wordings and the chat template, and on which prompts it fails.
+
+    Give best_layer as layer and best_strength as strength, as sweep_steering or steering_experiment found them, and
+    their seed: it is measured on the questions that did not choose.
+    """
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.robustness import evaluate, with_prompts
+    from steer_tools.session.placement import PlacementOptions, place_once, require_finite
+
+    with locked_session() as session:
+        wanted = require_finite(strength)
+        if wanted == 0:
+            raise ArgumentError("strength is 0, which changes nothing", valid="a number above or below 0")
+        evaluation_set = evaluation_set_named(session, dataset, seed=seed)
+        items = evaluation_set.splits.judging
+        if test_prompts is not None:
+            items = with_prompts(items, parse_prompts(test_prompts, "test_prompts"))
+        placed = place_once(
+            session,
+            vector_path,
+            layer,
+            PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model),
+        )
+        found = evaluate(session.engine, placed, wanted, items, per_token=per_token)
+        failing = found.failing
+        return RobustnessResult(
+            layer=placed.layers[0],
+            strength=wanted,
+            unit=unit,
+            score=short(found.score),
+            effect=short(float(found.effects.mean())),
+            interval=short_interval(found.interval),
+            standard_deviation=short(float(found.effects.std(ddof=1)) if len(found.effects) > 1 else 0.0),
+            items=len(found.effects),
+            failing_items=len(failing),
+            failing=[
+                FailingItem(prompt=plain(found.asked[i].prompt), effect=short(float(found.effects[i])))
+                for i in failing[:_LISTED]
+            ],
+            anti_steerable=short(found.anti_steerable),
+            anti_steerable_interval=short_interval(found.anti_steerable_interval),
+            paraphrase_share=None if found.paraphrase_share is None else short(found.paraphrase_share),
+            effect_without_template=None
+            if found.without_template is None
+            else short(float(found.without_template.mean())),
+            warnings=list(placed.warnings),
+        )
+
+
+TOOL = Tool(
+    evaluate_steering_robustness,
+    Card(
+        "Measure how evenly it works",
+        "evidence",
+        command="robustness",
+        positional=("vector_path", "dataset"),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

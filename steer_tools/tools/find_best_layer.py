@@ -1,0 +1,73 @@
+"""The tool that makes a behaviour's vector at several layers and says which works best."""
+
+import time
+
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, resolved_layers
+from steer_tools.tools.sweep_results import CELLS, SweepResult, folder_name, kept_behavior, saved_vector, swept_result
+
+_METHOD = "paired_mean_difference"
+
+
+class BestLayerResult(SweepResult):
+    """As from sweep_steering; `vector_path` is the vector at all layers that were tried.
+
+    `dataset` names the behaviour for other tools: lists of your own are a file now.
+    """
+
+    vector_path: str
+    dataset: str
+
+
+def find_best_layer(
+    behavior_name: given.KnownBehavior,
+    positive: given.OwnPositive = None,
+    negative: given.OwnNegative = None,
+    layers: given.Layers = None,
+    strengths: given.GridStrengths = None,
+    positions: given.ScoredPositions = "generated",
+    damage_budget: given.DamageBudget = 0.5,
+    save_folder: given.Folder = None,
+    seed: given.DrawSeed = 0,
+    per_token: given.PerToken = False,
+) -> BestLayerResult:
+    """Create a behaviour's vector at several layers, save it, and sweep it as sweep_steering does.
+
+    For a verdict with controls and side effects use steering_experiment instead.
+    """
+    from steer_tools.directions.extraction import Where, extract
+    from steer_tools.directions.session_methods import way_named
+    from steer_tools.evaluation.damage import Budget
+    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.grids import spread_layers
+    from steer_tools.experiments.sweeps import SweepOptions, sweep
+    from steer_tools.reports.facts import Facts
+    from steer_tools.reports.report_files import save_sweep
+
+    started = time.monotonic()
+    with locked_session() as session:
+        evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        options = SweepOptions(
+            strengths, positions=positions, budget=Budget(damage_budget), seed=seed, per_token=per_token
+        )
+        tried = resolved_layers(session, layers, spread_layers(session.engine))
+        folder = save_folder or f"layers/{folder_name(evaluation_set)}"
+        where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior))
+        contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
+        extraction = extract(session, contrast, where, way_named(_METHOD, None))
+        path = saved_vector(session, extraction, folder)
+        swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
+        facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
+        files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
+        result = swept_result(swept, options, str(files.heat_map), str(files.document), list(extraction.warnings))
+        dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
+        return BestLayerResult(**result, vector_path=path, dataset=dataset)
+
+
+TOOL = Tool(
+    find_best_layer,
+    Card("Find the best layer", "evidence", command="best-layer", positional=("behavior_name",), is_destructive=True),
+)

@@ -1,0 +1,55 @@
+"""The tool that writes text under what is applied."""
+
+from typing_extensions import TypedDict
+
+from steer_tools.prompts import parse_prompts
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+
+
+class GenerateResult(TypedDict):
+    """New tokens only; `ended` says whether a text ended by itself; `active` counts the vectors that are applied.
+
+    `steered` counts those that act on each prompt, null where none has a condition.
+    """
+
+    texts: list[str]
+    ended: list[bool]
+    active: int
+    steered: list[int] | None
+
+
+def generate(
+    prompts: given.Prompts,
+    max_new_tokens: given.MaxNewTokens = 64,
+    temperature: given.Temperature = 0.0,
+    seed: given.Seed = 0,
+) -> GenerateResult:
+    """Continue prompts under what is applied now; returns only the new text."""
+    from steer_tools.engines.base import Row, Sampling, row_seed
+    from steer_tools.session.comparison import acting
+
+    with locked_session() as session:
+        plan, parsed = session.registry.plan(), parse_prompts(prompts)
+        rows = [Row(prompt, plan, row_seed(seed, prompt)) for prompt in parsed]
+        generations = session.engine.generate(rows, Sampling(max_new_tokens, temperature))
+        return GenerateResult(
+            texts=[generation.text for generation in generations],
+            ended=[generation.ended for generation in generations],
+            active=len(session.registry),
+            steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
+        )
+
+
+TOOL = Tool(
+    generate,
+    Card(
+        "Generate under what is applied",
+        "core",
+        command="generate",
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

@@ -1,0 +1,19 @@
+"""The tool that takes everything off."""
+
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import RemoveResult
+
+
+def remove_all_steering_vectors() -> RemoveResult:
+    """Take everything off: the model's outputs are again exactly as before. Files stay."""
+    with locked_session() as session:
+        removed = len(session.registry)
+        if removed:
+            session.change(lambda registry: registry.restore(()))
+        return RemoveResult(removed=removed, active=0)
+
+
+TOOL = Tool(
+    remove_all_steering_vectors, Card("Remove all applied vectors", "core", is_destructive=True, is_idempotent=True)
+)

@@ -1,0 +1,58 @@
+"""The tool that shows how prompts are tokenised and what would be steered."""
+
+from typing_extensions import TypedDict
+
+from steer_tools.prompts import parse_prompts, require_user_message
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+
+
+class PromptTokensStatus(TypedDict):
+    """One prompt: its ids, the vocabulary's writing of each, and the positions that would be steered."""
+
+    ids: list[int]
+    tokens: list[str]
+    steered: list[int]
+
+
+class TokensResult(TypedDict):
+    """The prompts in their order; `new_tokens_steered` says whether each new token would be steered, too."""
+
+    prompts: list[PromptTokensStatus]
+    new_tokens_steered: bool
+
+
+def show_tokens(prompts: given.Prompts, positions: given.Positions = "generated") -> TokensResult:
+    """Show how prompts are tokenised, chat template included, and at which tokens `positions` would steer."""
+    from steer_tools.core.positions import Scope
+
+    with locked_session() as session:
+        scope, parsed = Scope.parse(positions), parse_prompts(prompts)
+        for prompt in parsed if scope.needs_chat else ():
+            require_user_message(prompt)
+        tokenized = [session.engine.tokenize(prompt) for prompt in parsed]
+        return TokensResult(
+            prompts=[
+                PromptTokensStatus(
+                    ids=list(one.tokens),
+                    tokens=list(one.pieces),
+                    steered=one.mask(scope).nonzero().squeeze(1).tolist(),
+                )
+                for one in tokenized
+            ],
+            new_tokens_steered=scope.takes_new_tokens,
+        )
+
+
+TOOL = Tool(
+    show_tokens,
+    Card(
+        "Show tokens and which would be steered",
+        "inspect",
+        command="tokens",
+        positional=("prompts",),
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+)

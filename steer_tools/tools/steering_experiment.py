@@ -1,0 +1,230 @@
+"""The tool that finds out whether a behaviour can be steered, with controls and side effects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from typing_extensions import TypedDict
+
+from steer_tools.errors import ArgumentError
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session, resolved_layers
+from steer_tools.tools.results import rounded, short, short_interval
+from steer_tools.tools.sweep_results import (
+    CELLS,
+    WindowStatus,
+    doubts,
+    folder_name,
+    kept_behavior,
+    saved_vector,
+    window,
+)
+
+if TYPE_CHECKING:
+    from steer_tools.evaluation.scorers import Scorer, TextScore
+    from steer_tools.experiments.experiment import Experiment
+    from steer_tools.experiments.sweeps import SweepOptions
+
+# With fewer controls no effect can be told from chance at p = 0.05.
+_FEWEST_CONTROLS = 19
+
+
+class ControlsStatus(TypedDict):
+    """`reached` of `count` controls have the vector's effect; `anti_steerable`: their share of items below 0."""
+
+    count: int
+    reached: int
+    largest: float
+    anti_steerable: float
+
+
+class SideEffectsStatus(TypedDict):
+    """Of the chosen cell: KL in nats a token; perplexity, distinct-2 and length as multiples of the unsteered text's.
+
+    `others`: mean change of log-odds of other behaviours.
+    """
+
+    kl: float
+    perplexity: float
+    distinct_2: float
+    length: float
+    others: dict[str, float]
+    text_scores: dict[str, list[float | None]]
+
+
+class ExperimentResult(TypedDict):
+    """`effect` (nats), with its 95 % `interval`, is on `items` that did not choose.
+
+    `prompting` is that of a prompt which simply asks for the behaviour, null where nobody wrote one. `text_scores`: of
+    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1. `dataset` names the
+    behaviour for other tools: lists of your own are a file now.
+    """
+
+    verdict: str
+    reasons: list[str]
+    vector_path: str
+    dataset: str
+    best_layer: int
+    best_strength: float
+    unit: str
+    effect: float
+    interval: list[float] | None
+    items: int
+    prompting: float | None
+    controls: ControlsStatus
+    side_effects: SideEffectsStatus
+    window: list[WindowStatus]
+    report_path: str
+    warnings: list[str]
+
+
+def steering_experiment(
+    behavior_name: given.BehaviorName,
+    positive: given.OwnPositive = None,
+    negative: given.OwnNegative = None,
+    layers: given.Layers = None,
+    strengths: given.GridStrengths = None,
+    method: given.Method = "paired_mean_difference",
+    positions: given.ScoredPositions = "generated",
+    damage_budget: given.DamageBudget = 0.5,
+    controls: given.Controls = 99,
+    scorer: given.OptionalScorer = None,
+    save_folder: given.Folder = None,
+    seed: given.DrawSeed = 0,
+    per_token: given.PerToken = False,
+) -> ExperimentResult:
+    """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
+
+    verdict is works, weak, indistinguishable from random, or breaks the model. Nothing stays applied: to use it, call
+    apply_steering_vector with best_layer, best_strength and unit="residual". Show the user report_path. Lists of your
+    own need 8 different prompts on each side; 64 are better.
+    """
+    from steer_tools.directions.session_methods import way_named
+    from steer_tools.evaluation.damage import Budget
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.experiment import run_experiment
+    from steer_tools.experiments.grids import spread_layers
+    from steer_tools.experiments.sweeps import SweepOptions
+    from steer_tools.reports.facts import Facts
+    from steer_tools.reports.report_files import save_experiment
+
+    started = time.monotonic()
+    with locked_session() as session:
+        if controls < _FEWEST_CONTROLS:
+            raise ArgumentError(
+                f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"
+            )
+        _refuse_sources(method)
+        evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        evaluation_set = replace(evaluation_set, scorers={**evaluation_set.scorers, **_scorers(scorer)})
+        options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
+        folder = save_folder or f"experiments/{folder_name(evaluation_set)}"
+        found = run_experiment(
+            session,
+            evaluation_set,
+            resolved_layers(session, layers, spread_layers(session.engine)),
+            way_named(method, None),
+            options,
+            f"{folder}/{CELLS}",
+            controls,
+        )
+        path = saved_vector(session, found.extraction, folder)
+        facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
+        files = save_experiment(session.workspace, folder, found, facts)
+        dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
+        return _result(found, options, path, dataset, str(files.report))
+
+
+def _refuse_sources(method: str) -> None:
+    """Refuse what needs options beside prompts."""
+    if method == "sae_feature":
+        raise ArgumentError(
+            "method is 'sae_feature', which is not made of prompts",
+            fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
+        )
+
+
+def _scorers(scorer: object) -> Mapping[str, TextScore]:
+    """Return what scores texts, by name.
+
+    Raises:
+        ArgumentError: It is no scorer.
+    """
+    from steer_tools.evaluation.scorers import callable_scorer, keyword_scorer, regex_scorer
+
+    if scorer is None:
+        return {}
+    if callable(scorer):
+        return {"scorer": _on_text(callable_scorer(cast(Callable[[str, str], object], scorer)))}
+    given = cast(Mapping[str, object], scorer) if isinstance(scorer, Mapping) else {}
+    match dict(given):
+        case {"keywords": list() as keywords, **others} if not others:
+            return {"keywords": _on_text(keyword_scorer(cast(list[str], keywords)))}
+        case {"pattern": str() as pattern, **others} if not others:
+            return {"pattern": _on_text(regex_scorer(pattern))}
+        case _:
+            raise ArgumentError(
+                f"scorer is {scorer!r:.80}",
+                valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
+            )
+
+
+def _on_text(scorer: Scorer) -> TextScore:
+    from steer_tools.experiments.evaluation_set import text_of
+
+    return lambda prompt, text: scorer(text_of(prompt), text)
+
+
+def _result(
+    found: Experiment, options: SweepOptions, vector_path: str, dataset: str, report_path: str
+) -> ExperimentResult:
+    """Return what steering_experiment gives."""
+    swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
+    damage = side_effects.damage
+    strengths = sorted({cell.strength for cell in swept.grid.cells})
+    return ExperimentResult(
+        verdict=found.ruling.verdict,
+        reasons=list(found.ruling.reasons),
+        vector_path=vector_path,
+        dataset=dataset,
+        best_layer=swept.cell.layer,
+        best_strength=swept.cell.strength,
+        unit=options.unit,
+        effect=short(judgement.effect),
+        interval=short_interval(judgement.interval),
+        items=len(judgement.effects),
+        prompting=None if judgement.prompting is None else short(judgement.prompting),
+        controls=ControlsStatus(
+            count=len(null.means),
+            reached=int((null.means >= judgement.effect).sum()),
+            largest=short(float(null.means.max())),
+            anti_steerable=short(float((null.effects < 0).mean())),
+        ),
+        side_effects=SideEffectsStatus(
+            kl=short(damage.divergence),
+            perplexity=short(damage.perplexity),
+            distinct_2=short(damage.distinct),
+            length=short(damage.length),
+            others={name: short(shift) for name, shift in side_effects.others.items()},
+            text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
+        ),
+        window=window(swept.grid),
+        report_path=report_path,
+        warnings=[*found.extraction.warnings, *doubts(swept, strengths)],
+    )
+
+
+TOOL = Tool(
+    steering_experiment,
+    Card(
+        "Find out whether a behaviour can be steered",
+        "evidence",
+        command="experiment",
+        positional=("behavior_name",),
+        is_destructive=True,
+    ),
+)

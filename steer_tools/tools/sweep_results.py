@@ -1,0 +1,139 @@
+"""What the tools share that sweep: the grid's result, and the files of a sweep's folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.evaluation.behaviors.behavior_json import behavior_document
+from steer_tools.tools.results import short, short_interval
+
+if TYPE_CHECKING:
+    from steer_tools.directions.extraction import Extraction
+    from steer_tools.experiments.evaluation_set import EvaluationSet
+    from steer_tools.experiments.grids import Grid
+    from steer_tools.experiments.sweeps import Sweep, SweepOptions
+    from steer_tools.session.session import Session
+
+CELLS = "cells.json"
+_VECTOR, _BEHAVIOR = "vector.safetensors", "behavior.json"
+# Fewer questions than these say little, whatever the interval.
+_FEW_GROUPS = 12
+
+
+class LayerCells(TypedDict):
+    """One layer, a value for each strength; `opposite_effects` are those of the strengths with the other sign.
+
+    `within_budget` holds to the whole damage budget, texts included.
+    """
+
+    layer: int
+    effects: list[float]
+    opposite_effects: list[float]
+    kl: list[float]
+    within_budget: list[bool]
+
+
+class WindowStatus(TypedDict):
+    """Strengths within the budget that have at least 80 % of the largest effect there."""
+
+    layer: int
+    least: float
+    largest: float
+
+
+class SweepResult(TypedDict):
+    """Effects are mean changes of log-odds, in nats.
+
+    Those of `cells` are on the items that chose the best cell, `effect` and its 95 % `interval` on the `items` others.
+    There are no controls: the interval of a random direction is often clear of 0, too.
+    `anti_steerable`: share of these that the strengths move the wrong way.
+    """
+
+    unit: str
+    strengths: list[float]
+    cells: list[LayerCells]
+    window: list[WindowStatus]
+    best_layer: int
+    best_strength: float
+    effect: float
+    interval: list[float] | None
+    items: int
+    anti_steerable: float
+    heat_map_path: str
+    data_path: str
+    warnings: list[str]
+
+
+def swept_result(swept: Sweep, options: SweepOptions, heat_map: str, data: str, warnings: list[str]) -> SweepResult:
+    """Return what sweep_steering gives."""
+    from steer_tools.experiments.grids import by_layer
+
+    layers = by_layer(swept.grid.cells)
+    strengths = [cell.strength for cell in next(iter(layers.values()))]
+    return SweepResult(
+        unit=options.unit,
+        strengths=strengths,
+        cells=[
+            LayerCells(
+                layer=layer,
+                effects=[short(cell.effect) for cell in cells],
+                opposite_effects=[short(cell.opposite_effect) for cell in cells],
+                kl=[short(cell.damage.divergence) for cell in cells],
+                within_budget=[cell.damage.is_within(options.budget) for cell in cells],
+            )
+            for layer, cells in layers.items()
+        ],
+        window=window(swept.grid),
+        best_layer=swept.cell.layer,
+        best_strength=swept.cell.strength,
+        effect=short(swept.judgement.effect),
+        interval=short_interval(swept.judgement.interval),
+        items=len(swept.judgement.effects),
+        anti_steerable=short(swept.judgement.anti_steerable),
+        heat_map_path=heat_map,
+        data_path=data,
+        warnings=[*warnings, *doubts(swept, strengths)],
+    )
+
+
+def doubts(swept: Sweep, strengths: Sequence[float]) -> list[str]:
+    """Return what a reader of a sweep should doubt."""
+    warnings: list[str] = []
+    groups = len({question.group for question in swept.judgement.asked})
+    if groups < _FEW_GROUPS:
+        warnings.append(f"Only {groups} different questions judged the choice, so the interval is rough.")
+    if not swept.grid.within:
+        warnings.append("No cell has a positive effect within the damage budget; the best one is only the largest.")
+    elif swept.cell.strength == max(strengths):
+        warnings.append("The chosen strength is the largest that was tried: try larger ones.")
+    return warnings
+
+
+def window(grid: Grid) -> list[WindowStatus]:
+    """Return each layer's strengths that work, where there are some."""
+    return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
+
+
+def saved_vector(session: Session, extraction: Extraction, folder: str) -> str:
+    """Write a vector into the folder, and return its path."""
+    from steer_tools.formats import save_vector
+
+    return str(save_vector(extraction.vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
+
+
+def kept_behavior(session: Session, behavior: Behavior, folder: str) -> str:
+    """Write a behaviour of lists, so that other tools measure on the same held-out items."""
+
+    content = json.dumps(behavior_document(behavior), indent=1, ensure_ascii=False)
+    return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
+
+
+def folder_name(evaluation_set: EvaluationSet) -> str:
+    """Return a behaviour's name as a name of a folder."""
+    return re.sub(r"[^\w-]+", "_", evaluation_set.behavior.name).strip("_")[:64] or "experiment"

@@ -1,0 +1,18 @@
+"""The tool that changes the strength of what is applied."""
+
+from steer_tools.tools import arguments as given
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.results import ApplyResult, applied_result
+
+
+def update_steering_vector(steering_id: given.SteeringId, strength: given.Strength) -> ApplyResult:
+    """Change the strength of an applied vector, in the unit it was applied with."""
+    from steer_tools.session.placement import require_finite
+
+    with locked_session() as session:
+        wanted = require_finite(strength)
+        return applied_result(session, session.change(lambda registry: registry.update(steering_id, wanted)), [])
+
+
+TOOL = Tool(update_steering_vector, Card("Change a strength", "core", is_idempotent=True))
