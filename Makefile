@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-# Two workers on two cores; each keeps torch to one thread (tests/conftest.py).
+# Two workers on two cores; each keeps torch to one thread (tests/conftest.py), and NumPy and SciPy, whose threads cost up
+# to ten times as much on matrices of 24 columns where the cores are busy.
 WORKERS ?= 2
 # "--require-shared" fails where what tests need of ../shared is missing, instead of skipping them.
 PYTEST_OPTIONS ?=
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
 .PHONY: demo test test-slow docs generate install lint clean
 

@@ -12,15 +12,17 @@ import json
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints
 
 import typer
+from typing_extensions import is_typeddict
 
 from mcp_server.__main__ import main as serve
 from steer_tools.cli.app import app
 from steer_tools.tools import TOOLS, Tool
+from steer_tools.tools.card import Group
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -59,23 +61,23 @@ def stale() -> list[Path]:
 
 def description_of(parameter: inspect.Parameter) -> str:
     """Return what the code says about a tool's argument."""
-    said = [
-        note.description for note in getattr(parameter.annotation, "__metadata__", ()) if hasattr(note, "description")
-    ]
-    return " ".join(said)
+    return _said_of(parameter.annotation)
+
+
+def _said_of(kind: Any) -> str:
+    return " ".join(note.description for note in getattr(kind, "__metadata__", ()) if hasattr(note, "description"))
 
 
 # The tools.
 
 
 def _tools_index() -> str:
-    rows = [f"| [`{tool.name}`](tools/{tool.name}.md) | {_sentences(tool)[0]} |" for tool in TOOLS]
-    return _lines(
-        _TOOLS,
-        "| tool | does |",
-        "|---|---|",
-        *rows,
-    )
+    parts = [_TOOLS]
+    for group in get_args(Group):
+        tools = [tool for tool in TOOLS if tool.card.group == group]
+        rows = [f"| [`{tool.name}`](tools/{tool.name}.md) | {_sentences(tool)[0]} |" for tool in tools]
+        parts += [f"## Group {group}", "", "| tool | does |", "|---|---|", *rows, ""]
+    return _lines(*parts)
 
 
 def _tool(tool: Tool) -> str:
@@ -94,9 +96,21 @@ def _tool(tool: Tool) -> str:
             for p in parameters
         ]
         parts.append("")
+        for options in dict.fromkeys(kind for p in parameters for kind in _typed_dicts(p.annotation)):
+            parts += _argument_keys(options)
     parts += ["## Result", "", *_result(result, [])]
-    parts += ["## Under MCP", "", f"Title: {tool.title}. {_hints(tool)}"]
+    command = tool.card.command
+    shell = f"On the command line it is [`steer-tools {command}`](../commands.md#{command})." if command else ""
+    parts += ["## Elsewhere", "", f"{shell} Under MCP its title is “{tool.card.title}”. {_hints(tool)}".strip()]
     return _lines(*parts)
+
+
+def _argument_keys(kind: Any) -> list[str]:
+    """Return a table of the keys of an argument that is a JSON object."""
+    keys = get_type_hints(kind, include_extras=True).items()
+    rows = [f"| `{name}` | {_type(inner)} | {_cell(_said_of(inner))} |" for name, inner in keys]
+    said = inspect.cleandoc(kind.__doc__ or "")
+    return [f"### {kind.__name__}", "", said, "", "| key | type | meaning |", "|---|---|---|", *rows, ""]
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:
@@ -113,12 +127,13 @@ def _sentences(tool: Tool) -> tuple[str, str]:
 
 
 def _hints(tool: Tool) -> str:
+    card = tool.card
     said = [
-        "It changes neither the model nor a file." if tool.is_read_only else "It changes the model, or writes a file.",
-        "It may take away or overwrite something." if tool.is_destructive else "",
-        "A second equal call changes nothing more." if tool.is_idempotent else "",
-        "It may reach beyond the model and the workspace." if tool.reaches_out else "",
-        "" if tool.needs_model else "It needs no model.",
+        "It changes neither the model nor a file." if card.is_read_only else "It changes the model, or writes a file.",
+        "It may take away or overwrite something." if card.is_destructive else "",
+        "A second equal call changes nothing more." if card.is_idempotent else "",
+        "It may reach beyond the model and the workspace." if card.reaches_out else "",
+        "" if card.needs_model else "It needs no model.",
     ]
     return " ".join(sentence for sentence in said if sentence)
 
@@ -163,6 +178,10 @@ def _plain(kind: Any) -> str:
     if hasattr(kind, "__value__"):
         return _plain(kind.__value__)
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Callable:
+        return "a function"
+    if origin in {Required, NotRequired}:
+        return _plain(inner[0])
     if origin is Literal:
         return " | ".join(json.dumps(value) for value in inner)
     if origin in {Union, types.UnionType}:

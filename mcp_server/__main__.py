@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session.workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
     session.allowed_models = tuple(options.model)
     session.default_dtype, session.default_device_map = options.dtype, options.device_map
-    server = build_server(lambda: session.load(options.model[0], "huggingface", "auto", None))
+    server = build_server(lambda: session.load(options.model[0]))
     server.run("stdio")
     return 0
 

@@ -186,6 +186,20 @@ def plain(prompt: Prompt) -> PromptLike:
             return list(tokens)
 
 
+def prompt_text(prompt: Prompt | PromptLike) -> str:
+    """Return what a prompt says: of a chat, each message in a line of its own, with its role."""
+    match prompt:
+        case str() | TextPrompt():
+            return prompt if isinstance(prompt, str) else prompt.text
+        case ChatPrompt(messages):
+            said = list(messages)
+        case TokenPrompt():
+            said = list[tuple[str, str]]()
+        case _:
+            said = [(item["role"], item["content"]) for item in prompt if not isinstance(item, int)]
+    return "\n".join(f"{role}: {content}" for role, content in said) or str(prompt)
+
+
 def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
     """Turn a list of plain values into prompts.
 

@@ -1,72 +1,72 @@
-"""The application `steer-tools`: its table of commands and its exit codes. It must not know what a command does.
+"""The application `steer-tools`: its commands, built when they are asked for, and its exit codes.
 
-0 done, 1 an error, 2 wrong usage, 3 a law that `check` found broken, 130 interrupted.
+0 done, 1 an error, 2 wrong usage, 3 a law that `check` found broken, 130 interrupted. It must not know what a command
+does.
 """
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from steer_tools import __version__
-from steer_tools.cli.analyzing import analyze, read
-from steer_tools.cli.auditing import audit
-from steer_tools.cli.baking import bake, undo
-from steer_tools.cli.behaviors import app as behaviors
-from steer_tools.cli.commands import (
-    check,
-    combine,
-    compare,
-    create,
-    demo,
-    generate,
-    models,
-    next_tokens,
-    serve,
-    status,
-    tokens,
-)
-from steer_tools.cli.converting import convert
-from steer_tools.cli.dissecting import ablate, patch
-from steer_tools.cli.experimenting import best_layer, calibrate, experiment, robustness, sweep
-from steer_tools.cli.options import DescribedCommand
-from steer_tools.cli.spreading import spread
+from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
+from steer_tools.cli.own_commands import convert, demo, models, serve, undo
 from steer_tools.errors import SteeringError
+from steer_tools.tools import TOOLS
 
-app = typer.Typer(
-    name="steer-tools",
-    help="Steer a language model by editing its activations, and show with evidence that it worked.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_EVIDENCE = (experiment, sweep, best_layer, robustness, calibrate)
-_FILES = (convert, bake, undo, audit)
-_INSIGHT = (analyze, read, ablate, patch)
-for command in (
-    demo,
-    create,
-    combine,
-    compare,
-    next_tokens,
-    *_EVIDENCE,
-    *_INSIGHT,
-    generate,
-    tokens,
-    check,
-    status,
-    models,
-    *_FILES,
-):
-    app.command(cls=DescribedCommand)(spread(command))
-app.add_typer(behaviors, name="behaviors")
-# The server reads its options itself, `--help` as well.
-app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="serve"
-)(serve)
+_TOOLS = {tool.card.command: tool for tool in TOOLS if tool.card.command is not None}
+_OWN: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "models": models,
+    "convert": convert,
+    "undo": undo,
+    "serve": serve,
+}
+_BEHAVIORS = "List and show what behaviours are made of and measured on."
+
+
+class LazyCommands(MutableMapping[str, Any]):
+    """The names of all commands; each is built when it is asked for."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+        self._names = dict.fromkeys(("demo", *_TOOLS, "behaviors", *_OWN))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._built:
+            self._built[name] = _built(name)
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._names[name] = None
+        self._built[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._names[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Commands(HelpfulGroup):
+    """All commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands()
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Return each command's name and what it does, without building it."""
+        return [(name, _summary(name)) for name in self.commands]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,10 +81,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _summary(name: str) -> str:
+    if name in _TOOLS:
+        return _TOOLS[name].card.about
+    return _BEHAVIORS if name == "behaviors" else inspect.getdoc(_OWN[name]) or ""
+
+
+def _built(name: str) -> Any:
+    if name == "behaviors":
+        from steer_tools.cli.behaviors import app as behaviors
+
+        group = typer.main.get_command(behaviors)
+        group.help = _BEHAVIORS
+        return group
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if name == "serve":
+        # The server reads its options itself, `--help` as well.
+        free = {"allow_extra_args": True, "ignore_unknown_options": True}
+        single.command(name=name, add_help_option=False, context_settings=free)(serve)
+    else:
+        single.command(name=name, cls=HelpfulCommand)(_function(name))
+    return typer.main.get_command(single)
+
+
+def _function(name: str) -> Callable[..., None]:
+    if name in _OWN:
+        return _OWN[name]
+    from steer_tools.cli.tool_commands import command_of
+
+    return command_of(_TOOLS[name])
+
+
 def _tell_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"steer-tools {__version__}")
         raise typer.Exit
+
+
+app = typer.Typer(
+    name="steer-tools",
+    cls=Commands,
+    help="Steer a language model by editing its activations, and show with evidence that it worked.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 
 
 @app.callback()

@@ -9,18 +9,18 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steer_tools.cli import options as given
-from steer_tools.cli.marking import shown
-from steer_tools.cli.output import show
+from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
+from steer_tools.cli.terminal import show
+from steer_tools.cli.workbench import AsJson
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior, read_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
-from steer_tools.prompts import ChatPrompt, PromptLike, TextPrompt
+from steer_tools.prompts import plain, prompt_text
+from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table
 
 Source = Annotated[
     str,
@@ -30,18 +30,18 @@ Source = Annotated[
 ]
 Examples = Annotated[int, typer.Option("--items", metavar="N", min=0, help="How many pairs and items to show.")]
 
-app = typer.Typer(help="List and show what behaviours are made of and measured on.", no_args_is_help=True)
+app = typer.Typer(cls=HelpfulGroup, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(name="list", cls=given.DescribedCommand)
-def list_behaviors(as_json: given.AsJson = False) -> None:
+@app.command(name="list", cls=HelpfulCommand)
+def list_behaviors(as_json: AsJson = False) -> None:
     """List the built-in behaviours."""
     behaviors = [load_behavior(name) for name in behavior_names()]
     show({"behaviors": [_summary(behavior) for behavior in behaviors]}, _table(behaviors), as_json=as_json)
 
 
-@app.command(name="show", cls=given.DescribedCommand)
-def show_behavior(name: Source, items: Examples = 3, as_json: given.AsJson = False) -> None:
+@app.command(name="show", cls=HelpfulCommand)
+def show_behavior(name: Source, items: Examples = 3, as_json: AsJson = False) -> None:
     """Show a built-in behaviour, or what is read from a file; --json gives all of it."""
     path = Path(name)
     behavior = _read(name) if path.suffix or path.name != name else load_behavior(name)
@@ -80,76 +80,47 @@ def _document(behavior: Behavior) -> dict[str, object]:
 
 def _entry(item: Item) -> dict[str, object]:
     return {
-        "prompt": _plain(item),
+        "prompt": None if item.prompt is None else plain(item.prompt),
         "positive": item.positive,
         "negative": item.negative,
         "group": item.group,
     }
 
 
-def _plain(item: Item) -> PromptLike | None:
-    match item.prompt:
-        case None:
-            return None
-        case TextPrompt(text):
-            return text
-        case ChatPrompt(messages):
-            return [{"role": role, "content": content} for role, content in messages]
-        case _:
-            return list(item.prompt.tokens)
-
-
-def _table(behaviors: Sequence[Behavior]) -> Table:
+def _table(behaviors: Sequence[Behavior]) -> Shown:
     """Render one line a behaviour."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("behaviour", no_wrap=True)
-    table.add_column("poles", overflow="fold")
-    table.add_column("what it is", overflow="fold")
-    for column in ("pairs", "items", "choices"):
-        table.add_column(column, justify="right")
+    columns = {"behaviour": "whole", "poles": "fold", "what it is": "fold"}
+    rows: list[list[Shown]] = []
     for behavior in behaviors:
         counts = (len(part) for part in (behavior.pairs, behavior.items, behavior.choices))
         words = (behavior.name, " / ".join(behavior.poles), behavior.description)
-        table.add_row(*map(shown, words), *map(str, counts))
-    return table
+        rows.append([*map(shown, words), *map(str, counts)])
+    return table(columns | dict.fromkeys(("pairs", "items", "choices"), "right"), rows)
 
 
-def _described(behavior: Behavior, examples: int) -> RenderableType:
+def _described(behavior: Behavior, examples: int) -> Shown:
     """Render what is known of a behaviour, its counts, and the first pairs and items."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
     groups = len({item.group for item in behavior.items})
     counts = f"{len(behavior.pairs):,} pairs for vectors; held out {len(behavior.items):,} items in {groups:,} groups"
-    for label, text in (
-        ("behaviour", behavior.name),
-        ("what it is", behavior.description),
-        ("asked for", behavior.instruction or "(nobody wrote how)"),
-        ("source", behavior.source),
-        ("holds", f"{counts} and {len(behavior.choices):,} choices"),
-    ):
-        facts.add_row(label, shown(text))
-    shown_parts = (("pairs", behavior.pairs), ("items", behavior.items)) if examples else ()
-    tables = [_examples(f"first {part}", items[:examples], behavior.poles) for part, items in shown_parts]
-    return Group(facts, *(part for table in tables for part in (Text(), table)))
+    known = facts(
+        {
+            "behaviour": behavior.name,
+            "what it is": behavior.description,
+            "asked for": behavior.instruction or "(nobody wrote how)",
+            "source": behavior.source,
+            "holds": f"{counts} and {len(behavior.choices):,} choices",
+        }
+    )
+    parts = (("pairs", behavior.pairs), ("items", behavior.items)) if examples else ()
+    tables = [_examples(f"first {part}", items[:examples], behavior.poles) for part, items in parts]
+    return stack(known, *(part for examples_table in tables for part in (line(""), examples_table)))
 
 
 def _examples(title: str, items: Sequence[Item], poles: tuple[str, str]) -> Table:
-    table = Table(box=box.ROUNDED, show_lines=True, expand=True, title=title, title_justify="left")
+    result = Table(box=box.ROUNDED, show_lines=True, expand=True, title=title, title_justify="left")
     for column in ("prompt", *poles):
-        table.add_column(shown(column), ratio=1, overflow="fold")
+        result.add_column(shown(column), ratio=1, overflow="fold")
     for item in items:
-        table.add_row(_prompt(item), shown(item.positive), shown(item.negative))
-    return table
-
-
-def _prompt(item: Item) -> Text:
-    match item.prompt:
-        case None:
-            return Text("(none)", style="dim italic")
-        case TextPrompt(text):
-            return shown(text)
-        case ChatPrompt(messages):
-            return shown("\n".join(f"{role}: {content}" for role, content in messages))
-        case _:
-            return shown(str(item.prompt))
+        prompt = Text("(none)", style="dim italic") if item.prompt is None else shown(prompt_text(plain(item.prompt)))
+        result.add_row(prompt, shown(item.positive), shown(item.negative))
+    return result

@@ -1,24 +1,35 @@
-"""The demo's course: vectors, both directions, two at once, the proof, a report; each part is shown once it is there.
+"""The demo: vectors, both directions, two at once, the proof, a report; each part is shown once it is there.
 
-How it is measured lies in studies.py, how it is told in report.py.
+On the bundled model every text has an exact score; on others two completions are weighed. How it is told lies in
+demo_report.py.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import fmean
 
 from rich.console import RenderableType
 
-from steer_tools.bundled_model.language import held_out_prompts
+from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.bundled_model.language import TRAITS as ALL_TRAITS
+from steer_tools.bundled_model.language import Chat, contrast_pairs, held_out_prompts, is_grammatical, score
 from steer_tools.bundled_model.planted import load_planted_directions
-from steer_tools.cli import report
-from steer_tools.cli.inputs import BUNDLED
-from steer_tools.cli.output import is_plain, say, show_json
-from steer_tools.cli.rendering import proof
-from steer_tools.cli.studies import Findings, Part, Study, applied, study_behavior, study_together, study_trait
-from steer_tools.cli.work import Workbench
+from steer_tools.cli import demo_report as report
+from steer_tools.cli.demo_report import Combination, Dose, Findings, Part, Study
+from steer_tools.cli.terminal import is_plain, say, show_json
+from steer_tools.cli.workbench import Workbench
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
+from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.figures.doses import dose_response
+from steer_tools.formats import load_vector
+from steer_tools.prompts import PromptLike, plain
+from steer_tools.session.placement import PlacementOptions, place, steering
 from steer_tools.session.session import current_session
-from steer_tools.tools import check_steering, steering_status
+from steer_tools.tools import check_steering, compare_generations, create_steering_vector, steering_status
+from steer_tools.tools.check_steering import show as proof
+from steer_tools.tools.compare_generations import CompareResult, TextMetrics
 from steer_tools.tools.results import ModelStatus
 
 FOLDER = "demo"
@@ -29,6 +40,9 @@ BEHAVIOR_STRENGTHS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)
 # What is applied together, in contrasts: cheerful, and yet contradicting.
 TOGETHER = {"sentiment": 0.5, "sycophancy": -0.5}
 PROMPTS = 16
+# Enough for the longest answer of the language.
+ANSWER_TOKENS = 128
+_PAIRS, _ITEMS = 64, 16
 _RESIDUAL = "residual: what is added, in the model's typical norms."
 _EXACT = (
     "Ships with the package, and every text has an exact score from -1 to 1. Greedy, on "
@@ -89,3 +103,100 @@ def _study_any_model(status: ModelStatus, tell: _Tell) -> Findings:
         checked = check_steering()
     tell(report.proven(proof(checked)))
     return Findings(status, (study,), None, checked, "log-odds of the positive completion (nats)")
+
+
+def study_trait(trait: str, layer: int, save_path: str, strengths: Sequence[float], prompts: Sequence[Chat]) -> Study:
+    """Make the bundled model's vector for a trait and score its answers to `prompts` exactly."""
+    pairs = contrast_pairs(trait, _PAIRS)
+    created = create_steering_vector(
+        [[*prompt, {"role": "assistant", "content": positive}] for prompt, positive, _ in pairs],
+        [[*prompt, {"role": "assistant", "content": negative}] for prompt, _, negative in pairs],
+        layer,
+        save_path,
+        method="paired_mean_difference",
+        pooling="response",
+    )
+    path = created["vector_path"]
+    asked: list[PromptLike] = [*prompts]
+    compared = compare_generations(
+        asked, path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
+    )
+    doses = sorted(_trait_doses(compared, prompts), key=_strength)
+    cosine = load_planted_directions().cosine(trait, load_vector(path).directions[layer])
+    return Study(trait, created, tuple(prompts), tuple(doses), cosine)
+
+
+def _trait_doses(compared: CompareResult, prompts: Sequence[Chat]) -> list[Dose]:
+    """Score what the bundled model answered to `prompts`."""
+    doses: list[Dose] = []
+    for strength, residual_strength, texts, metrics in _sides(compared):
+        answered = list(zip(prompts, texts, strict=True))
+        scored = [score(prompt, text) for prompt, text in answered]
+        doses.append(
+            Dose(
+                strength,
+                residual_strength,
+                tuple(texts),
+                {trait: tuple(one[trait] for one in scored) for trait in ALL_TRAITS},
+                metrics,
+                fmean(is_grammatical(prompt, text) for prompt, text in answered),
+            )
+        )
+    return doses
+
+
+def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[float]) -> Study:
+    """Make a built-in behaviour's vector on any model and weigh held-out completions."""
+    behavior, session = load_behavior(name), current_session()
+    contrast = contrast_prompts(behavior.pairs, as_chat=False)
+    created = create_steering_vector(
+        [plain(prompt) for prompt in contrast.positive],
+        [plain(prompt) for prompt in contrast.negative],
+        layer,
+        save_path,
+        method="paired_mean_difference",
+    )
+    asked = questions(session.engine, behavior.items[:_ITEMS], as_chat=False)
+    prompts = [plain(question.prompt) for question in asked]
+    path = created["vector_path"]
+    compared = compare_generations(prompts, path, strengths=list(strengths), unit="contrast", max_new_tokens=32)
+    placed = place(session, path, None, PlacementOptions(unit="contrast"))
+    sides = sorted(_sides(compared), key=lambda side: side[0])
+    odds = propensities(session.engine, asked, [placed.plan(side[0]) if side[0] else () for side in sides])
+    doses = [
+        Dose(strength, residual_strength, tuple(texts), {name: tuple(own)}, metrics)
+        for (strength, residual_strength, texts, metrics), own in zip(sides, odds.tolist(), strict=True)
+    ]
+    return Study(name, created, tuple(prompts), tuple(doses))
+
+
+@contextmanager
+def applied(parts: Sequence[Part]) -> Generator[None]:
+    """Have several vectors applied within a `with` block."""
+    with ExitStack() as stack:
+        for part in parts:
+            path = part.study.created["vector_path"]
+            stack.enter_context(steering(path, strength=part.strength, unit="contrast"))
+        yield
+
+
+def study_together(parts: Sequence[Part], prompts: Sequence[Chat]) -> Combination:
+    """Score the bundled model's answers to `prompts` under what is applied."""
+    asked: list[PromptLike] = [*prompts]
+    baseline, steered = _trait_doses(compare_generations(asked, max_new_tokens=ANSWER_TOKENS), prompts)
+    return Combination(tuple(parts), tuple(prompts), baseline, steered)
+
+
+def _sides(compared: CompareResult) -> list[tuple[float, float, list[str], TextMetrics]]:
+    """Return (strength, residual strength, texts, metrics) of the baseline and then of each variant."""
+    sides = [(0.0, 0.0, compared["baseline"]["texts"], compared["baseline"]["metrics"])]
+    for variant in compared["variants"]:
+        strength, residual = variant["strength"], variant["residual_strength"]
+        sides.append(
+            (strength or 0.0, residual if isinstance(residual, float) else 0.0, variant["texts"], variant["metrics"])
+        )
+    return sides
+
+
+def _strength(dose: Dose) -> float:
+    return dose.strength

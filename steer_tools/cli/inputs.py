@@ -1,40 +1,150 @@
-"""What was typed or lies in files → prompts and a method's options for the tools. It must not know models."""
+"""What nobody can type as one argument: lists of prompts, contrasts, scorers; typed or read from files.
+
+Each group of options makes the parameters of a tool that it names. It must not know models.
+"""
 
 import json
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+
+import typer
 
 from steer_tools.bundled_model import NAME as BUNDLED
-from steer_tools.cli import options as given
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import PromptLike
 
-if TYPE_CHECKING:  # At run time this would import numpy.
+if TYPE_CHECKING:  # At run time these would import numpy.
     from steer_tools.evaluation.judge import Judge
     from steer_tools.tools.arguments import TextScorer
 
+_CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
+_TWO_LISTS = "a JSON object with the lists 'positive' and 'negative', of texts or chats."
 _PAIRS_OF_A_TRAIT = 64
 
 
+def _option(flag: str, metavar: str, said: str, heading: str | None = None) -> Any:
+    return typer.Option(flag, metavar=metavar, help=said, rich_help_panel=heading)
+
+
+AsChat = Annotated[bool, typer.Option("--chat", help="Send each text as a user's message, by the chat template.")]
+
+
 @dataclass(frozen=True)
-class ContrastSource:
+class Source:
+    """A group of options, its fields, that makes some parameters of a tool.
+
+    Attributes:
+        makes: Those parameters.
+        defaults: What others have by default beside it.
+    """
+
+    makes: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[Mapping[str, object]] = {}
+
+    @abstractmethod
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return what the tool is given, after all that was typed."""
+
+
+@dataclass(frozen=True)
+class PromptSource(Source):
+    """Typed prompts and those of a file; `chat` makes each text a user's message."""
+
+    makes: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPTS", help="Texts.")] = None
+    prompts_file: Annotated[
+        str | None,
+        _option(
+            "--prompts-file",
+            "FILE",
+            "More prompts: a list in a .json file, each a text or chat messages; any other file has one text a line.",
+        ),
+    ] = None
+    chat: AsChat = False
+
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return the typed prompts and then those of the file, or None of none.
+
+        Raises:
+            PromptError: The file cannot be read or holds no list, or there must be prompts and are none.
+        """
+        listed = [] if self.prompts_file is None else _listed_in(self.prompts_file)
+        prompts = [as_prompt(item, self.chat) for item in (*(self.prompts or ()), *listed)]
+        return {"prompts": _some(prompts) if is_required else prompts or None}
+
+
+@dataclass(frozen=True)
+class TriedPromptSource(Source):
+    """Prompts to test on."""
+
+    makes: ClassVar[tuple[str, ...]] = ("test_prompts",)
+
+    prompts_file: Annotated[
+        str | None,
+        _option(
+            "--prompts-file",
+            "FILE",
+            "Prompts to test on, before the completions of the dataset; its held-out prompts if omitted. A list "
+            "in a .json file, or else one text a line.",
+        ),
+    ] = None
+
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return the prompts of the file.
+
+        Raises:
+            PromptError: The file cannot be read, or holds no list or no prompt.
+        """
+        return {"test_prompts": None if self.prompts_file is None else _some(_listed_in(self.prompts_file))}
+
+
+@dataclass(frozen=True)
+class ContrastSource(Source):
     """Where the contrast prompts come from; exactly one of texts, a file and a trait is given."""
 
-    positive: given.Positive = None
-    negative: given.Negative = None
-    prompts: given.ContrastFile = None
-    trait: given.Trait = None
+    makes: ClassVar[tuple[str, ...]] = ("positive_prompts", "negative_prompts")
+    # Which tokens are read depends on where the prompts come from.
+    defaults: ClassVar[Mapping[str, object]] = {"pooling": None}
 
-    def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
-        """Return the positive and the negative prompts.
+    positive: Annotated[
+        list[str] | None,
+        _option("--positive", "TEXT", "A prompt that shows the behaviour. Repeat it; at least 8 are good.", _CONTRAST),
+    ] = None
+    negative: Annotated[
+        list[str] | None,
+        _option(
+            "--negative",
+            "TEXT",
+            "A prompt that shows its absence or opposite, otherwise like a positive one. Repeat it.",
+            _CONTRAST,
+        ),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        _option("--prompts", "FILE", f"Both: {_TWO_LISTS}", _CONTRAST),
+    ] = None
+    trait: Annotated[
+        str | None,
+        _option("--trait", "NAME", "A trait of the bundled model's language, with its pairs.", _CONTRAST),
+    ] = None
+
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return both sides, and which tokens are read: those of the response where a trait has replies.
 
         Raises:
             ArgumentError: None or several sources are given, or a trait for another than the bundled model.
             PromptError: The file cannot be read or has another form.
         """
+        positive, negative = self.read(typed["model"])
+        pooling = typed["pooling"] or ("response" if self.trait is not None else "last")
+        return {"positive_prompts": positive, "negative_prompts": negative, "pooling": pooling}
+
+    def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
+        """Return the positive and the negative prompts; raises as `arguments` does."""
         named = {
             "--positive and --negative": bool(self.positive or self.negative),
             "--prompts": self.prompts is not None,
@@ -54,46 +164,85 @@ class ContrastSource:
 
 
 @dataclass(frozen=True)
-class PromptSource:
-    """Typed prompts and those of a file; `chat` makes each text a user's message."""
+class OwnBehaviorSource(Source):
+    """Prompts of one's own, which the behaviour's name then only names."""
 
-    prompts: given.Prompts = None
-    prompts_file: given.PromptsFile = None
-    chat: given.AsChat = False
+    makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
 
-    def read(self) -> list[PromptLike]:
-        """Return the typed prompts and then those of the file.
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help=f"Prompts of your own, which BEHAVIOR then only names: {_TWO_LISTS}"
+        ),
+    ] = None
 
-        Raises:
-            PromptError: The file cannot be read or holds no list.
-        """
-        listed = [] if self.prompts_file is None else _listed_in(self.prompts_file)
-        prompts: list[PromptLike] = [*(self.prompts or ()), *listed]
-        if not self.chat:
-            return prompts
-        return [[{"role": "user", "content": item}] if isinstance(item, str) else item for item in prompts]
-
-    def read_any(self) -> list[PromptLike]:
-        """Return them, at least one.
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return both lists and the name as it was typed, or nothing.
 
         Raises:
-            PromptError: As `read` does, or there is none.
+            PromptError: The file cannot be read or has another form.
         """
-        prompts = self.read()
-        if not prompts:
-            raise PromptError("No prompt was given", valid="texts as arguments, or --prompts-file FILE")
-        return prompts
+        if self.prompts is None:
+            return {}
+        positive, negative = _contrast_in(self.prompts)
+        return {"behavior_name": typed["behavior"], "positive": positive, "negative": negative}
 
 
 @dataclass(frozen=True)
-class ScorerSource:
+class LabelSource(Source):
+    """Labelled prompts, where the prompts that are typed are others."""
+
+    makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
+
+    labelled: Annotated[
+        str | None, typer.Option("--labelled", metavar="FILE", help=f"Instead of a behaviour: {_TWO_LISTS}")
+    ] = None
+
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return both lists, or nothing; what is wrong beside a behaviour the tool refuses.
+
+        Raises:
+            PromptError: The file cannot be read or has another form.
+        """
+        return {} if self.labelled is None else dict(zip(self.makes, _contrast_in(self.labelled), strict=True))
+
+
+@dataclass(frozen=True)
+class ScorerSource(Source):
     """How texts are scored: by words, by a pattern, or by a judge, of which all three things are needed."""
 
-    keyword: given.Keywords = None
-    pattern: given.Pattern = None
-    judge_endpoint: given.JudgeEndpoint = None
-    judge_model: given.JudgeModel = None
-    judge_question: given.JudgeQuestion = None
+    makes: ClassVar[tuple[str, ...]] = ("scorer",)
+
+    keyword: Annotated[
+        list[str] | None,
+        _option("--keyword", "WORD", "1 where a text holds it, or another one. Repeat it.", _SCORER),
+    ] = None
+    pattern: Annotated[
+        str | None,
+        _option("--pattern", "REGEX", "1 where a text holds a match of this regular expression.", _SCORER),
+    ] = None
+    judge_endpoint: Annotated[
+        str | None,
+        _option(
+            "--judge-endpoint",
+            "URL",
+            "Ask another model there, by chat completions; prompts and texts are sent to it. Its key is read from "
+            "STEER_TOOLS_JUDGE_KEY.",
+            _SCORER,
+        ),
+    ] = None
+    judge_model: Annotated[
+        str | None,
+        _option("--judge-model", "NAME", "The judge's name there.", _SCORER),
+    ] = None
+    judge_question: Annotated[
+        str | None,
+        _option("--judge-question", "TEXT", "What it is asked of each text, to be answered from 0 to 100.", _SCORER),
+    ] = None
+
+    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+        """Return the scorer; raises as `read` does."""
+        return {"scorer": self.read()}
 
     def read(self) -> "TextScorer | Judge | None":
         """Return the scorer as the tool takes it; None where nothing was given.
@@ -123,48 +272,41 @@ class ScorerSource:
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 
 
-def read_behavior_name(typed: str) -> str:
+SESSION_METHODS: tuple[type[Source], ...] = (
+    PromptSource,
+    TriedPromptSource,
+    ContrastSource,
+    OwnBehaviorSource,
+    ScorerSource,
+)
+
+
+def silence_of(scorer: object) -> list[str]:
+    """Say how many answers of a judge are missing and why, if any are."""
+    failures = cast(Mapping[str, int], getattr(scorer, "failures", {}))
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(failures.items(), key=lambda own: -own[1]))
+    return [f"The judge gave no score to {sum(failures.values())} texts: {reasons}."] if reasons else []
+
+
+def from_current_folder(behavior: str | None) -> str | None:
     """Return a behaviour's name as it is, and a file's relative path as one from the current folder."""
-    is_file = Path(typed).suffix.lower() in SUFFIXES and not typed.startswith("~")
-    return str(Path.cwd() / typed) if is_file else typed
+    if behavior is None:
+        return None
+    from steer_tools.evaluation.behaviors.item_files import SUFFIXES
+
+    is_file = Path(behavior).suffix.lower() in SUFFIXES and not behavior.startswith("~")
+    return str(Path.cwd() / behavior) if is_file else behavior
 
 
-def read_behavior(name: str, prompts: str | None) -> tuple[str, list[PromptLike] | None, list[PromptLike] | None]:
-    """Return a behaviour as the tools take it: its name or file, or a name with the two lists of a file of prompts.
-
-    Raises:
-        PromptError: The file of prompts cannot be read or has another form.
-    """
-    return (read_behavior_name(name), None, None) if prompts is None else (name, *_contrast_in(prompts))
+def as_prompt(item: PromptLike, chat: bool) -> PromptLike:
+    """Return a text as a user's message where it is to be sent as a chat; anything else as it is."""
+    return [{"role": "user", "content": item}] if chat and isinstance(item, str) else item
 
 
-def read_labels(
-    name: str | None, labelled: str | None
-) -> tuple[str | None, list[PromptLike] | None, list[PromptLike] | None]:
-    """Return a behaviour as `read_behavior` does, the two lists of a file, or nothing; what is wrong the tool refuses.
-
-    Raises:
-        PromptError: The file cannot be read or has another form.
-    """
-    behavior = None if name is None else read_behavior_name(name)
-    return (behavior, None, None) if labelled is None else (behavior, *_contrast_in(labelled))
-
-
-def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
-    """Return NAME=VALUE texts as a mapping, or None of none; a value that is not JSON is a text.
-
-    Raises:
-        ArgumentError: There is no name or no value, or a name comes twice.
-    """
-    options: dict[str, object] = {}
-    for text in typed or ():
-        name, sign, value = text.partition("=")
-        if not name or not sign or not value:
-            raise ArgumentError(f"--option {text!r} has no name or no value", valid="NAME=VALUE, such as seed=3")
-        if name in options:
-            raise ArgumentError(f"--option {name} was given twice", valid="one value for each name")
-        options[name] = _json_or_text(value)
-    return options or None
+def _some(prompts: list[PromptLike]) -> list[PromptLike]:
+    if not prompts:
+        raise PromptError("No prompt was given", valid="texts as arguments, or --prompts-file FILE")
+    return prompts
 
 
 def _listed_in(file: str) -> list[PromptLike]:
@@ -199,13 +341,6 @@ def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptL
         positive.append([*prompt, {"role": "assistant", "content": shown}])
         negative.append([*prompt, {"role": "assistant", "content": opposite}])
     return positive, negative
-
-
-def _json_or_text(value: str) -> object:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def _json_of(file: str) -> Any:

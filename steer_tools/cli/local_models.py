@@ -1,4 +1,4 @@
-"""This machine → the models that load without a network. It must not load any."""
+"""This machine → the models that load without a network, and what people read of them. It must not load any."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from huggingface_hub.errors import CacheNotFound
 from typing_extensions import TypedDict
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.tools.rendering import Shown, line, table
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -37,6 +38,15 @@ def find_models() -> LocalModels:
         repositories = []
     cached = [model for repository in repositories if (model := _described(repository)) is not None]
     return LocalModels(models=[bundled, *cached])
+
+
+def model_table(found: LocalModels) -> Shown:
+    """Render one line a model."""
+    rows = [
+        (line(model["name"]), line(model["about"]), "" if (size := model["megabytes"]) is None else f"{size:,.1f}")
+        for model in found["models"]
+    ]
+    return table({"model": "fold", "what it is": "fold", "MB": "right"}, rows)
 
 
 def _described(repository: CachedRepoInfo) -> LocalModel | None:

@@ -1,280 +1,266 @@
-"""The options of the commands, each once, and the descriptions they take from the tools' parameters.
+"""A function's parameters → options of a command: names, types, defaults and descriptions are the function's own.
 
-`{Name}` in a help text stands for the description of that alias in `parameters.py`. It is filled in when a command's
-help is asked for, because the types there need torch, and `steer-tools --help` should not wait for it.
+What only the command line knows stands in three tables: other names, headings, and words for who types. It must not
+know what a tool does.
 """
 
-from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 from typing_extensions import is_typeddict
 
-_SOURCE, _STEERING, _TEXT, _MODEL = "Contrast prompts, from one of these", "Steering", "Text", "Model"
-_EVIDENCE, _SCORER = "Evidence", "Scores of texts, from one of these"
+from steer_tools import tools
+from steer_tools.errors import ArgumentError
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", help="{ModelName} The bundled one is small and ships with the package.", rich_help_panel=_MODEL
-    ),
-]
-WorkspaceFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--workspace",
-        metavar="FOLDER",
-        help="Where vectors are saved and found. (default: $STEER_TOOLS_WORKSPACE, else ./workspace)",
-    ),
-]
-DtypeName = Annotated[str, typer.Option("--dtype", help="{Dtype}", rich_help_panel=_MODEL)]
-DeviceMapName = Annotated[
-    str | None, typer.Option("--device-map", metavar="NAME", help="{DeviceMap}", rich_help_panel=_MODEL)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
-
-Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPTS", help="Texts.")]
-PromptsFile = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts-file",
-        metavar="FILE",
-        help="More prompts: a list in a .json file, each a text or chat messages; any other file has one text a line.",
-    ),
-]
-AsChat = Annotated[bool, typer.Option("--chat", help="Send each text as a user's message, by the chat template.")]
-MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="{MaxNewTokens}", rich_help_panel=_TEXT)
-]
-Temperature = Annotated[
-    float, typer.Option("--temperature", metavar="X", min=0, help="{Temperature}", rich_help_panel=_TEXT)
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="{Seed}", rich_help_panel=_TEXT)]
-
-_VECTOR = "A saved vector; a relative path is meant below the workspace."
-Vector = Annotated[str, typer.Option("--vector", metavar="FILE", help=_VECTOR, rich_help_panel=_STEERING)]
-OptionalVector = Annotated[
-    str | None,
-    typer.Option(
-        "--vector", metavar="FILE", help=f"{_VECTOR} Without it nothing is steered.", rich_help_panel=_STEERING
-    ),
-]
-ApplyLayers = Annotated[
-    list[int] | None,
-    typer.Option("--layer", metavar="N", help="{ApplyLayer} Repeat it for several.", rich_help_panel=_STEERING),
-]
-Strength = Annotated[float, typer.Option("--strength", metavar="X", help="{Strength}", rich_help_panel=_STEERING)]
-Strengths = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--strength",
-        metavar="X",
-        help="{Strength} Repeat it to compare several. (default: 1.0)",
-        rich_help_panel=_STEERING,
-    ),
-]
-LayerWeight = Annotated[
-    list[float] | None,
-    typer.Option("--layer-weight", metavar="X", help="{LayerWeights} Repeat it.", rich_help_panel=_STEERING),
-]
-Unit = Annotated[str, typer.Option("--unit", help="{UnitName}", rich_help_panel=_STEERING)]
-Intervention = Annotated[str, typer.Option("--intervention", help="{Intervention}", rich_help_panel=_STEERING)]
-Target = Annotated[float | None, typer.Option("--target", metavar="X", help="{Target}", rich_help_panel=_STEERING)]
-Positions = Annotated[str, typer.Option("--positions", help="{Positions}", rich_help_panel=_STEERING)]
-Condition = Annotated[
-    str | None, typer.Option("--condition", metavar="FILES", help="{Condition}", rich_help_panel=_STEERING)
-]
-AllowOtherModel = Annotated[
-    bool, typer.Option("--allow-other-model", help="{AllowOtherModel}", rich_help_panel=_STEERING)
-]
-
-Positive = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--positive",
-        metavar="TEXT",
-        help="A prompt that shows the behaviour. Repeat it; at least 8 are good.",
-        rich_help_panel=_SOURCE,
-    ),
-]
-Negative = Annotated[
-    list[str] | None,
-    typer.Option("--negative", metavar="TEXT", help="{NegativePrompts} Repeat it.", rich_help_panel=_SOURCE),
-]
-ContrastFile = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts",
-        metavar="FILE",
-        help="A JSON object with the lists 'positive' and 'negative', of texts or chats.",
-        rich_help_panel=_SOURCE,
-    ),
-]
-Trait = Annotated[
-    str | None,
-    typer.Option(
-        "--trait",
-        metavar="NAME",
-        help="A trait of the bundled model's language, with its pairs.",
-        rich_help_panel=_SOURCE,
-    ),
-]
-CreateLayers = Annotated[
-    list[str], typer.Option("--layer", metavar="N", help="{CreateLayer} Repeat it for several, or say 'all'.")
-]
-SavePath = Annotated[str, typer.Option("--save", metavar="PATH", help="{SavePath}")]
-Method = Annotated[str, typer.Option("--method", help="{Method}")]
-MethodOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", metavar="NAME=VALUE", help="An option of the method; repeat it for several. {MethodOptions}."
-    ),
-]
-ComponentName = Annotated[str, typer.Option("--component", help="{ComponentName}")]
-Head = Annotated[int | None, typer.Option("--head", metavar="N", help="{Head}")]
-PoolingName = Annotated[
-    str | None, typer.Option("--pooling", help="{PoolingName} (default: last; response with --trait)")
-]
-Normalize = Annotated[bool, typer.Option("--normalize", help="{Normalize}")]
-
-VectorFiles = Annotated[
-    list[str], typer.Argument(metavar="VECTORS", help="{VectorPaths} A relative path is meant below the workspace.")
-]
-Weights = Annotated[
-    list[float] | None,
-    typer.Option("--weight", metavar="X", help="{Weights} Repeat it, in the order of the vectors."),
-]
-OrthogonalTo = Annotated[
-    list[str] | None, typer.Option("--orthogonal-to", metavar="FILE", help="{OrthogonalTo} Repeat it for several.")
-]
-
-Behavior = Annotated[str, typer.Argument(metavar="BEHAVIOR", help="{BehaviorName}")]
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="{BehaviorName}")]
-SavedVector = Annotated[str, typer.Argument(metavar="VECTOR", help=_VECTOR)]
-OwnPrompts = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts",
-        metavar="FILE",
-        help="Prompts of your own, which BEHAVIOR then only names: a JSON object with the lists 'positive' and "
-        "'negative', of texts or chats.",
-    ),
-]
-TestPromptsFile = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts-file", metavar="FILE", help="{TestPrompts} A list in a .json file, or else one text a line."
-    ),
-]
-GridLayers = Annotated[
-    list[int] | None,
-    typer.Option("--layer", metavar="N", help="{Layers} Repeat it for several.", rich_help_panel=_STEERING),
-]
-GridStrengths = Annotated[
-    list[float] | None,
-    typer.Option("--strength", metavar="X", help="{GridStrengths} Repeat it.", rich_help_panel=_STEERING),
-]
-SingleLayer = Annotated[
-    int | None, typer.Option("--layer", metavar="N", help="{SingleLayer}", rich_help_panel=_STEERING)
-]
-DamageBudget = Annotated[
-    float, typer.Option("--damage-budget", metavar="X", help="{DamageBudget}", rich_help_panel=_EVIDENCE)
-]
-Controls = Annotated[int, typer.Option("--controls", metavar="N", min=19, help="{Controls}", rich_help_panel=_EVIDENCE)]
-ReadLayers = Annotated[
-    list[int] | None,
-    typer.Option("--layer", metavar="N", help="{ReadLayers} Repeat it for several.", rich_help_panel=_STEERING),
-]
-ReadPooling = Annotated[str | None, typer.Option("--pooling", help="{OptionalPooling}")]
-LabelledPrompts = Annotated[
-    str | None,
-    typer.Option(
-        "--labelled",
-        metavar="FILE",
-        help="Instead of a behaviour: a JSON object with the lists 'positive' and 'negative', of texts or chats.",
-    ),
-]
-AnalyzedTexts = Annotated[
-    list[str] | None,
-    typer.Option("--text", metavar="TEXT", help="{AnalyzedTexts} Repeat it for several."),
-]
-Top = Annotated[int, typer.Option("--top", metavar="N", min=1, max=100, help="{Top}")]
-SubtractMeanToken = Annotated[bool, typer.Option("--subtract-mean-token", help="{SubtractMeanToken}")]
-CompareBehaviors = Annotated[bool, typer.Option("--compare-behaviors", help="{CompareBehaviors}")]
-PerToken = Annotated[bool, typer.Option("--per-token", help="{PerToken}", rich_help_panel=_EVIDENCE)]
-DrawSeed = Annotated[int, typer.Option("--seed", metavar="N", help="{DrawSeed}", rich_help_panel=_EVIDENCE)]
-SaveFolder = Annotated[str | None, typer.Option("--save", metavar="FOLDER", help="{Folder}")]
-TargetDamage = Annotated[float | None, typer.Option("--target-damage", metavar="X", help="{TargetDamage}")]
-TargetEffect = Annotated[float | None, typer.Option("--target-effect", metavar="X", help="{TargetEffect}")]
-OptionalBehavior = Annotated[str | None, typer.Option("--behavior", metavar="NAME", help="{OptionalBehaviorName}")]
-
-Keywords = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keyword", metavar="WORD", help="1 where a text holds it, or another one. Repeat it.", rich_help_panel=_SCORER
-    ),
-]
-Pattern = Annotated[
-    str | None,
-    typer.Option(
-        "--pattern",
-        metavar="REGEX",
-        help="1 where a text holds a match of this regular expression.",
-        rich_help_panel=_SCORER,
-    ),
-]
-JudgeEndpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--judge-endpoint",
-        metavar="URL",
-        help="Ask another model there, by chat completions; prompts and texts are sent to it. Its key is read from "
-        "STEER_TOOLS_JUDGE_KEY.",
-        rich_help_panel=_SCORER,
-    ),
-]
-JudgeModel = Annotated[
-    str | None, typer.Option("--judge-model", metavar="NAME", help="The judge's name there.", rich_help_panel=_SCORER)
-]
-JudgeQuestion = Annotated[
-    str | None,
-    typer.Option(
-        "--judge-question",
-        metavar="TEXT",
-        help="What it is asked of each text, to be answered from 0 to 100.",
-        rich_help_panel=_SCORER,
-    ),
-]
+# What a parameter is called where it is not by its own name: lists are given one by one.
+NAMES = {
+    "behavior_name": "behavior",
+    "layer_weights": "layer_weight",
+    "layers": "layer",
+    "name_or_path": "model",
+    "options": "option",
+    "save_folder": "save",
+    "save_path": "save",
+    "source_prompt": "source",
+    "strengths": "strength",
+    "target_prompt": "target",
+    "texts": "text",
+    "vector_path": "vector",
+    "vector_paths": "vectors",
+    "weights": "weight",
+}
+STEERING, EVIDENCE, TEXT, MODEL = "Steering", "Evidence", "Text", "Model"
+_HEADINGS = {
+    STEERING: "vector layer strength layer_weight unit intervention target positions condition allow_other_model",
+    EVIDENCE: "damage_budget controls per_token",
+    TEXT: "max_new_tokens temperature",
+    MODEL: "model engine dtype device_map",
+}
+HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names.split()}
+_BELOW = "A relative path is meant below the workspace."
+# Who types has no tool's result at hand, and cannot leave out what a command must be given.
+_WORDS = {
+    "vector_path": f"A saved vector. {_BELOW}",
+    "vector_paths": f"Saved vectors. {_BELOW}",
+    "source_prompt": "A prompt; its activations are taken.",
+    "target_prompt": "A prompt; they are put into it.",
+    "name_or_path": "{} The bundled one is small and ships with the package.",
+    "checkpoint": f"{{}} {_BELOW}",
+    "base": f"Folder of the checkpoint that it was made from. {_BELOW}",
+}
+_METAVARS: dict[Any, str] = {int: "N", float: "X"}
 
 
-class DescribedCommand(TyperCommand):
-    """A command whose help texts hold the descriptions of the tools' parameters."""
+@dataclass(frozen=True)
+class Option:
+    """One parameter of a function, as Typer takes it.
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Fill in the descriptions, then write the help."""
-        descriptions = _Descriptions()
-        for parameter in self.params:
-            help_text = getattr(parameter, "help", None)
-            if help_text:
-                parameter.help = help_text.format_map(descriptions)  # pyright: ignore[reportAttributeAccessIssue]  # Options and arguments have it.
-        super().format_help(ctx, formatter)
+    Attributes:
+        typed: Its name, default and annotation on the command line.
+        argument: The function's name for it.
+        read: What was typed → what the function takes.
+        is_prompt: It is one prompt, which may be sent as a chat.
+    """
 
+    typed: Parameter
+    argument: str
+    read: Callable[[Any], Any]
+    is_prompt: bool = False
 
-class _Descriptions(dict[str, str]):
-    """The alias's name → its description, with the values that it may have."""
-
-    def __missing__(self, alias: str) -> str:
-        annotated = getattr(import_module("steer_tools.tools.arguments"), alias)
-        if is_typeddict(annotated):
-            hints = get_type_hints(annotated, include_extras=True)
-            return ", ".join(f"{name} ({_field(hint).description.removesuffix('.')})" for name, hint in hints.items())
-        kind = get_args(annotated)[0]
-        # A pooling may in Python be a function, too; its names come first.
-        named = kind if get_origin(kind) is Literal else next(iter(get_args(kind)), None)
-        choices = f" One of {', '.join(get_args(named))}." if get_origin(named) is Literal else ""
-        return f"{_field(annotated).description}{choices}"
+    @property
+    def flag(self) -> str:
+        """What is typed before its value."""
+        return _flag(self.typed.name)
 
 
-def _field(annotated: Any) -> Any:
-    return get_args(annotated)[1]
+@dataclass(frozen=True)
+class Place:
+    """What a signature cannot say of its parameters' options: which have no flag, must be given, or differ."""
+
+    positional: Sequence[str] = ()
+    required: Sequence[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    defaults: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def name_of(self, parameter: str) -> str:
+        """Return what a parameter is called on the command line, in the form of a Python name."""
+        return self.names.get(parameter, NAMES.get(parameter, parameter))
+
+
+def options_of(function: Callable[..., object], place: Place, *, without: Sequence[str] = ()) -> list[Option]:
+    """Return the options of a function's parameters, in their order, but for those that others make."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = [p for p in signature(function).parameters.values() if p.name not in without]
+    typed = {p.name: place.name_of(p.name) for p in parameters}
+    return [_option(parameter.replace(annotation=hints[parameter.name]), place, typed) for parameter in parameters]
+
+
+def holds_prompts(annotation: object) -> bool:
+    """Whether a parameter takes a list of prompts, which nobody can type as they are."""
+    members = _members(annotation)
+    return str not in members and any(get_origin(member) is list and _takes_prompt(member) for member in members)
+
+
+def description_of(annotation: object) -> str:
+    """Return what is said of a parameter in its annotation."""
+    return next((data.description for data in _metadata(annotation) if hasattr(data, "description")), "")
+
+
+def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
+    """Return NAME=VALUE texts as a mapping, or None of none; a value that is not JSON is a text.
+
+    Raises:
+        ArgumentError: There is no name or no value, or a name comes twice.
+    """
+    options: dict[str, object] = {}
+    for text in typed or ():
+        name, sign, value = text.partition("=")
+        if not name or not sign or not value:
+            raise ArgumentError(f"--option {text!r} has no name or no value", valid="NAME=VALUE, such as seed=3")
+        if name in options:
+            raise ArgumentError(f"--option {name} was given twice", valid="one value for each name")
+        options[name] = _json_or_text(value)
+    return options or None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a type is typed; `said` is added to its description."""
+
+    base: Any
+    read: Callable[[Any], object]
+    said: str = ""
+    metavar: str | None = None
+    is_prompt: bool = False
+
+
+def _option(parameter: Parameter, place: Place, typed_names: Mapping[str, str]) -> Option:
+    name = place.name_of(parameter.name)
+    kind = _kind(parameter.annotation)
+    default: object = place.defaults.get(parameter.name, parameter.default)
+    is_positional = parameter.name in place.positional
+    is_required = is_positional or parameter.name in place.required or default is Parameter.empty
+    said = _said(parameter, must_be_given=is_required or parameter.default is Parameter.empty) + kind.said
+    # Who types knows no parameters: where a description names another one, its flag is meant.
+    for other, typed_name in typed_names.items():
+        said = re.sub(rf"\b{other}\b", _flag(typed_name), said) if "_" in other and other != parameter.name else said
+    least, most = _bounds(parameter.annotation)
+    if is_positional:
+        info = typer.Argument(metavar=name.upper(), help=said, min=least, max=most)
+    else:
+        metavar = kind.metavar or _metavar_of_file(parameter.name)
+        info = typer.Option(
+            _flag(name), metavar=metavar, help=said, rich_help_panel=HEADING_OF.get(name), min=least, max=most
+        )
+    base = kind.base if is_required or default is not None else kind.base | None
+    typed = Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if is_required else default,
+        annotation=Annotated[base, info],
+    )
+    return Option(typed, parameter.name, kind.read, kind.is_prompt)
+
+
+def _said(parameter: Parameter, *, must_be_given: bool) -> str:
+    own = description_of(parameter.annotation)
+    elsewhere = re.fullmatch(r"As for (\w+)\.", own)
+    if elsewhere:
+        hints = get_type_hints(getattr(tools, elsewhere[1]), include_extras=True)
+        own = description_of(hints[parameter.name])
+    # What a tool can do without has a use of its own.
+    return _WORDS[parameter.name].format(own) if parameter.name in _WORDS and must_be_given else own
+
+
+def _kind(annotation: object) -> _Kind:
+    members = _members(annotation)
+    lists = [member for member in members if get_origin(member) is list]
+    choices = [str(value) for member in members if get_origin(member) is Literal for value in get_args(member)]
+    one_of = f" One of {', '.join(choices)}." if choices else ""
+    first = members[0]
+    if is_typeddict(first):
+        return _Kind(list[str], read_options, f" Repeat it for several: {_fields(first)}.", "NAME=VALUE")
+    if choices and lists:
+        return _Kind(list[str], _read_layers, f" Repeat it for several, or say {' or '.join(choices)!r}.", "N")
+    if choices:
+        return _Kind(str, _as_it_is, one_of)
+    if lists and str not in members:
+        (item,) = get_args(lists[0])
+        item = item if item in {int, float} else str
+        read = _one_or_list if item in members else _none_if_empty
+        return _Kind(list[item], read, " Repeat it for several.", _METAVARS.get(item))
+    return _Kind(first, _as_it_is, "", _METAVARS.get(first), is_prompt=bool(lists))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _metavar_of_file(argument: str) -> str | None:
+    if argument.endswith("_folder"):
+        return "FOLDER"
+    return "FILE" if argument.endswith("_path") and argument != "name_or_path" else None
+
+
+def _fields(options: object) -> str:
+    hints = get_type_hints(options, include_extras=True)
+    return ", ".join(f"{name} ({description_of(hint).removesuffix('.')})" for name, hint in hints.items())
+
+
+def _members(kind: object) -> list[object]:
+    """Return the types that a type is a union of, without None and what only Python can say."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _members(get_args(kind)[0])
+    if origin in {Union, UnionType}:
+        return [member for one in get_args(kind) for member in _members(one)]
+    return [] if kind is NoneType or origin is Callable else [kind]
+
+
+def _takes_prompt(kind: object) -> bool:
+    (item,) = get_args(kind)
+    return str in _members(item) and len(_members(item)) > 1
+
+
+def _metadata(annotation: object) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+
+
+def _bounds(annotation: object) -> tuple[int | None, int | None]:
+    """Return the least and the largest value, where a number has them."""
+    least, most = (
+        next((int(getattr(data, name)) for data in _metadata(annotation) if hasattr(data, name)), None)
+        for name in ("ge", "le")
+    )
+    return least, most
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+def _none_if_empty(values: list[object] | None) -> object:
+    return values or None
+
+
+def _one_or_list(values: list[object] | None) -> object:
+    """Return one value as itself, so that a vector's only direction may be used at another layer."""
+    return values[0] if values and len(values) == 1 else values or None
+
+
+def _read_layers(typed: list[str]) -> object:
+    """Return numbers, or the words that stand for them; the tool refuses what is neither."""
+    return _one_or_list([int(text) if text.removeprefix("-").isdecimal() else text for text in typed])
+
+
+def _json_or_text(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value

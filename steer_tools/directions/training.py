@@ -15,6 +15,7 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import GENERATED
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
+from steer_tools.engines.facets import Gradients, require
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
 from steer_tools.progress import report, reporting_to
 from steer_tools.prompts import ContrastPrompts, Prompt, TokenPrompt
@@ -87,7 +88,9 @@ def train_direction(
 
     Raises:
         DirectionError: The completions do not depend on what is at the site.
+        UnsupportedFeatureError: The engine has no gradients.
     """
+    engine = require(engine, Gradients, "The method 'trained'")
     radius = options.budget * contrast_norm
     generator = torch.Generator().manual_seed(options.seed)
     direction = torch.zeros(engine.width(site))
@@ -106,7 +109,7 @@ def train_direction(
     return direction
 
 
-def _slope(engine: Engine, pairs: Sequence[CompletionPair], site: Site, direction: Tensor) -> Tensor:
+def _slope(engine: Gradients, pairs: Sequence[CompletionPair], site: Site, direction: Tensor) -> Tensor:
     """Return a positive multiple of the gradient (width,) of the mean log σ(log-odds) at `direction`, in float64."""
     plan: Plan = (Placement(Add(direction), site, 1.0, GENERATED),)
     rows = [Row(TokenPrompt(pair.prompt), plan) for pair in pairs]

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from steer_tools.core.plan import Plan
-from steer_tools.core.positions import BatchGeometry, Pooling, Scope
+from steer_tools.core.conditions import Condition, Reading
+from steer_tools.core.plan import Plan, decided
+from steer_tools.core.positions import POOLINGS, BatchGeometry, Pooling, Scope
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.prompts import Prompt
@@ -24,7 +25,7 @@ class ModelInfo:
     Attributes:
         name: What it was loaded from.
         family: The config's model type; a vector fits one family only.
-        fingerprint: Changes with the weights.
+        fingerprint: Of the checkpoint that holds the weights; changes with them.
         layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         dtype: For instance "bfloat16".
@@ -34,6 +35,7 @@ class ModelInfo:
         context_length: The most tokens of prompt and text together; None for no limit.
         idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
         language: Name of the closed language that is all the model speaks; None for open text.
+        other_fingerprints: By which files may know the same weights that were made earlier, or on a copy.
     """
 
     name: str
@@ -48,6 +50,11 @@ class ModelInfo:
     context_length: int | None
     idle_layers: tuple[int, ...] = ()
     language: str | None = None
+    other_fingerprints: tuple[str, ...] = ()
+
+    def has_weights_of(self, fingerprint: str) -> bool:
+        """Return whether a fingerprint is one of these weights."""
+        return fingerprint in (self.fingerprint, *self.other_fingerprints)
 
     @property
     def steerable_layers(self) -> list[int]:
@@ -95,6 +102,8 @@ class TokenizedPrompt:
 
 # Which tokens of a prompt are read, said by (tokens,) bool.
 PoolingFunction: TypeAlias = Callable[[TokenizedPrompt], Sequence[bool] | Tensor]
+# Reads prompts at some sites with nothing applied.
+Read: TypeAlias = Callable[[Sequence[Prompt], Sequence[Site], Pooling], dict[Site, Tensor]]
 
 
 def row_seed(seed: int, prompt: Prompt) -> int:
@@ -170,7 +179,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class CompletionGradients:
     """What one completion's log-probability is, and how it changes with what is at each site.
 
     Attributes:
@@ -229,14 +238,13 @@ class Unembedding:
 
 
 class Engine(Protocol):
-    """A model that can be read, steered row by row, and made to follow an ambient plan.
+    """A model that can be read and steered row by row: the core that every runtime has; see `facets` for the rest.
 
     All that take rows or prompts run the plans of their own rows
     (none, where they take prompts), never what is applied; whatever they raise, what is applied stays applied.
     """
 
     info: ModelInfo
-    capabilities: frozenset[str]
     neutral_prompts: tuple[Prompt, ...]
 
     def resolve_layer(self, layer: object) -> int:
@@ -255,10 +263,6 @@ class Engine(Protocol):
 
     def width(self, site: Site) -> int:
         """Return the size of the last dimension of what is at a site, or raise what its reading would."""
-        ...
-
-    def heads(self, layer: int) -> int:
-        """Return how many heads the attention of a layer has, or raise what reading one would."""
         ...
 
     def decided(self, rows: Sequence[Row]) -> list[Row]:
@@ -292,45 +296,35 @@ class Engine(Protocol):
         """
         ...
 
-    def gradients(
-        self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
-    ) -> list[Gradients]:
-        """Return how the log-probability of row i's completion i changes with the edited activations at each site."""
-        ...
-
-    def replay(
-        self, rows: Sequence[Row], completions: Sequence[Sequence[int]], *, use_cache: bool, batched: bool
-    ) -> list[Tensor]:
-        """Return the logits before each given token, (tokens, vocabulary), taken the way `generate` would take them."""
-        ...
-
-    def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
-        """Generate greedily under what is applied, recording each edited block before and after the edit."""
-        ...
-
-    def restoration(self) -> tuple[float, float]:
-        """Return the largest logit difference, on a fixed input, between now without what is applied and before attach.
-
-        The second number is that between two runs now: 0 unless the device itself is not deterministic.
-        """
-        ...
-
     def unembedding(self) -> Unembedding:
         """Return the final norm and the output matrix, on the CPU."""
-        ...
-
-    def ambient(self) -> Plan:
-        """Return the plan that every other caller of the model sees now."""
-        ...
-
-    def set_ambient(self, plan: Plan) -> None:
-        """Make every other caller of the model see `plan`."""
-        ...
-
-    def hooks_are_live(self) -> bool:
-        """Return whether all hooks are still on the model."""
         ...
 
     def detach(self) -> None:
         """Give the model back exactly as it was taken."""
         ...
+
+
+def rows_decided(rows: Sequence[Row], read: Read) -> list[Row]:
+    """Return the rows with their conditions answered, each on its own prompt; `read` reads with nothing applied."""
+    waiting = [i for i, row in enumerate(rows) if any(p.condition is not None for p in row.plan)]
+    conditions = {p.condition for i in waiting for p in rows[i].plan if p.condition is not None}
+    readings: set[Reading] = {reading for condition in conditions for reading in condition.readings}
+    prompts = list(dict.fromkeys(rows[i].prompt for i in waiting))
+    activations: dict[Reading, Tensor] = {}
+    for pooling in POOLINGS:
+        sites = [reading.site for reading in readings if reading.pooling == pooling]
+        if sites:
+            by_site = read(prompts, sites, pooling)
+            activations |= {Reading(site, pooling): values for site, values in by_site.items()}
+    answers = {
+        condition: dict(zip(prompts, condition.holds(activations).tolist(), strict=True)) for condition in conditions
+    }
+
+    def acting(row: Row) -> Plan:
+        def holds(condition: Condition) -> bool:
+            return answers[condition][row.prompt]
+
+        return decided(row.plan, holds)
+
+    return [replace(row, plan=acting(row)) for row in rows]

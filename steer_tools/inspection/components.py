@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine
+from steer_tools.engines.facets import Heads, require
 
 Kind: TypeAlias = Literal["head", "attention", "mlp", "block", "direction"]
 KINDS: tuple[Kind, ...] = ("head", "attention", "mlp", "block", "direction")
@@ -45,6 +46,7 @@ def components_of(engine: Engine, kind: Kind, layers: Sequence[int]) -> tuple[Co
     """
     assert kind != "direction"
     if kind == "head":
+        engine = require(engine, Heads, "component='head'")
         return tuple(
             Component(kind, layer, (Site(layer, "attention", head),), head)
             for layer in layers

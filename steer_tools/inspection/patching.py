@@ -16,6 +16,7 @@ from steer_tools.core.plan import Placement
 from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
+from steer_tools.engines.facets import Gradients, require
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
@@ -111,7 +112,9 @@ def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
 
     Raises:
         PromptError: As `patch` does.
+        UnsupportedFeatureError: The engine has no gradients.
     """
+    engine = require(engine, Gradients, "patch_activations with method='gradient'")
     tokens = pair.aligned(engine)
     source, target = _told_apart(engine, pair)
     source_trace, target_trace = engine.trace([pair.source, pair.target], sites)
@@ -120,7 +123,7 @@ def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     return Patches(tuple(sites), tuple(tokens), source, target, found)
 
 
-def _slopes(engine: Engine, pair: Pair, site: Site, change: Tensor) -> Tensor:
+def _slopes(engine: Gradients, pair: Pair, site: Site, change: Tensor) -> Tensor:
     """Return (tokens,) change · mean gradient, each token's on its own turn's way; `change` is (tokens, width)."""
     differ = change.any(dim=1).nonzero().squeeze(1).tolist()
     if not differ:

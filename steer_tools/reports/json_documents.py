@@ -16,7 +16,7 @@ from steer_tools.experiments.grids import Cell, Grid
 from steer_tools.experiments.judgement import Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
-from steer_tools.reports.words import prompt_text
+from steer_tools.reports.markdown import question_text
 
 Json: TypeAlias = dict[str, object]
 
@@ -125,7 +125,7 @@ def _judgement(judgement: Judgement) -> Json:
         ],
         "items": [
             {
-                "prompt": prompt_text(question.prompt),
+                "prompt": question_text(question.prompt),
                 "positive": question.positive,
                 "negative": question.negative,
                 "group": question.group,
@@ -153,7 +153,7 @@ def _side_effects(found: SideEffects) -> Json:
 
 def _example(example: Example) -> Json:
     return {
-        "prompt": prompt_text(example.question.prompt),
+        "prompt": question_text(example.question.prompt),
         "positive": example.question.positive,
         "negative": example.question.negative,
         "effect": example.effect,

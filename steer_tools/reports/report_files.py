@@ -13,10 +13,11 @@ from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.json_documents import Json, experiment_document, sweep_document
+from steer_tools.reports.markdown import code, literal
 from steer_tools.reports.method_sections import choice_lines, limit_lines, setting_lines, usage_lines
 from steer_tools.reports.pictures import heat_map_picture, overview_picture
 from steer_tools.reports.result_sections import control_lines, effect_lines, example_lines, side_effect_lines
-from steer_tools.reports.words import VERDICTS, code, literal
+from steer_tools.reports.words import VERDICTS
 from steer_tools.workspace import Workspace
 
 HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"

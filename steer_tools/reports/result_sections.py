@@ -12,18 +12,8 @@ from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.judgement import Dose, Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.json_documents import means_by_kind
-from steer_tools.reports.words import (
-    CONTROL_KINDS,
-    CONTROLS_EXPLAINED,
-    code,
-    counted,
-    literal,
-    prompt_text,
-    share,
-    signed,
-    span,
-    table,
-)
+from steer_tools.reports.markdown import code, literal, question_text, table
+from steer_tools.reports.words import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
 
 _NOTHING = "–"
 
@@ -166,7 +156,7 @@ def _dose(dose: Dose, swept: Sweep) -> tuple[str, ...]:
 
 def _example(example: Example) -> list[str]:
     question = example.question
-    prompt = prompt_text(question.prompt)
+    prompt = question_text(question.prompt)
     return [
         f"- **{signed(example.effect)} nats** {literal(prompt) if prompt.strip() else '*(no prompt)*'}",
         f"  - measured: {literal(question.positive, 160)} *rather than* {literal(question.negative, 160)}",
@@ -193,4 +183,4 @@ def _bounds(interval: Interval | None) -> str:
 def _span(interval: Interval | None) -> str:
     if interval is None or not all(map(math.isfinite, interval)):
         return _NOTHING
-    return span(interval.low, interval.high)
+    return span(interval)

@@ -1,14 +1,7 @@
-"""Values and texts that anybody may have written → the words and the Markdown that reports have for them.
+"""The words that reports have for units, positions, controls and verdicts. It must not know results."""
 
-It must not know results, nor import what is heavy: the command line speaks the same words.
-"""
-
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-
-from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt
 
 
 class UnitWords(NamedTuple):
@@ -58,9 +51,9 @@ VERDICTS: Mapping[str, str] = {
 }
 
 
-def signed(value: float) -> str:
-    """Return two decimals with their sign."""
-    return f"{value:+.2f}"
+def signed(value: float, form: str = "+.2f") -> str:
+    """Return a figure with its sign, with two decimals if nothing else is said."""
+    return format(value, form)
 
 
 def share(value: float) -> str:
@@ -78,68 +71,6 @@ def listed(values: list[str]) -> str:
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} and {values[-1]}"
 
 
-def span(low: float, high: float) -> str:
-    """Return an interval of effects."""
-    return f"{signed(low)} to {signed(high)}"
-
-
-MOST_LETTERS = 400
-_PUNCTUATION = re.compile(r"([\\`*_\[\]<|~$&])")
-# A pipe ends a cell, also inside code.
-_BARE_PIPE = re.compile(r"(?<!\\)\|")
-# GitHub makes links of these by itself, an escape before them or not; an empty comment parts them.
-_LINKED = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?=@)", re.IGNORECASE)
-# Scripts and emoji need these two.
-_JOINERS = {"\u200c", "\u200d"}
-
-
-def literal(text: str, most: int = MOST_LETTERS) -> str:
-    """Return `text` as Markdown for one line or one cell of a table, without a meaning of its own.
-
-    Line ends become `<br>`, invisible characters are written out, and of a long text the beginning is shown.
-    """
-    stripped = text.strip()
-    if not stripped:
-        return "*(blank)*"
-    cut = f" *… and {len(stripped) - most:,} more characters*" if len(stripped) > most else ""
-    lines = ("".join(map(visible, line)) for line in stripped[:most].splitlines())
-    return "<br>".join(_LINKED.sub("<!-- -->", _PUNCTUATION.sub(r"\\\1", line)) for line in lines) + cut
-
-
-def code(text: str) -> str:
-    """Return `text` as inline code."""
-    shown = "".join(map(visible, text))
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    pad = " " if "`" in shown else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
-
-
-def code_block(language: str, *lines: str) -> list[str]:
-    """Return lines of code, each of which begins with a letter, so that none closes the fence."""
-    return [f"```{language}", *("".join(map(visible, line)) for line in lines), "```"]
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> list[str]:
-    """Return a table whose columns from `numbers_from` on are aligned to the right."""
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(columns))]
-    lines = [[_BARE_PIPE.sub(r"\|", cell) for cell in cells] for cells in (columns, rule, *rows)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Return what a prompt says: a chat of one message without the role."""
-    match prompt:
-        case TextPrompt(text):
-            return text
-        case ChatPrompt(((_, content),)):
-            return content
-        case ChatPrompt(messages):
-            return "\n".join(f"{role}: {content}" for role, content in messages)
-        case _:
-            return str(prompt)
-
-
-def visible(letter: str) -> str:
-    """Return a character, or its escape where it is a control, reorders what is around it, or is half a surrogate."""
-    is_hidden = unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and letter not in _JOINERS
-    return ascii(letter)[1:-1] if is_hidden else letter
+def span(values: Sequence[float], written: Callable[[float], str] = signed) -> str:
+    """Return the first and the last of some values, once if they read the same."""
+    return " to ".join(dict.fromkeys(written(value) for value in (*values[:1], *values[-1:])))

@@ -14,6 +14,7 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import BatchGeometry
 from steer_tools.engines.base import Engine, Generation, Observation, ObservedEdit, Row, Sampling
+from steer_tools.engines.facets import Replay, require
 from steer_tools.prompts import Prompt
 
 
@@ -40,7 +41,11 @@ def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -
 
     In float32 the ways of generating must give the same tokens. Where the unsteered model itself does not, as in half
     precision, the logits may differ between two ways at most twice as much as the unsteered model's.
+
+    Raises:
+        UnsupportedFeatureError: The engine cannot be watched.
     """
+    engine = require(engine, Replay, "check_steering")
     plan = engine.ambient()
     observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
     idle = _idle_reason(plan, observations)
@@ -111,7 +116,7 @@ def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
     ]
 
 
-def _restoration_checks(engine: Engine, plan: Plan, prompts: Sequence[Prompt], *, must_move: bool) -> list[Check]:
+def _restoration_checks(engine: Replay, plan: Plan, prompts: Sequence[Prompt], *, must_move: bool) -> list[Check]:
     """Hold the logits without the plan against those from before the first hook, and see that the plan moves them."""
     steered = engine.distributions([Row(prompt, plan) for prompt in prompts])
     plain = engine.distributions([Row(prompt) for prompt in prompts])
@@ -134,7 +139,7 @@ def _restoration_checks(engine: Engine, plan: Plan, prompts: Sequence[Prompt], *
 
 
 def _equality_checks(
-    engine: Engine, plan: Plan, prompts: Sequence[Prompt], observations: Sequence[Observation], sampling: Sampling
+    engine: Replay, plan: Plan, prompts: Sequence[Prompt], observations: Sequence[Observation], sampling: Sampling
 ) -> list[Check]:
     """Generate in every way and hold the ways against each other."""
     steered, plain = [Row(prompt, plan) for prompt in prompts], [Row(prompt) for prompt in prompts]
@@ -171,7 +176,7 @@ def _token_check(name: str, tokens: Sequence[tuple[int, ...]], reference: Sequen
 
 
 def _logit_gap(
-    engine: Engine, rows: Sequence[Row], generations: Sequence[Generation], *, use_cache: bool, batched: bool
+    engine: Replay, rows: Sequence[Row], generations: Sequence[Generation], *, use_cache: bool, batched: bool
 ) -> tuple[float, float]:
     """Return the largest logit difference between that way and the cached batch, and one rounding step of logits."""
     written = [i for i, generation in enumerate(generations) if generation.tokens]

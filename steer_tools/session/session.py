@@ -16,13 +16,10 @@ from steer_tools import bundled_model
 from steer_tools.core.registry import Registry
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, ModelInfo
-from steer_tools.engines.huggingface.checkpoint import load_pretrained
-from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
+from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
 from steer_tools.errors import ArgumentError, NoModelError
 from steer_tools.workspace import Workspace
-
-ENGINES = ("huggingface",)
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _Result = TypeVar("_Result")
 
@@ -34,6 +31,7 @@ class Session:
     Attributes:
         workspace: Where tools read and write.
         allowed_models: The only names that `load` takes; None allows all.
+        default_engine: What runs a model that is loaded without saying by what.
         default_dtype: What "auto" means when a model is loaded.
         default_device_map: What no device map means then.
         lock: Held by each tool while it works.
@@ -41,6 +39,7 @@ class Session:
 
     workspace: Workspace = field(default_factory=Workspace.default)
     allowed_models: tuple[str, ...] | None = None
+    default_engine: str = DEFAULT_ENGINE
     default_dtype: str = "auto"
     default_device_map: str | None = None
     registry: Registry = field(default_factory=Registry)
@@ -81,38 +80,46 @@ class Session:
         """
         with self.lock:
             engine = self._engine
-            if not (isinstance(engine, HuggingFaceEngine) and engine.holds(model)):
-                self._replace(HuggingFaceEngine(model, tokenizer, name))
-            elif engine.tokenizer is not tokenizer:
-                self._retokenize(engine, model, tokenizer, name)
+            held = engine if engine is not None and has(engine, LiveModel) and engine.holds(model) else None
+            if held is None:
+                self._replace(engine_around(model, tokenizer, name))
+            elif held.tokenizer is not tokenizer:
+                self._retokenize(model, tokenizer, name or held.info.name)
             self._from_main = False
             return self.engine.info
 
-    def load(self, name_or_path: str, engine: str, dtype: str, device_map: str | None) -> ModelInfo:
+    def attach_engine(self, engine: Engine) -> ModelInfo:
+        """Steer the model of an engine that is ready; another model that was attached is given back as it was."""
+        with self.lock:
+            self._replace(engine)
+            self._from_main = False
+            return engine.info
+
+    def load(
+        self, name_or_path: str, engine: str | None = None, dtype: str = "auto", device_map: str | None = None
+    ) -> ModelInfo:
         """Load and attach a model; the name "bundled" is that of the one that ships with the package.
 
         Raises:
             ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
             UnsupportedModelError: It cannot be loaded or steered.
         """
-        if engine not in ENGINES:
-            raise ArgumentError(f"engine is {engine!r}", valid=", ".join(map(repr, ENGINES)))
-        if dtype not in DTYPES:
-            raise ArgumentError(f"dtype is {dtype!r}", valid=", ".join(map(repr, DTYPES)))
+        runtime = self.default_engine if engine is None else engine
+        require_engine_name(runtime)
         if self.allowed_models is not None and name_or_path not in self.allowed_models:
             raise ArgumentError(
                 f"This server does not load {name_or_path!r}",
                 valid=", ".join(map(repr, self.allowed_models)) or "none",
                 fix="The one who runs the server allows models with --model.",
             )
-        source = str(bundled_model.CHECKPOINT) if name_or_path == bundled_model.NAME else name_or_path
+        source = ModelSource(
+            name_or_path=str(bundled_model.CHECKPOINT) if name_or_path == bundled_model.NAME else name_or_path,
+            name=name_or_path,
+            dtype=self.default_dtype if dtype == "auto" else dtype,
+            device_map=device_map or self.default_device_map,
+        )
         with self.lock:
-            model, tokenizer = load_pretrained(
-                source,
-                dtype=self.default_dtype if dtype == "auto" else dtype,
-                device_map=device_map or self.default_device_map,
-            )
-            return self.attach(model, tokenizer, name_or_path)
+            return self.attach_engine(open_engine(runtime, source))
 
     def detach(self) -> None:
         """Give the model back as it was and forget what was applied."""
@@ -121,9 +128,13 @@ class Session:
             self._from_main = False
 
     def change(self, edit: Callable[[Registry], _Result]) -> _Result:
-        """Change the registry and make the model follow; where the engine refuses, both stay as they were."""
+        """Change the registry and make the model follow; where the engine refuses, both stay as they were.
+
+        Raises:
+            UnsupportedFeatureError: The engine has no ambient plans.
+        """
         with self.lock:
-            engine, before = self.engine, self.registry.entries()
+            engine, before = require(self.engine, AmbientPlans, "What is applied"), self.registry.entries()
             try:
                 result = edit(self.registry)
                 engine.set_ambient(self.registry.plan())
@@ -131,6 +142,14 @@ class Session:
                 self.registry.restore(before)
                 raise
             return result
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what the model follows is what the registry says."""
+        engine = self.engine
+        if not has(engine, AmbientPlans):
+            return not self.registry.entries()
+        return engine.hooks_are_live() and engine.ambient() == self.registry.plan()
 
     def typical_norm(self, site: Site) -> float:
         """Return the typical norm of what is at a site: at a layer's residual stream, the unit of residual strengths.
@@ -160,12 +179,12 @@ class Session:
         self.attach(model, tokenizer)
         self._from_main = True
 
-    def _retokenize(self, engine: HuggingFaceEngine, model: object, tokenizer: Any, name: str | None) -> None:
-        applied, named = self.registry, name or engine.info.name
+    def _retokenize(self, model: object, tokenizer: Any, name: str) -> None:
+        applied = self.registry
         self._replace(None)
-        self._engine = HuggingFaceEngine(model, tokenizer, named)
-        self.registry = applied
-        self._engine.set_ambient(applied.plan())
+        engine = require(engine_around(model, tokenizer, name), AmbientPlans, "What is applied")
+        self._engine, self.registry = engine, applied
+        engine.set_ambient(applied.plan())
 
     def _replace(self, engine: Engine | None) -> None:
         if self._engine is not None:

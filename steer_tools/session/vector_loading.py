@@ -97,6 +97,6 @@ def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) ->
         )
     if info.model_fingerprint is None:
         return ["The vector's file does not say which model it was made on."]
-    if info.model_fingerprint != model.fingerprint:
+    if not model.has_weights_of(info.model_fingerprint):
         return [f"The vector was made on other weights ({info.model_name}) than the model's ({model.name})."]
     return []

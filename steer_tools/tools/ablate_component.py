@@ -9,8 +9,10 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.figures.heat_maps import Matrix, matrix
+from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, effect_text, facts, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
 
@@ -240,13 +242,58 @@ def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str
     return matrix(shown, title=f"{behavior} without {'the' if kind == 'direction' else 'each'} {kind}")
 
 
+_HEADINGS = {
+    "log_odds": "Change of log-odds, in nats",
+    "kl": "KL of the model's own texts, in nats a token",
+    "exact": "Change of the exact score",
+}
+
+
+def show(result: AblationResult, *, is_plain: bool) -> Shown:
+    """Render effects by layer and head, the strongest parts with their intervals, and where the picture lies."""
+    from steer_tools.tools.colours import HeatTable
+
+    effects, kind = result["effects"], result["component"]
+    heads = [str(head) for head in range(max(map(len, effects.values())))]
+    heat = HeatTable(
+        "layer / head" if kind == "head" else "layer",
+        list(effects),
+        heads if kind == "head" else [kind],
+        list(effects.values()),
+    )
+    columns = {"strongest": "left", **dict.fromkeys(("effect", "95 % interval", "halves", "KL"), "right")}
+    return stack(
+        line(f"{_HEADINGS[result['measure']]} ({result['method']} in place of each)", "bold"),
+        *heat.shown(effect_text, is_plain=is_plain),
+        table(
+            columns | ({"by chance": "right"} if result["chance"] else {}),
+            (_strongest_row(result, own) for own in result["strongest"]),
+        ),
+        facts({"items": str(result["items"]), "picture": result["heat_map_path"]}),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _strongest_row(result: AblationResult, own: ComponentEffect) -> tuple[str, ...]:
+    """Return a part's figures, and the most that a random direction does at the place of a direction."""
+    place = _EVERYWHERE if own["layer"] is None else str(own["layer"])
+    name = place if own["layer"] is None else f"layer {place}"
+    if result["component"] != "direction":
+        name += f" {result['component']}" + ("" if own["head"] is None else f" {own['head']}")
+    ends, halves = ("–" if pair is None else span(pair, effect_text) for pair in (own["interval"], own["halves"]))
+    chance = [] if result["chance"] is None else [f"±{figure(result['chance'][place])}"]
+    return name, effect_text(own["effect"]), ends, halves, figure(own["kl"]), *chance
+
+
 TOOL = Tool(
     ablate_component,
     Card(
         "Find the parts that a behaviour needs",
         "inspect",
         command="ablate",
+        about="Find the parts that a behaviour needs, by taking each out.",
         positional=("behavior_name",),
         is_destructive=True,
     ),
+    show,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from steer_tools.figures.strips import Strip, readable, strip_page, strip_pictur
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, brief, facts, joined, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import short
 
@@ -184,13 +185,78 @@ def _saved_strips(
     return picture, page
 
 
+_LIKE = 5
+
+
+def show(result: AnalysisResult, *, is_plain: bool) -> Shown:
+    """Render tokens by the lens and as observed side by side, relations, and the texts on colours."""
+    lens, observed = result["lens"], result["observed"]
+    known = {
+        "layer": f"{result['layer']} ({result['component']})",
+        "norm": f"{brief(result['norm'])}, {brief(result['norm'] / result['residual_norm'])} of the typical norm there",
+        "layers": _named({f"layer {layer}": value for layer, value in result["layer_cosines"].items()}),
+        "saved": _named(result["saved"]),
+        "behaviors": _named(result["behaviors"] or {}),
+        "picture": result["picture_path"],
+        "page": result["page_path"],
+    }
+    chance = f"By chance: lens {lens['chance']:.3g}, " if lens else "By chance: "
+    return stack(
+        line(
+            "Tokens by cosine with their row of the unembedding (lens), and by nats at "
+            f"{result['observed_strength']:g} residual norms (observed)",
+            "bold",
+        ),
+        _tokens(lens, observed),
+        line(f"{chance}observed {observed['chance']:.3g}, cosines ±{result['cosine_chance']:.2g}", "dim"),
+        line(""),
+        facts(known),
+        *_texts(result["texts"], is_plain=is_plain),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _tokens(lens: TokenRanking | None, observed: TokenRanking) -> Shown:
+    from steer_tools.tools.colours import token_text
+
+    sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
+    names = ["lens +", "lens -", "observed +", "observed -"][-len(sides) :]
+    columns = [[joined(f"{value:+.2f} ", token_text(token)) for token, value in own.items()] for own in sides]
+    rows = [
+        [column[row] if row < len(column) else "" for column in columns]
+        for row in range(max(map(len, columns), default=0))
+    ]
+    return table(dict.fromkeys(names, "whole"), rows)
+
+
+def _texts(texts: Sequence[TextProjection], *, is_plain: bool) -> list[Shown]:
+    from steer_tools.tools.colours import coloured, legend, scale_of, strip_of
+
+    strips = [
+        strip_of(own["tokens"], [value or 0.0 for value in own["values"]], [v is not None for v in own["values"]])
+        for own in texts
+    ]
+    if not strips:
+        return []
+    scale = scale_of(strips)
+    lines = (coloured(strip, scale, is_plain=is_plain) for strip in strips)
+    return [line(""), *lines, legend(scale, is_plain=is_plain)]
+
+
+def _named(cosines: Mapping[str, float]) -> str | None:
+    told = [f"{name} {value:+.2f}" for name, value in list(cosines.items())[:_LIKE]]
+    return ", ".join(told) + (f"; {len(cosines) - _LIKE} more" if len(cosines) > _LIKE else "") or None
+
+
 TOOL = Tool(
     analyze_steering_vector,
     Card(
         "Show what a vector means and does",
         "inspect",
         command="analyze",
+        about="Say what a vector means: tokens, norms, and what is like it.",
         positional=("vector_path",),
         is_destructive=True,
     ),
+    show,
 )

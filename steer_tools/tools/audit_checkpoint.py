@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, brief, facts, line, shown, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded, short
 
@@ -233,15 +234,72 @@ def _short(value: float | None) -> float | None:
     return None if (value := rounded(value)) is None else short(value)
 
 
+_ALIKE = 5
+_COLUMNS = {"tensor": "fold", "change": "right", "in one direction": "right", "explained by": "left"}
+
+
+def show(result: AuditResult) -> Shown:
+    """Render the verdict, each vector that was found, and the tensors that differ."""
+    parts: list[Shown] = [line(_verdict(result), "bold")]
+    parts += [part for finding in result["findings"] for part in (line(""), facts(_facts(finding)))]
+    if result["tensors"]:
+        rows = [
+            (
+                shown(own["name"]),
+                "" if own["change"] is None else brief(own["change"]),
+                "" if own["first_direction"] is None else f"{own['first_direction']:.1%}",
+                "" if own["kind"] == "other" else own["kind"],
+            )
+            for own in result["tensors"]
+        ]
+        rest = result["differing"] - len(rows)
+        parts += [table(_COLUMNS, rows), *([line(f"and {rest} more")] if rest else [])]
+    return stack(*parts, *warning_lines(result["warnings"]))
+
+
+def _verdict(result: AuditResult) -> str:
+    counted = f"{result['differing']} of {result['differing'] + result['equal']} tensors differ"
+    match result["verdict"]:
+        case "equal":
+            return f"Equal: all {result['equal']} tensors are the same."
+        case "other":
+            return f"Other changes: {counted}, and neither an added vector nor an ablated direction explains them."
+        case verdict:
+            words = {"addition": "an added vector", "ablation": "an ablated direction", "other": "other changes"}
+            return f"Found {' and '.join(words[kind] for kind in verdict.split(', '))}: {counted}."
+
+
+def _facts(finding: AuditFinding) -> dict[str, str | None]:
+    first, last = finding["layers"][0], finding["layers"][-1]
+    where = f"layer {first}" if first == last else f"{len(finding['layers'])} layers from {first} to {last}"
+    alike = [f"{own['vector_path']} (layer {own['layer']}) {own['cosine']:.4f}" for own in finding["saved"]]
+    is_added = finding["kind"] == "addition"
+    return {
+        finding["kind"]: f"{where} ({finding['component']}), in {finding['tensors']} tensors",
+        "norm": f"{finding['norm']:.4g}" if is_added else None,
+        "explains": _share(finding["explained"], "of the squared change of these tensors"),
+        "left": _share(finding["left"], "of the direction is still in them"),
+        "vector": finding["vector_path"],
+        "cosine" if is_added else "|cosine|": "; ".join(alike[:_ALIKE]) or None,
+    }
+
+
+def _share(value: float | None, words: str) -> str | None:
+    return None if value is None else f"{value:.4%} {words}"
+
+
 TOOL = Tool(
     audit_checkpoint,
     Card(
         "Find what was baked into a checkpoint",
         "edit",
         command="audit",
+        about="Find which weights of a checkpoint differ from its base's, and the vector that was baked in, "
+        "if one was.",
         positional=("checkpoint", "base"),
         is_destructive=True,
         is_idempotent=True,
         needs_model=False,
     ),
+    show,
 )

@@ -5,6 +5,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, brief, facts, figure, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short
 
@@ -80,14 +81,28 @@ def calibrate_strength(
         )
 
 
+def show(result: CalibrationResult) -> Shown:
+    """Render the strength, and what it does."""
+    residual, effect = result["residual_strength"], result["effect"]
+    known = {
+        "strength": f"{figure(result['strength'])} ({result['unit']}) at layer {result['layer']}",
+        "adds": None if residual is None else f"{nats(residual)} of the model's typical norm there",
+        "damage": f"KL {brief(result['kl'])} nats a token",
+        "effect": None if effect is None else f"{nats(effect)} nats",
+    }
+    return stack(facts(known), *warning_lines(result["warnings"]))
+
+
 TOOL = Tool(
     calibrate_strength,
     Card(
         "Find the strength for a target",
         "evidence",
         command="calibrate",
+        about="Find the least strength that spends a damage or reaches an effect.",
         positional=("vector_path",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

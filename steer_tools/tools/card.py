@@ -1,7 +1,7 @@
 """What a tool's signature, docstring and result type cannot say about it. It must not know any protocol."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Group: TypeAlias = Literal["core", "evidence", "inspect", "edit"]
@@ -15,7 +15,12 @@ class Card:
         title: For people.
         group: Among which tools it is listed; a server may offer some groups only.
         command: What it is called on the command line, None where it has no command of its own.
+        about: What the command does, in a line, where the tool says it for who calls it.
         positional: Parameters that the command takes without a flag, in their order.
+        required: Parameters that the command must be given, though the tool need not.
+        flags: Names on the command line of parameters whose usual ones are taken.
+        vector: Whether the command may or must be given a vector that acts while the tool runs.
+        instead_of_vector: A parameter that names another vector, of which one is needed.
         is_read_only: It changes neither the model nor a file.
         is_destructive: It takes something away or overwrites it.
         is_idempotent: A second equal call changes nothing more.
@@ -26,7 +31,12 @@ class Card:
     title: str
     group: Group
     command: str | None = None
+    about: str = ""
     positional: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict[str, str])
+    vector: Literal["", "optional", "required"] = ""
+    instead_of_vector: str = ""
     is_read_only: bool = False
     is_destructive: bool = False
     is_idempotent: bool = False
@@ -36,10 +46,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function, called with JSON values, that returns a JSON-safe dict, and its card."""
+    """A function, called with JSON values, that returns a JSON-safe dict, and its card.
+
+    `show` renders the result for a terminal; of the function's arguments and `is_plain` it is given what it names.
+    """
 
     function: Callable[..., Any]
     card: Card
+    show: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:

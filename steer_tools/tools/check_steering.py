@@ -10,6 +10,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded
 
@@ -77,14 +78,39 @@ def _neutral_prompts(session: Session) -> tuple[Prompt, ...]:
     return tuple(ChatPrompt((("user", prompt.text),)) for prompt in prompts if isinstance(prompt, TextPrompt))
 
 
+def show(result: CheckResult) -> Shown:
+    """Render each law with its figure."""
+    columns = {"law": "fold", "figure": "right", "expected": "fold", "ok": "left"}
+    rows = [
+        (
+            check["name"].replace("_", " "),
+            figure(check["figure"]),
+            line(check["expected"]),
+            line("yes", "green") if check["passed"] else line("NO", "bold red"),
+        )
+        for check in result["checks"]
+    ]
+    broken = sum(not check["passed"] for check in result["checks"])
+    summary = (
+        line(f"All {len(rows)} laws hold.", "bold green")
+        if result["passed"]
+        else line(f"{broken} of {len(rows)} laws are broken.", "bold red")
+    )
+    return stack(table(columns, rows), summary, *warning_lines(result["warnings"]))
+
+
 TOOL = Tool(
     check_steering,
     Card(
         "Prove that the steering is exact",
         "core",
         command="check",
+        about="Prove that a vector does exactly what it says, and that removing it restores; exit code 3 if a "
+        "law is broken.",
+        vector="required",
         positional=("prompts",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

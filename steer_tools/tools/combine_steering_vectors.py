@@ -1,9 +1,25 @@
 """The tool that makes a vector from vectors."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 from typing_extensions import TypedDict
 
+from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import (
+    Shown,
+    figure,
+    known,
+    layer_names,
+    line,
+    saved,
+    shown,
+    stack,
+    table,
+    warning_lines,
+)
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
@@ -59,15 +75,35 @@ def combine_steering_vectors(
         )
 
 
+def show(result: CombineResult, vector_paths: Sequence[str]) -> Shown:
+    """Render where the sum is, and the cosine of each pair of its vectors, the nearest first."""
+    pairs = [
+        (result["cosines"][i][j], vector_paths[i], vector_paths[j])
+        for i, j in combinations(range(len(vector_paths)), 2)
+    ]
+    nearest_first = sorted(pairs, key=lambda pair: -pair[0])
+    rows = [(f"{cosine:.2f}", shown(first), shown(second)) for cosine, first, second in nearest_first]
+    noun = "layers" if isinstance(result["layer"], list) else "layer"
+    magnitude = span(sorted(known(result["magnitude"])), figure)
+    return stack(
+        saved(result["vector_path"]),
+        line(f"{noun} {layer_names(result['layer'])}, magnitude {magnitude}", "dim"),
+        *([table({"cosine": "right", "of": "fold", "and": "fold"}, rows)] if rows else []),
+        *warning_lines(result["warnings"]),
+    )
+
+
 TOOL = Tool(
     combine_steering_vectors,
     Card(
         "Combine steering vectors",
         "edit",
         command="combine",
+        about="Save the weighted sum of vectors, and show how they lie to each other.",
         positional=("vector_paths",),
         is_destructive=True,
         is_idempotent=True,
         needs_model=False,
     ),
+    show,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
@@ -9,6 +10,20 @@ from typing_extensions import TypedDict
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import (
+    Shown,
+    figure,
+    joined,
+    line,
+    marked,
+    residual_name,
+    shown,
+    stack,
+    strength_name,
+    table,
+    text_table,
+    warning_lines,
+)
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list_rounded, rounded
 
@@ -122,14 +137,58 @@ def _metrics(side: Side) -> TextMetrics:
     )
 
 
+_BREAKING = (
+    "perplexity is under the unsteered model. Far above the baseline's, or distinct_2 far below: the text is breaking, "
+    "so lower the strength."
+)
+_ADDED = " residual is what is added, in the model's typical norms there."
+
+
+def show(result: CompareResult, *, is_plain: bool) -> Shown:
+    """Render one table a prompt, the baseline first and then the strengths in order, and one of the figures.
+
+    Words that the baseline does not have there are marked, in plain text by {+ +}.
+    """
+    variants = sorted(result["variants"], key=lambda variant: variant["strength"] or 0.0)
+    parts: list[Shown] = []
+    for i, prompt in enumerate(result["prompts"]):
+        baseline = result["baseline"]["texts"][i]
+        steered = [
+            (strength_name(variant["strength"]), marked(variant["texts"][i], baseline, is_plain=is_plain))
+            for variant in variants
+        ]
+        parts += [text_table(prompt, [("baseline", shown(baseline)), *steered]), line("")]
+    residuals = [residual_name(variant["residual_strength"]) for variant in variants]
+    explained = f" words differ from the baseline's. {_BREAKING}{_ADDED if any(residuals) else ''}"
+    legend = joined(marked("Marked", "", is_plain=is_plain), (explained, "dim"))
+    return stack(*parts, _figures(result, variants, residuals), legend, *warning_lines(result["warnings"]))
+
+
+def _figures(result: CompareResult, variants: Sequence[VariantTexts], residuals: Sequence[str]) -> Shown:
+    """Return the figures of each strength, without a column for what is added where nothing is."""
+    columns = ["strength", *(["residual"] if any(residuals) else []), "perplexity", "distinct_2", "changed"]
+    metrics = result["baseline"]["metrics"]
+    rows = [["baseline", "", figure(metrics["perplexity"]), figure(metrics["distinct_2"]), ""]]
+    for variant, residual in zip(variants, residuals, strict=True):
+        metrics = variant["metrics"]
+        told = (metrics["perplexity"], metrics["distinct_2"], metrics["changed"])
+        rows.append([strength_name(variant["strength"]), residual, *map(figure, told)])
+    if not any(residuals):
+        rows = [[label, *figures] for label, _, *figures in rows]
+    return table(dict.fromkeys(columns, "right"), rows)
+
+
 TOOL = Tool(
     compare_generations,
     Card(
         "Compare unsteered and steered texts",
         "core",
         command="compare",
+        about="Show unsteered and steered texts side by side.",
+        required=("vector_path",),
         positional=("prompts",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from steer_tools.prompts import parse_prompts
+from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import one_or_list_rounded, short
 
@@ -83,14 +85,33 @@ def _residual_strength(session: Session, strength: float | None, plan: Plan) -> 
     return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 
 
+def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:
+    """Render one table a prompt: the likeliest next tokens with their probability, unsteered and at each strength."""
+    from steer_tools.tools.colours import token_text
+
+    names = ["baseline", *map(strength_name, result["strengths"])]
+    parts: list[Shown] = []
+    for prompt, found in zip(prompts, result["prompts"], strict=True):
+        rows: list[list[Shown]] = [
+            [token_text(token), *(f"{probability:.1%}" for probability in probabilities)]
+            for token, probabilities in found["tokens"].items()
+        ]
+        rows.append([line("KL, nats", "dim"), "", *map(figure, found["kl"])])
+        parts += [shown_prompt(prompt), table({"next token": "whole", **dict.fromkeys(names, "right")}, rows)]
+    return stack(*parts, *warning_lines(result["warnings"]))
+
+
 TOOL = Tool(
     compare_next_tokens,
     Card(
         "Compare unsteered and steered next tokens",
         "core",
         command="next-tokens",
+        about="Show the likeliest next tokens, unsteered and steered, of one forward pass.",
+        required=("vector_path",),
         positional=("prompts",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

@@ -11,6 +11,7 @@ from steer_tools.errors import LayerError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
@@ -108,7 +109,59 @@ def _resolve_layers(session: Session, layer: object, component: Component, head:
     return sorted({session.engine.resolve_layer(item) for item in items})
 
 
+_SEPARATION = "separation: 1 tells held-out prompts apart, 0.5 is chance."
+_D_PRIME = "d': how far apart they lie, in their spread."
+_AGREEMENT = "agreement: mean cosine of the pairs' differences."
+_CAUTION = "A vector that tells prompts apart need not steer."
+
+
+def show(result: CreateResult) -> Shown:
+    """Render where the vector is, and for each layer those of its figures that are known and say something new."""
+    columns = [
+        ("layer", result["layer"], ""),
+        ("magnitude", result["magnitude"], ""),
+        ("contrast norm", result["contrast_norm"], ""),
+        ("residual norm", result["residual_norm"], ""),
+        ("separation", result["separation"], _SEPARATION),
+        ("d'", result["d_prime"], _D_PRIME),
+        ("agreement", result["pair_agreement"], _AGREEMENT),
+    ]
+    told = {name: [*map(figure, by_layer(values))] for name, values, _ in columns if known(values)}
+    if told["contrast norm"] == told["magnitude"]:
+        del told["contrast norm"]
+    positive, negative = result["prompt_counts"]
+    remarks = [remark for name, _, remark in columns if remark and name in told]
+    return stack(
+        saved(result["vector_path"]),
+        line(f"{result['method']} of {positive} and {negative} prompts, shape {result['shape']}", "dim"),
+        table(dict.fromkeys(told, "right"), zip(*told.values(), strict=True)),
+        *_detection(result),
+        *([line(" ".join((*remarks, _CAUTION)), "dim")] if remarks else []),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _detection(result: CreateResult) -> list[Shown]:
+    """Say what the threshold is and how often it errs, at the layer where it does so least."""
+    figures = (by_layer(result[key]) for key in ("layer", "threshold", "misses", "false_alarms"))
+    rows = [row for row in map(known, zip(*figures, strict=True)) if len(row) == 4]
+    if not rows:
+        return []
+    layer, threshold, misses, alarms = min(rows, key=lambda row: row[2] + row[3])
+    where = f" at layer {layer:g}, where it errs least" if isinstance(result["layer"], list) else ""
+    errors = f"{misses:.0%} misses and {alarms:.0%} false alarms held out"
+    return [line(f"threshold{where}: {threshold:.4g} on the projection, {errors}.", "dim")]
+
+
 TOOL = Tool(
     create_steering_vector,
-    Card("Create a steering vector", "core", command="create", is_destructive=True, is_idempotent=True),
+    Card(
+        "Create a steering vector",
+        "core",
+        command="create",
+        about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
+        is_destructive=True,
+        is_idempotent=True,
+    ),
+    show,
 )

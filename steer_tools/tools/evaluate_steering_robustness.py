@@ -6,6 +6,18 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts, plain
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import (
+    Shown,
+    brief,
+    facts,
+    interval,
+    nats,
+    percent,
+    shown_prompt,
+    stack,
+    table,
+    warning_lines,
+)
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short, short_interval
 
@@ -107,14 +119,35 @@ def evaluate_steering_robustness(
         )
 
 
+def show(result: RobustnessResult) -> Shown:
+    """Render the score, what it is made of, and the items that fail worst."""
+    share, without = result["paraphrase_share"], result["effect_without_template"]
+    known = {
+        "score": f"{result['score']:.0%} of the questions move by at least a quarter of the median effect in "
+        "every form",
+        "effect": f"{nats(result['effect'])} nats{interval(result['interval'])} on {result['items']} items, standard "
+        f"deviation {brief(result['standard_deviation'])}",
+        "wrong way": f"{result['anti_steerable']:.0%} of the items as the strength grows"
+        f"{interval(result['anti_steerable_interval'], percent)}",
+        "wordings": None if share is None else f"{share:.0%} of the variance lies between wordings of one question",
+        "template": None if without is None else f"{nats(without)} nats without the chat template",
+        "failing": f"{result['failing_items']} of {result['items']} items do not move towards the behaviour",
+    }
+    rows = [(nats(item["effect"]), shown_prompt(item["prompt"])) for item in result["failing"]]
+    worst = [table({"nats": "right", "the worst of them": "fold"}, rows)] if rows else []
+    return stack(facts(known), *worst, *warning_lines(result["warnings"]))
+
+
 TOOL = Tool(
     evaluate_steering_robustness,
     Card(
         "Measure how evenly it works",
         "evidence",
         command="robustness",
+        about="Measure how evenly a vector works over prompts, wordings and the chat template.",
         positional=("vector_path", "dataset"),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

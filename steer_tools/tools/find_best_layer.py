@@ -6,7 +6,15 @@ from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.resolving import locked_session, resolved_layers
-from steer_tools.tools.sweep_results import CELLS, SweepResult, folder_name, kept_behavior, saved_vector, swept_result
+from steer_tools.tools.sweep_results import (
+    CELLS,
+    SweepResult,
+    folder_name,
+    kept_behavior,
+    saved_vector,
+    show,
+    swept_result,
+)
 
 _METHOD = "paired_mean_difference"
 
@@ -69,5 +77,13 @@ def find_best_layer(
 
 TOOL = Tool(
     find_best_layer,
-    Card("Find the best layer", "evidence", command="best-layer", positional=("behavior_name",), is_destructive=True),
+    Card(
+        "Find the best layer",
+        "evidence",
+        command="best-layer",
+        about="Create a behaviour's vector at several layers, save it, and sweep it.",
+        positional=("behavior_name",),
+        is_destructive=True,
+    ),
+    show,
 )

@@ -1,10 +1,13 @@
 """The tool that writes text under what is applied."""
 
+from collections.abc import Sequence
+
 from typing_extensions import TypedDict
 
-from steer_tools.prompts import parse_prompts
+from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, shown, stack, text_table
 from steer_tools.tools.resolving import locked_session
 
 
@@ -42,14 +45,25 @@ def generate(
         )
 
 
+def show(result: GenerateResult, prompts: Sequence[PromptLike]) -> Shown:
+    """Render one table a prompt."""
+    texts = zip(prompts, result["texts"], result["ended"], strict=True)
+    return stack(
+        *(text_table(prompt, [("text" if ended else "text (cut)", shown(text))]) for prompt, text, ended in texts)
+    )
+
+
 TOOL = Tool(
     generate,
     Card(
         "Generate under what is applied",
         "core",
         command="generate",
+        about="Continue prompts, with a vector or without.",
+        vector="optional",
         positional=("prompts",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

@@ -12,6 +12,7 @@ from steer_tools.figures.strips import readable
 from steer_tools.prompts import parse_prompt
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, effect_text, facts, line, stack
 from steer_tools.tools.resolving import locked_session, require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
 
@@ -120,13 +121,43 @@ def _patch_picture(found: Patches, component: str) -> bytes:
     return matrix(shown, title=f"Patching the {component}")
 
 
+def show(result: PatchResult, *, is_plain: bool) -> Shown:
+    """Render shares by token and layer, the strongest patches, and where the picture lies."""
+    from steer_tools.tools.colours import HeatTable, token_text
+
+    tokens = [dict.fromkeys(token_text(piece).plain for piece in pair) for pair in result["tokens"]]
+    lines = [f"{place} {'→'.join(pair)}" for place, pair in enumerate(tokens)]
+    recovered = result["recovered"]
+    by_token = [list(values) for values in zip(*recovered.values(), strict=True)]
+    best = [
+        f"layer {own['layer']} at {lines[own['token']]} {_percent(own['recovered'])}" for own in result["strongest"][:3]
+    ]
+    return stack(
+        line("Share of the way from the target's answer to the source's", "bold"),
+        *HeatTable("token / layer", lines, list(recovered), by_token).shown(_percent, is_plain=is_plain),
+        facts(
+            {
+                "log-odds": f"source {effect_text(result['source'])}, target {effect_text(result['target'])} nats",
+                "strongest": "; ".join(best),
+                "picture": result["heat_map_path"],
+            }
+        ),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.0%}" if round(share, 2) else "0"
+
+
 TOOL = Tool(
     patch_activations,
     Card(
         "Patch activations between prompts",
         "inspect",
         command="patch",
+        about="Find where in a prompt an answer is decided, by putting another prompt's activations into it.",
         positional=("source_prompt", "target_prompt"),
         is_destructive=True,
     ),
+    show,
 )

@@ -16,6 +16,7 @@ from steer_tools.figures.strips import readable
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
 
@@ -232,7 +233,54 @@ def _picture(session: Session, projection: Projection, title: str) -> bytes:
     return matrix(shown, title=title)
 
 
+_DETECTOR = ("layer", "AUC", "95 % interval", "by chance", "threshold", "misses", "false alarms")
+_REMARK = "One random direction in twenty reaches the AUC by chance; believe what is well above it."
+
+
+def show(result: ReadResult, *, is_plain: bool) -> Shown:
+    """Render the detector of each layer, and each prompt on colours at each layer, with its reading."""
+    parts: list[Shown] = []
+    if result["detectors"]:
+        parts += [line(f"As a detector, on held-out prompts read at: {result['pooling']}", "bold")]
+        parts += [table(dict.fromkeys(_DETECTOR, "right"), map(_detector, result["detectors"]))]
+        parts += [line(_REMARK, "dim"), line("")]
+    for i, prompt in enumerate(result["prompts"]):
+        parts += _lines(prompt, is_plain=is_plain)
+        if i < len(result["picture_paths"]):
+            parts.append(line(f"picture: {result['picture_paths'][i]}", "dim"))
+    return stack(*parts, *warning_lines(result["warnings"]))
+
+
+def _detector(own: DetectorStatus) -> tuple[str, ...]:
+    ends = "–" if own["interval"] is None else " to ".join(f"{end:.3f}" for end in own["interval"])
+    rates = (f"{own['misses']:.0%}", f"{own['false_alarms']:.0%}")
+    return str(own["layer"]), f"{own['auc']:.3f}", ends, f"{own['chance']:.3f}", f"{own['threshold']:.4g}", *rates
+
+
+def _lines(prompt: PromptReading, *, is_plain: bool) -> list[Shown]:
+    """Render one prompt at each layer; the first token, which lies elsewhere, has no colour."""
+    from steer_tools.tools.colours import coloured, legend, scale_of, strip_of
+
+    lines: list[Shown] = []
+    for layer, values in prompt["values"].items():
+        strip = strip_of(prompt["tokens"], values, [place > 0 for place in range(len(values))])
+        scale = scale_of([strip])
+        score = prompt["scores"].get(layer)
+        found = "" if score is None else f", reading {score:.4g}: {'yes' if prompt['detected'][layer] else 'no'}"
+        lines += [line(f"layer {layer}{found}", "bold"), coloured(strip, scale, is_plain=is_plain)]
+        lines.append(legend(scale, is_plain=is_plain))
+    return lines
+
+
 TOOL = Tool(
     read_activations,
-    Card("Read a model along a vector", "inspect", command="read", positional=("prompts",), is_destructive=True),
+    Card(
+        "Read a model along a vector",
+        "inspect",
+        command="read",
+        about="Project prompts on a vector, token by token, and say how well it detects a behaviour.",
+        positional=("prompts",),
+        is_destructive=True,
+    ),
+    show,
 )

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, line, saved, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short
 
@@ -90,14 +91,34 @@ def _llama_cpp(saved: SavedModel) -> str | None:
     return shlex.join(["llama-cli", "-m", "UNEDITED_MODEL.gguf", *options])
 
 
+def show(result: SaveModelResult) -> Shown:
+    """Render where the checkpoint is, what changed, and how near it is to the steered model."""
+    return stack(
+        saved(result["folder"]),
+        line(f"{result['kind']}: {result['changed']} tensors changed, {result['added']} added", "dim"),
+        line(
+            f"logits differ by {result['difference']:.2g} from the steered model's (accepted: "
+            f"{result['tolerance']:.2g}); steering moves them by {result['effect']:.2g}"
+        ),
+        line(f"{result['same_tokens']} of {result['prompts']} greedy continuations are the same"),
+        *warning_lines(result["warnings"]),
+    )
+
+
 TOOL = Tool(
     save_edited_model,
     Card(
         "Save the steered model",
         "edit",
         command="bake",
+        about="Save the model with a vector in its weights: --vector with --positions all, or --ablate; "
+        "PROMPTS are compared.",
+        vector="optional",
+        flags={"layer": "ablate_layer"},
+        instead_of_vector="ablate",
         positional=("prompts",),
         is_destructive=True,
         is_idempotent=True,
     ),
+    show,
 )

@@ -5,6 +5,7 @@ from typing_extensions import TypedDict
 from steer_tools.prompts import parse_prompts, require_user_message
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, Text, chosen, joined, line, shown, stack
 from steer_tools.tools.resolving import locked_session
 
 
@@ -45,14 +46,29 @@ def show_tokens(prompts: given.Prompts, positions: given.Positions = "generated"
         )
 
 
+def show(result: TokensResult, *, is_plain: bool) -> Shown:
+    """Render each prompt's tokens in their order, those that would be steered marked."""
+    lines = [line(" ").join(_tokens_of(prompt, is_plain=is_plain)) for prompt in result["prompts"]]
+    new = "every new token, too" if result["new_tokens_steered"] else "no new token"
+    legend = joined(chosen("Marked", is_plain=is_plain), (f" tokens would be steered, and {new}.", "dim"))
+    return stack(*(part for tokens in lines for part in (tokens, line(""))), legend)
+
+
+def _tokens_of(prompt: PromptTokensStatus, *, is_plain: bool) -> list[Text]:
+    steered = set(prompt["steered"])
+    return [chosen(t, is_plain=is_plain) if i in steered else shown(t) for i, t in enumerate(prompt["tokens"])]
+
+
 TOOL = Tool(
     show_tokens,
     Card(
         "Show tokens and which would be steered",
         "inspect",
         command="tokens",
+        about="Show what the model is given for prompts, chat template included, and which tokens would be steered.",
         positional=("prompts",),
         is_read_only=True,
         is_idempotent=True,
     ),
+    show,
 )

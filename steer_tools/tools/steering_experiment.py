@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from typing_extensions import TypedDict
@@ -12,13 +14,17 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session, resolved_layers
 from steer_tools.tools.results import rounded, short, short_interval
 from steer_tools.tools.sweep_results import (
     CELLS,
+    LayerCells,
     WindowStatus,
+    choice_facts,
     doubts,
     folder_name,
+    grid_lines,
     kept_behavior,
     saved_vector,
     window,
@@ -218,13 +224,74 @@ def _result(
     )
 
 
+_STYLES = {"works": "bold green", "weak": "bold yellow"}
+_OTHERS = 4
+
+
+def show(result: ExperimentResult) -> Shown:
+    """Render the verdict with its reasons, the grid, what was chosen, its controls and its side effects."""
+    return experiment_shown(result, *_grid_beside(result["report_path"]))
+
+
+def experiment_shown(result: ExperimentResult, strengths: Sequence[float], cells: Sequence[LayerCells]) -> Shown:
+    """Render a result with the grid that it leaves to the document beside the report."""
+    verdict = result["verdict"]
+    return stack(
+        joined(("Verdict: ", "bold"), (verdict, _STYLES.get(verdict, "bold red"))),
+        bullets(result["reasons"]),
+        line(""),
+        *grid_lines(strengths, cells, result["best_layer"], result["best_strength"]),
+        facts(_facts(result)),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def _facts(result: ExperimentResult) -> dict[str, str | None]:
+    controls, damage = result["controls"], result["side_effects"]
+    others = sorted(damage["others"].items(), key=lambda shift: -abs(shift[1]))
+    return {
+        **choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"]),
+        "controls": f"{controls['reached']} of {controls['count']} reach its effect, the largest has "
+        f"{nats(controls['largest'])}; {controls['anti_steerable']:.0%} of their items move the wrong way",
+        "asking": None if result["prompting"] is None else f"{nats(result['prompting'])} nats by a prompt instead",
+        "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity'])}, distinct-2 × "
+        f"{brief(damage['distinct_2'])}, length × {brief(damage['length'])}",
+        "others": ", ".join(f"{name} {nats(shift)}" for name, shift in others[:_OTHERS])
+        + (f"; {len(others) - _OTHERS} more move less" if len(others) > _OTHERS else ""),
+        "texts": ", ".join(
+            f"{name} {brief(before)} → {brief(after)}" for name, (before, after) in damage["text_scores"].items()
+        ),
+        "vector": result["vector_path"],
+        "dataset": result["dataset"],
+        "report": result["report_path"],
+    }
+
+
+def _grid_beside(report_path: str) -> tuple[list[float], list[LayerCells]]:
+    """Return the strengths and cells of an experiment's document."""
+    from steer_tools.reports.report_files import DOCUMENT
+
+    grid = json.loads(Path(report_path).with_name(DOCUMENT).read_text(encoding="utf-8"))["grid"]
+    layers: dict[int, LayerCells] = {}
+    for cell in grid["cells"]:
+        empty = LayerCells(layer=cell["layer"], effects=[], opposite_effects=[], kl=[], within_budget=[])
+        cells = layers.setdefault(cell["layer"], empty)
+        cells["effects"].append(cell["effect"])
+        cells["opposite_effects"].append(cell["opposite_effect"])
+        cells["kl"].append(cell["damage"]["divergence"])
+        cells["within_budget"].append(cell["is_within_budget"])
+    return sorted({cell["strength"] for cell in grid["cells"]}), list(layers.values())
+
+
 TOOL = Tool(
     steering_experiment,
     Card(
         "Find out whether a behaviour can be steered",
         "evidence",
         command="experiment",
+        about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
         positional=("behavior_name",),
         is_destructive=True,
     ),
+    show,
 )

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import SteeringError
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, model_status, one_or_list
 
@@ -64,7 +65,7 @@ def steering_status() -> StatusResult:
         paths = [p for p in session.workspace.files(SUFFIXES) if not (p.parent / "config.json").is_file()]
         return StatusResult(
             model=model_status(engine.info),
-            in_force=engine.hooks_are_live() and engine.ambient() == session.registry.plan(),
+            in_force=session.is_in_force,
             applied=[_applied_status(entry) for entry in session.registry.entries()],
             workspace=str(session.workspace.root),
             saved=[_saved_status(session, path) for path in paths[:_MOST_SAVED]],
@@ -100,7 +101,42 @@ def _saved_status(session: Session, path: Path) -> SavedStatus:
     return SavedStatus(vector_path=str(path), layer=layer, method=vector.info.method, problem=None)
 
 
+def show(result: StatusResult) -> Shown:
+    """Render the model, the workspace and the saved vectors."""
+    model = result["model"]
+    limit = model["context_length"]
+    known = facts(
+        {
+            "model": f"{model['name']} ({model['family']}, {model['engine']})",
+            "size": f"{model['layers']} layers, hidden size {model['hidden_size']}",
+            "runs in": f"{model['dtype']} on {model['device']}",
+            "chat": "has a chat template" if model["chat_template"] else "no chat template",
+            "context": "no limit" if limit is None else f"{limit} tokens",
+            "workspace": result["workspace"],
+        }
+    )
+    if not result["saved"]:
+        return stack(known, line(""), line("No vectors are saved there; `steer-tools create` makes one."))
+    rows = [
+        (shown(entry["vector_path"]), layer_names(entry["layer"]), entry["method"] or "")
+        if entry["problem"] is None
+        else (shown(entry["vector_path"]), "", line(entry["problem"], "red"))
+        for entry in result["saved"]
+    ]
+    rest = result["saved_total"] - len(rows)
+    columns = {"vector": "fold", "layer": "left", "method": "left"}
+    return stack(known, table(columns, rows), *([line(f"and {rest} more")] if rest else []))
+
+
 TOOL = Tool(
     steering_status,
-    Card("Show the model and what is applied", "core", command="status", is_read_only=True, is_idempotent=True),
+    Card(
+        "Show the model and what is applied",
+        "core",
+        command="status",
+        about="Show the model and the vectors that are saved in the workspace.",
+        is_read_only=True,
+        is_idempotent=True,
+    ),
+    show,
 )

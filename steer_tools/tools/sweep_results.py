@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.evaluation.behaviors.behavior import Behavior
 from steer_tools.evaluation.behaviors.behavior_json import behavior_document
+from steer_tools.tools.rendering import Shown, facts, interval, line, nats, stack, table, warning_lines
 from steer_tools.tools.results import short, short_interval
 
 if TYPE_CHECKING:
@@ -137,3 +138,63 @@ def kept_behavior(session: Session, behavior: Behavior, folder: str) -> str:
 def folder_name(evaluation_set: EvaluationSet) -> str:
     """Return a behaviour's name as a name of a folder."""
     return re.sub(r"[^\w-]+", "_", evaluation_set.behavior.name).strip("_")[:64] or "experiment"
+
+
+# So many strengths stand beside each other in 80 columns.
+_BESIDE = 6
+
+
+def show(result: SweepResult) -> Shown:
+    """Render the grid, what was chosen, and what the choice does to the items that did not choose."""
+    return stack(
+        *grid_lines(result["strengths"], result["cells"], result["best_layer"], result["best_strength"]),
+        facts(
+            {
+                **choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"]),
+                "effect": f"{nats(result['effect'])} nats{interval(result['interval'])} on {result['items']} items, "
+                "that did not choose",
+                "wrong way": f"{result['anti_steerable']:.0%} of them",
+                "vector": result.get("vector_path"),
+                "picture": result["heat_map_path"],
+                "data": result["data_path"],
+            }
+        ),
+        *warning_lines(result["warnings"]),
+    )
+
+
+def grid_lines(strengths: Sequence[float], cells: Sequence[LayerCells], layer: int, strength: float) -> list[Shown]:
+    """Return the effects by layer and strength, and what their marks mean."""
+    parts: list[Shown] = [line("Effect in nats by layer and strength, on the items that chose", "bold")]
+    for start in range(0, len(strengths), _BESIDE):
+        beside = range(start, min(start + _BESIDE, len(strengths)))
+        rows = [
+            (
+                str(own["layer"]),
+                *(_cell(own, i, is_best=(own["layer"], strengths[i]) == (layer, strength)) for i in beside),
+            )
+            for own in cells
+        ]
+        columns = {"layer": "right", **{f"{strengths[i]:g}": "right" for i in beside}}
+        parts.append(table(columns, rows))
+    return [*parts, line("> was chosen, (in brackets) breaks the budget", "dim"), line("")]
+
+
+def choice_facts(layer: int, strength: float, unit: str, window: Sequence[WindowStatus]) -> dict[str, str | None]:
+    """Return the chosen cell, and where else the effect is large within the budget."""
+    ranges = [
+        f"layer {own['layer']}: {own['least']:g}"
+        + (f" to {own['largest']:g}" if own["least"] != own["largest"] else "")
+        for own in window
+    ]
+    return {
+        "chosen": f"layer {layer} at strength {strength:g} ({unit})",
+        "window": "; ".join(ranges) or "no strength has enough effect within the budget",
+    }
+
+
+def _cell(cells: LayerCells, index: int, *, is_best: bool) -> Shown:
+    is_within = cells["within_budget"][index]
+    effect = f"{cells['effects'][index]:+.2f}"
+    written = f"{'>' if is_best else ''}{effect if is_within else f'({effect})'}"
+    return line(written, "bold cyan" if is_best else "" if is_within else "dim")

@@ -5,7 +5,7 @@ import time
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.resolving import locked_session, resolved_layers
-from steer_tools.tools.sweep_results import CELLS, SweepResult, folder_name, swept_result
+from steer_tools.tools.sweep_results import CELLS, SweepResult, folder_name, show, swept_result
 
 
 def sweep_steering(
@@ -55,7 +55,9 @@ TOOL = Tool(
         "Measure layers and strengths",
         "evidence",
         command="sweep",
+        about="Measure a saved vector's effect and damage at each layer and strength.",
         positional=("vector_path", "behavior_name"),
         is_destructive=True,
     ),
+    show,
 )

@@ -15,8 +15,7 @@ from steer_tools.core.interventions import Add, ProjectOut
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
-from steer_tools.engines.huggingface.engine import HuggingFaceEngine
-from steer_tools.engines.huggingface.output_parameters import Writer
+from steer_tools.engines.facets import EditableWeights, Writer, require
 from steer_tools.errors import ArgumentError, BakingError
 from steer_tools.session.session import Session
 from steer_tools.session.vector_loading import load_for_model, one_direction
@@ -145,16 +144,15 @@ def ablation_of(session: Session, vector_path: str, layer: int | None, *, allow_
     return Baking(plan, f"{Path(loaded.source).name}, layer {at}", (*loaded.warnings, *left_out))
 
 
-def engine_for_baking(session: Session) -> HuggingFaceEngine:
+def engine_for_baking(session: Session) -> EditableWeights:
     """Return the session's engine, if its weights can be read and saved.
 
     Raises:
-        BakingError: They are quantised, or lie under an adapter, or are run by another engine.
+        BakingError: They are quantised, or lie under an adapter.
+        UnsupportedFeatureError: The engine has none that can be edited.
     """
-    engine = session.engine
-    if not isinstance(engine, HuggingFaceEngine):
-        raise BakingError(f"The model is run by {engine.info.engine!r}", valid="models of Hugging Face transformers")
-    model = cast(Any, engine.architecture.model)
+    engine = require(session.engine, EditableWeights, "save_edited_model")
+    model = cast(Any, engine.module)
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise BakingError("The model has an adapter", fix="Merge it first: model.merge_and_unload().")
     if getattr(model.config, "quantization_config", None) is not None or not hasattr(model, "save_pretrained"):

@@ -9,15 +9,14 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from steer_tools.core.site import Site
-from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.facets import EditableWeights, OutputParameter, Writer
 from steer_tools.engines.huggingface.checkpoint import find_bias_flag, names_on_disk
-from steer_tools.engines.huggingface.output_parameters import OutputParameter, Writer
 from steer_tools.errors import BakingError
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Bakeable
 from steer_tools.weights.checkpoint_edits import CheckpointEdits, Increased, ProjectedOut
 
 
-def edits_for(kind: Bakeable, architecture: Architecture, writers: Sequence[Writer]) -> CheckpointEdits:
+def edits_for(kind: Bakeable, engine: EditableWeights, writers: Sequence[Writer]) -> CheckpointEdits:
     """Return the edits that make the unsteered model do what the plan does.
 
     Raises:
@@ -25,9 +24,9 @@ def edits_for(kind: Bakeable, architecture: Architecture, writers: Sequence[Writ
     """
     match kind:
         case Addition(by_site):
-            return _added(by_site, architecture.model, writers)
+            return _added(by_site, engine.module, writers)
         case Ablation(along):
-            return _ablated(along, architecture, writers)
+            return _ablated(along, engine, writers)
 
 
 def _added(by_site: Mapping[Site, Tensor], model: nn.Module, writers: Sequence[Writer]) -> CheckpointEdits:
@@ -70,13 +69,13 @@ def _last_writer(site: Site, writers: Sequence[Writer]) -> Writer:
     return found
 
 
-def _ablated(along: Tensor, architecture: Architecture, writers: Sequence[Writer]) -> CheckpointEdits:
+def _ablated(along: Tensor, engine: EditableWeights, writers: Sequence[Writer]) -> CheckpointEdits:
     """Project the direction out of everything that writes to the stream, with the unembedding left as it is."""
     unknown = [f"{writer.kind} at {writer.site}" for writer in writers if not writer.parameters]
     if not any(writer.site.component == "embedding" for writer in writers):
         unknown.append("what the first block is given")
     told = {writer.site.layer for writer in writers if writer.site.component != "embedding"}
-    unknown += [f"what block {layer} adds" for layer in range(len(architecture.blocks)) if layer not in told]
+    unknown += [f"what block {layer} adds" for layer in range(engine.info.layers) if layer not in told]
     if unknown:
         raise BakingError(
             f"The direction cannot be projected out of {unknown[0]} by changing weights: it is not known to be a sum "
@@ -84,7 +83,7 @@ def _ablated(along: Tensor, architecture: Architecture, writers: Sequence[Writer
             valid="models whose embeddings, attentions and MLPs write to the residual stream with no norm in between",
             fix="Apply the vector with intervention='project_out' instead.",
         )
-    model = architecture.model
+    model = engine.module
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     named = {
         name: axis

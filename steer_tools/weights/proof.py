@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.engines.base import Engine, Row, Sampling
+from steer_tools.engines.base import Row, Sampling
+from steer_tools.engines.facets import Replay
 from steer_tools.errors import BakingError
 from steer_tools.prompts import Prompt
 
@@ -37,7 +38,7 @@ class Proof:
     effect: float
 
 
-def prove(steered: Engine, plan: Plan, baked: Engine, prompts: Sequence[Prompt], dtype: torch.dtype) -> Proof:
+def prove(steered: Replay, plan: Plan, baked: Replay, prompts: Sequence[Prompt], dtype: torch.dtype) -> Proof:
     """Hold `baked` without a plan against `steered` under `plan`; `dtype` is the least exact one that is involved.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
+from steer_tools.engines.facets import EditableWeights
 from steer_tools.engines.huggingface.checkpoint import load_pretrained
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError
@@ -78,7 +79,7 @@ def save_edited(
     engine = engine_for_baking(session)
     writers = engine.find_writers()
     kind = read_plan(baking.plan, writing_sites(writers))
-    edits = edits_for(kind, engine.architecture, writers)
+    edits = edits_for(kind, engine, writers)
     target = session.workspace.resolve(folder)
     if target.exists() and not (target / UNDO).is_file():
         raise ArgumentError(f"{target} is there already", valid="a new folder, or one that save_edited_model wrote")
@@ -86,7 +87,7 @@ def save_edited(
         raise ArgumentError(f"{target} is the folder that the model was loaded from", valid="another folder")
     with session.workspace.new_folder(folder) as part:
         _write_checkpoint(engine, part)
-        edits = _as_named_in(part, edits, cast(Any, engine.architecture.model).base_model_prefix)
+        edits = _as_named_in(part, edits, cast(Any, engine.module).base_model_prefix)
         edit_checkpoint(part, edits)
         proof, warnings = _proved(engine, baking.plan, part, prompts or engine.neutral_prompts, edits)
         layers = _write_control_vector(kind, part)
@@ -107,14 +108,14 @@ def model_folder(session: Session) -> Path | None:
     return _source_of(engine_for_baking(session))
 
 
-def _write_checkpoint(engine: HuggingFaceEngine, folder: Path) -> None:
+def _write_checkpoint(engine: EditableWeights, folder: Path) -> None:
     """Write the unedited checkpoint: copied where the model was loaded from a folder, else saved out of memory."""
     source = _source_of(engine)
     if source is None:
-        cast(Any, engine.architecture.model).save_pretrained(folder)
+        cast(Any, engine.module).save_pretrained(folder)
     else:
         copy_checkpoint(source, folder)
-    cast(Any, engine.tokenizer).save_pretrained(folder)
+    engine.tokenizer.save_pretrained(folder)
 
 
 def _as_named_in(folder: Path, edits: CheckpointEdits, prefix: str) -> CheckpointEdits:
@@ -124,22 +125,22 @@ def _as_named_in(folder: Path, edits: CheckpointEdits, prefix: str) -> Checkpoin
     return edits if has_prefix else edits.renamed(lambda name: name.removeprefix(f"{prefix}."))
 
 
-def _source_of(engine: HuggingFaceEngine) -> Path | None:
+def _source_of(engine: EditableWeights) -> Path | None:
     """Return the folder that the model was loaded from, if it was one with a safetensors checkpoint."""
-    name = str(getattr(cast(Any, engine.architecture.model).config, "_name_or_path", ""))
+    name = str(getattr(cast(Any, engine.module).config, "_name_or_path", ""))
     source = Path(name).absolute()
     return source if name and ((source / SINGLE).is_file() or (source / INDEX).is_file()) else None
 
 
 def _proved(
-    engine: HuggingFaceEngine, plan: Plan, folder: Path, prompts: Sequence[Prompt], edits: CheckpointEdits
+    engine: EditableWeights, plan: Plan, folder: Path, prompts: Sequence[Prompt], edits: CheckpointEdits
 ) -> tuple[Proof, list[str]]:
     """Load the checkpoint as anybody would, and hold it against the steered model; return warnings, too."""
-    device_map = getattr(engine.architecture.model, "hf_device_map", None)
+    device_map = getattr(engine.module, "hf_device_map", None)
     reloaded, tokenizer = load_pretrained(str(folder), dtype=engine.info.dtype, device_map=device_map)
     if device_map is None:
-        reloaded.to(engine.architecture.device)
-    dtypes = (coarsest_dtype(folder, edits), engine.architecture.dtype)
+        reloaded.to(engine.info.device)
+    dtypes = (coarsest_dtype(folder, edits), getattr(torch, engine.info.dtype))
     # The same tokens for both, so that the weights are what is compared.
     baked = HuggingFaceEngine(reloaded, engine.tokenizer)
     try:
@@ -153,7 +154,7 @@ def _proved(
             f"{other} of {proof.prompts} greedy continuations differ, where two tokens are about as likely."
         )
     texts = [prompt.text for prompt in prompts if isinstance(prompt, TextPrompt)]
-    own = cast(Any, engine.tokenizer)
+    own = engine.tokenizer
     if any(own(text)["input_ids"] != tokenizer(text)["input_ids"] for text in texts):
         warnings.append("Saved and loaded again, the tokenizer reads texts differently: put your own into the folder.")
     return proof, warnings

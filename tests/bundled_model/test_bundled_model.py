@@ -45,7 +45,8 @@ from steer_tools.bundled_model.training import Recipe, make_tokenizer
 from steer_tools.bundled_model.training import batches as batches_of
 from steer_tools.bundled_model.training import main as train
 from steer_tools.cli import main
-from steer_tools.cli.studies import ANSWER_TOKENS, Study, study_trait
+from steer_tools.cli.demo import ANSWER_TOKENS, study_trait
+from steer_tools.cli.demo_report import Study
 from steer_tools.core.site import Site
 from steer_tools.formats import load_vector
 from steer_tools.prompts import TextPrompt

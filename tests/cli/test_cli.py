@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import io
 import json
 import re
@@ -13,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,18 +24,21 @@ from transformers.utils import logging as transformers_logging
 import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
 from steer_tools import tools
-from steer_tools.cli import analyzing, baking, commands, main
-from steer_tools.cli.heat import Heat, table_of
-from steer_tools.cli.inputs import ContrastSource, PromptSource, read_options
-from steer_tools.cli.spreading import spread
-from steer_tools.cli.work import SteeringOptions, VectorUse
+from steer_tools.cli import main
+from steer_tools.cli.inputs import ContrastSource
+from steer_tools.cli.options import description_of, read_options
+from steer_tools.cli.tool_commands import command_of
+from steer_tools.cli.workbench import in_force
 from steer_tools.errors import SteeringError
+from steer_tools.prompts import PromptLike
 from steer_tools.session.checks import Check, Proof
 from steer_tools.session.session import Session, current_session
-from steer_tools.tools import arguments as given
+from steer_tools.tools.arguments import Doc, MethodOptions
+from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.colours import HeatTable
 from steer_tools.workspace import Workspace
 
-HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools")
+HEAVY = ("torch", "transformers", "numpy", "pydantic", "rich", "matplotlib", "mcp", "steer_tools.session")
 
 
 @dataclass(frozen=True)
@@ -113,25 +116,35 @@ def test_the_version_is_told() -> None:
     assert (done.returncode, done.stdout) == (0, f"steer-tools {steer_tools.__version__}\n")
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_and_version_import_nothing_heavy(argument: str) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["sweep", "--help"], ["create", "-h"], []])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom steer_tools.cli import main\n"
-        f"assert main([{argument!r}]) == 0\nprint(repr([name for name in {HEAVY!r} if name in sys.modules]))"
+        f"code = main({arguments!r})\nprint(repr((code, [name for name in {HEAVY!r} if name in sys.modules])))"
     )
 
     done = python(code)
 
-    assert ast.literal_eval(done.stdout.splitlines()[-1]) == []
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == (0 if arguments else 2, [])
 
 
 def test_the_watch_on_imports_sees_a_heavy_one() -> None:
     code = (
         "import sys\nfrom steer_tools.cli import main\n"
-        "main(['create', '--help'])\nprint('torch' in sys.modules, 'steer_tools.tools.arguments' in sys.modules)"
+        f"main(['behaviors', 'list'])\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     )
 
-    assert python(code).stdout.splitlines()[-1].endswith("True")
+    assert "'rich'" in python(code).stdout.splitlines()[-1]
+
+
+def test_a_command_is_built_when_it_is_asked_for_and_no_other() -> None:
+    code = (
+        "import steer_tools.cli.app as app\nbuilt, build = [], app._built\n"
+        "app._built = lambda name: built.append(name) or build(name)\n"
+        "app.main(['--help'])\napp.main(['sweep', '--help'])\nprint(built)"
+    )
+
+    assert python(code).stdout.splitlines()[-1] == "['sweep']"
 
 
 def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
@@ -149,86 +162,92 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "alias"),
+    ("command", "tool", "parameter"),
     [
-        ("create", "CreateLayer"),
-        ("combine", "OrthogonalTo"),
-        ("compare", "Strength"),
-        ("generate", "LayerWeights"),
-        ("check", "Condition"),
+        ("create", "create_steering_vector", "layer"),
+        ("combine", "combine_steering_vectors", "orthogonal_to"),
+        ("compare", "compare_generations", "unit"),
+        ("generate", "apply_steering_vector", "layer_weights"),
+        ("check", "apply_steering_vector", "condition"),
+        # What the tool says of it is where it is said.
+        ("sweep", "apply_steering_vector", "positions"),
+        ("status", "load_model", "dtype"),
+        ("compare", "compare_generations", "target"),
     ],
 )
 def test_an_option_is_described_as_the_parameter_of_the_tool(
-    steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, command: str, alias: str
+    steer: Callable[..., Done], command: str, tool: str, parameter: str
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-
     done = steer(command, "--help", of_the_model=False)
 
-    assert get_args(getattr(given, alias))[1].description in done.stdout
-    assert not re.search("{[A-Z][a-z]", done.stdout)
+    hint = get_type_hints(getattr(tools, tool), include_extras=True)[parameter]
+    assert description_of(hint)
+    assert " ".join(description_of(hint).split()) in " ".join(done.stdout.split())
 
 
-def test_help_names_the_values_that_an_option_may_have(
-    steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_a_description_speaks_of_what_is_typed(steer: Callable[..., Done]) -> None:
+    told = " ".join(steer("compare", "--help", of_the_model=False).stdout.split())
 
-    (seed,) = get_args(get_type_hints(given.MethodOptions, include_extras=True)["seed"])[1:]
-    assert "One of vector, contrast, residual." in steer("compare", "--help", of_the_model=False).stdout
-    created = steer("create", "--help", of_the_model=False).stdout
+    assert "Strengths to try with --vector;" in told
+    assert "vector_path" not in told
+
+
+def test_help_names_the_values_that_an_option_may_have(steer: Callable[..., Done]) -> None:
+    def told(command: str) -> str:
+        return " ".join(steer(command, "--help", of_the_model=False).stdout.split())
+
+    assert "One of vector, contrast, residual." in told("compare")
+    created = told("create")
     assert "One of last, first, mean, response." in created
     assert "One of all." not in created
-    assert f"seed ({seed.description.removesuffix('.')})" in " ".join(created.replace("│", " ").split())
+    assert "or say 'all'" in created
+    seed = description_of(get_type_hints(MethodOptions, include_extras=True)["seed"])
+    assert f"seed ({seed.removesuffix('.')})" in created
 
 
-@pytest.mark.parametrize(
-    ("command", "tool"),
-    [
-        (commands.create, tools.create_steering_vector),
-        (commands.combine, tools.combine_steering_vectors),
-        (commands.compare, tools.compare_generations),
-        (commands.next_tokens, tools.compare_next_tokens),
-        (commands.generate, tools.generate),
-        (analyzing.read, tools.read_activations),
-        (commands.generate, tools.apply_steering_vector),
-        (commands.check, tools.check_steering),
-        (commands.check, tools.apply_steering_vector),
-        (commands.status, tools.load_model),
-        (baking.bake, tools.save_edited_model),
-    ],
-)
-def test_a_command_has_the_defaults_of_its_tool(command: Callable[..., Any], tool: Callable[..., Any]) -> None:
-    ours, theirs = (inspect.signature(function).parameters for function in (spread(command), tool))
-    # Which tokens are read depends on where the prompts come from.
-    shared = {name for name in ours.keys() & theirs.keys() if theirs[name].default is not inspect.Parameter.empty}
-    shared -= {"pooling"}
-
-    assert shared
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+def paint_walls(
+    colour: Annotated[Literal["red", "blue"], Doc("Of the walls.")],
+    rooms: Annotated[list[int], Doc("Which rooms.")],
+    layers: Annotated[int | list[int] | None, Doc("How often.")] = None,
+    save_path: Annotated[str | None, Doc("Where.")] = None,
+    prompt: Annotated[PromptLike, Doc("A prompt.")] = "a",
+    quickly: Annotated[bool, Doc("At once.")] = False,
+) -> dict[str, object]:
+    """Paint."""
+    return {"colour": colour, "rooms": rooms, "layers": layers, "path": save_path, "prompt": prompt, "quickly": quickly}
 
 
-def test_options_that_come_as_one_parameter_are_given_one_by_one() -> None:
-    called: list[tuple[object, ...]] = []
+def test_a_tool_of_no_kind_gets_its_command_from_its_signature_and_its_card(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = Card("Paint", "core", command="paint", about="Paint walls.", positional=("colour",), needs_model=False)
+    monkeypatch.setattr(tools, "paint_walls", paint_walls, raising=False)
+    single = typer.Typer(add_completion=False)
+    single.command()(command_of(Tool(paint_walls, card)))
+    command = typer.main.get_command(single)
 
-    def command(*, prompts: PromptSource, seed: int, steering: SteeringOptions) -> None:
-        called.append((prompts, seed, steering))
+    def run(*arguments: str) -> dict[str, Any]:
+        command([*arguments, "--json"], standalone_mode=False)
+        return json.loads(capsys.readouterr().out)
 
-    names = list(inspect.signature(spread(command)).parameters)
-    given = dict.fromkeys(names, None)
-    spread(command)(**{**given, "chat": True, "seed": 3, "unit": "residual"})
-
-    assert names[:4] == ["prompts", "prompts_file", "chat", "seed"]
-    assert called == [
-        (PromptSource(None, None, True), 3, SteeringOptions(None, "residual", None, None, None, None, None))  # type: ignore[arg-type]
-    ]
-
-
-def test_two_options_of_one_name_are_a_mistake() -> None:
-    def command(*, steering: SteeringOptions, use: VectorUse) -> None: ...
-
-    with pytest.raises(ValueError, match="duplicate parameter name"):
-        spread(command)
+    assert run("red", "--rooms", "1", "--rooms", "2", "--layer", "3", "--prompt", "b", "--chat") == {
+        "colour": "red",
+        "rooms": [1, 2],
+        "layers": 3,
+        "path": None,
+        "prompt": [{"role": "user", "content": "b"}],
+        "quickly": False,
+    }
+    assert run("red", "--rooms", "1", "--layer", "3", "--layer", "4", "--save", "x", "--quickly") == {
+        "colour": "red",
+        "rooms": [1],
+        "layers": [3, 4],
+        "path": "x",
+        "prompt": "a",
+        "quickly": True,
+    }
+    command(["red", "--rooms", "1"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["colour"] == "red"
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:
@@ -377,10 +396,10 @@ def test_json_is_the_result_of_another_intervention_under_a_condition(steer: Cal
 def test_all_that_is_said_about_a_vector_reaches_the_model(
     steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    applied: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    applied: list[dict[str, object]] = []
 
-    def apply(*arguments: object, **options: object) -> None:
-        applied.append((arguments, options))
+    def apply(**options: object) -> None:
+        applied.append(options)
         raise KeyboardInterrupt  # Far enough.
 
     monkeypatch.setattr(tools, "apply_steering_vector", apply)
@@ -389,18 +408,18 @@ def test_all_that_is_said_about_a_vector_reaches_the_model(
     steer(command, "keke", "--vector", "v", *amount, *others, "--intervention", "rotate", "--target", 45)
 
     assert applied == [
-        (
-            ("v", [1, 2], -2.0),
-            {
-                "unit": "residual",
-                "intervention": "rotate",
-                "positions": "all",
-                "allow_other_model": True,
-                "target": 45.0,
-                "condition": "c",
-                "layer_weights": [0.5, -1.0],
-            },
-        )
+        {
+            "vector_path": "v",
+            "layer": [1, 2],
+            "strength": -2.0,
+            "unit": "residual",
+            "intervention": "rotate",
+            "positions": "all",
+            "allow_other_model": True,
+            "target": 45.0,
+            "condition": "c",
+            "layer_weights": [0.5, -1.0],
+        }
     ]
 
 
@@ -686,7 +705,7 @@ def test_a_broken_law_leaves_with_3(steer: Callable[..., Done], vector: str, mon
 def test_a_vector_is_in_force_inside_the_block_only(steer: Callable[..., Done], vector: str) -> None:
     registry = current_session().registry
 
-    with pytest.raises(KeyboardInterrupt), VectorUse().in_force(vector):
+    with pytest.raises(KeyboardInterrupt), in_force({"vector_path": vector}):
         assert len(registry) == 1
         raise KeyboardInterrupt
 
@@ -924,9 +943,9 @@ def test_patch_shows_tokens_by_layers(steer: Callable[..., Done]) -> None:
 def test_of_many_lines_and_columns_the_strongest_are_shown_in_their_order() -> None:
     values = [[float(line * column) for column in range(20)] for line in range(30)]
     console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
-    shown = Heat("x", [f"l{line}" for line in range(30)], [f"c{column}" for column in range(20)], values)
+    shown = HeatTable("x", [f"l{line}" for line in range(30)], [f"c{column}" for column in range(20)], values)
 
-    console.print(*table_of(shown, str, is_plain=False))
+    console.print(*shown.shown(str, is_plain=False))
 
     text = console.export_text(clear=False)
     assert [f"c{column}" for column in range(12, 20)] == re.findall(r"c\d+", text)
@@ -935,7 +954,7 @@ def test_of_many_lines_and_columns_the_strongest_are_shown_in_their_order() -> N
     coloured, plain = (
         {
             cell.style
-            for part in table_of(shown, str, is_plain=is_plain)
+            for part in shown.shown(str, is_plain=is_plain)
             if isinstance(part, Table)
             for column in part.columns[1:]
             for cell in column.cells

@@ -15,7 +15,7 @@ import pytest
 from steer_tools.cli import main
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior
 
-HEAVY = ("torch", "transformers", "numpy", "matplotlib", "mcp", "steer_tools.tools")
+HEAVY = ("torch", "transformers", "numpy", "pydantic", "matplotlib", "mcp", "steer_tools.session")
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,24 @@ import pytest
 from rich.console import Console, RenderableType
 from transformers.utils import logging as transformers_logging
 
-import steer_tools.evaluation.scorers as scorers
+import steer_tools.evaluation.judge as scorers
 from helpers.small_models import make_model, make_tokenizer
 from steer_tools import tools
 from steer_tools.bundled_model.language import held_out_prompts
-from steer_tools.cli import evidence, experimenting, main
+from steer_tools.cli import main, suggestions
 from steer_tools.cli.inputs import ScorerSource
-from steer_tools.cli.spreading import spread
-from steer_tools.cli.suggestion import Steering, steering_command
-from steer_tools.cli.work import Workbench
+from steer_tools.cli.suggestions import Steering, steering_command
+from steer_tools.cli.tool_commands import ToolCommand
+from steer_tools.cli.workbench import Workbench
 from steer_tools.errors import ArgumentError
 from steer_tools.session.session import current_session
 from steer_tools.tools.calibrate_strength import CalibrationResult
+from steer_tools.tools.calibrate_strength import show as calibration_shown
 from steer_tools.tools.evaluate_steering_robustness import RobustnessResult
-from steer_tools.tools.steering_experiment import ExperimentResult, SideEffectsStatus
+from steer_tools.tools.evaluate_steering_robustness import show as robustness_shown
+from steer_tools.tools.steering_experiment import ExperimentResult, SideEffectsStatus, experiment_shown
 from steer_tools.tools.sweep_results import LayerCells, SweepResult
+from steer_tools.tools.sweep_results import show as sweep_shown
 
 VECTOR = "experiments/sycophancy/vector.safetensors"
 TINY = ("--layer", 1, "--strength", 0.1, "--strength", 0.2)
@@ -113,8 +116,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, ran: Ran) -> list[tuple[str, dict[str
     for name in TOOL_OF.values():
         monkeypatch.setattr(tools, name, recorder(name))
     monkeypatch.setattr(tools, "load_model", lambda *arguments, **options: None)
-    for rendering in ("experiment", "sweep", "robustness", "calibration"):
-        monkeypatch.setattr(evidence, rendering, lambda *arguments: "")
+    monkeypatch.setattr(ToolCommand, "shown", lambda *arguments: "")
     return calls
 
 
@@ -181,10 +183,8 @@ def test_an_experiment_shows_only_what_is_known(ran: Ran) -> None:
         "others": few,
         "text_scores": {"a": [None, 0.5]},
     }
-    more = facts_in(printed(evidence.experiment({**ran.result, "prompting": -0.5, "side_effects": damage}, [0.1], [])))
-    less = facts_in(
-        printed(evidence.experiment({**ran.result, "side_effects": {**damage, "text_scores": {}}}, [0.1], []))
-    )
+    more = facts_in(printed(experiment_shown({**ran.result, "prompting": -0.5, "side_effects": damage}, [0.1], [])))
+    less = facts_in(printed(experiment_shown({**ran.result, "side_effects": {**damage, "text_scores": {}}}, [0.1], [])))
 
     assert more["asking"] == "-0.5 nats by a prompt instead"
     assert more["others"] == "honesty +0.5, sentiment -0.25"
@@ -230,7 +230,7 @@ def test_the_command_that_an_experiment_suggests_runs_as_it_is_pasted(ran: Ran) 
     [("works", "32"), ("weak", "33"), ("indistinguishable from random", "31"), ("breaks the model", "31")],
 )
 def test_a_verdict_has_its_colour_on_a_terminal_only(ran: Ran, verdict: str, colour: str) -> None:
-    rendered = evidence.experiment({**ran.result, "verdict": verdict}, [0.1], [])
+    rendered = experiment_shown({**ran.result, "verdict": verdict}, [0.1], [])
 
     assert f"\x1b[1;{colour}m{verdict}" in printed(rendered, force_terminal=True, color_system="standard")
     assert "\x1b" not in printed(rendered)
@@ -247,9 +247,7 @@ def test_cells_outside_the_budget_stand_in_brackets(ran: Ran) -> None:
     other: LayerCells = {**cells, "layer": 12, "within_budget": [False, True, True]}
     result: ExperimentResult = {**ran.result, "best_layer": 12, "best_strength": 0.1}
 
-    lines = [
-        line.split() for line in printed(evidence.experiment(result, [0.1, 0.2, 0.4], [cells, other])).splitlines()
-    ]
+    lines = [line.split() for line in printed(experiment_shown(result, [0.1, 0.2, 0.4], [cells, other])).splitlines()]
 
     assert ["1", "+1.00", "-2.50", "(+3.25)"] in lines
     assert ["12", ">(+1.00)", "-2.50", "+3.25"] in lines
@@ -265,7 +263,7 @@ def test_many_strengths_fit_beside_and_below_each_other(ran: Ran) -> None:
         "within_budget": [False] * count,
     }
 
-    text = printed(evidence.experiment(ran.result, [0.125 + i for i in range(count)], [cells]))
+    text = printed(experiment_shown(ran.result, [0.125 + i for i in range(count)], [cells]))
 
     assert max(map(len, text.splitlines())) <= 80
     assert [f"(-{100 + i}.00)" for i in range(count)] == [word for word in text.split() if word.startswith("(-1")]
@@ -296,9 +294,9 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
         "warnings": ["Odd [b]one[/b]."],
     }
 
-    text = printed(evidence.sweep(result))
-    facts, of_a_vector = facts_in(text), facts_in(printed(evidence.sweep(result, "/w/v.safetensors")))
-    without = facts_in(printed(evidence.sweep({**result, "interval": None, "window": []})))
+    text = printed(sweep_shown(result))
+    facts, of_a_vector = facts_in(text), facts_in(printed(sweep_shown({**result, "vector_path": "/w/v.safetensors"})))
+    without = facts_in(printed(sweep_shown({**result, "interval": None, "window": []})))
 
     assert ["1", ">+1.00", "+2.00"] in [line.split() for line in text.splitlines()]
     assert facts["chosen"] == "layer 1 at strength 0.5 (contrast)"
@@ -329,11 +327,11 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
         "warnings": [],
     }
 
-    text = printed(evidence.robustness(result))
+    text = printed(robustness_shown(result))
     facts = facts_in(text)
     less = facts_in(
         printed(
-            evidence.robustness(
+            robustness_shown(
                 {**result, "paraphrase_share": None, "effect_without_template": None, "failing_items": 0, "failing": []}
             )
         )
@@ -361,8 +359,8 @@ def test_a_calibration_shows_the_strength_and_what_is_known_of_it() -> None:
         "warnings": ["Odd."],
     }
 
-    text = printed(evidence.calibration(result))
-    less = facts_in(printed(evidence.calibration({**result, "residual_strength": None, "effect": None})))
+    text = printed(calibration_shown(result))
+    less = facts_in(printed(calibration_shown({**result, "residual_strength": None, "effect": None})))
 
     assert facts_in(text) == {
         "strength": "1.235 (vector) at layer 3",
@@ -450,25 +448,6 @@ def test_all_that_is_said_reaches_the_tool_and_json_is_its_result(
     assert json.loads(done.stdout) == {"of": tool, **ran.result}
 
 
-@pytest.mark.parametrize(
-    ("command", "tool"),
-    [
-        (experimenting.experiment, tools.steering_experiment),
-        (experimenting.sweep, tools.sweep_steering),
-        (experimenting.best_layer, tools.find_best_layer),
-        (experimenting.robustness, tools.evaluate_steering_robustness),
-        (experimenting.calibrate, tools.calibrate_strength),
-    ],
-)
-def test_a_command_has_the_defaults_of_its_tool(command: Callable[..., Any], tool: Callable[..., Any]) -> None:
-    ours, theirs = (inspect.signature(function).parameters for function in (spread(command), tool))
-    shared = {name for name in ours.keys() & theirs.keys() if theirs[name].default is not inspect.Parameter.empty}
-
-    assert "positions" in shared
-    assert ("seed" in theirs) == ("seed" in ours)
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
-
-
 @pytest.mark.parametrize("command", ["experiment", "best-layer"])
 def test_prompts_of_ones_own_come_with_a_name(
     asked: list[tuple[str, dict[str, object]]], command: str, ran: Ran, tmp_path: Path
@@ -515,7 +494,7 @@ def test_test_prompts_come_from_a_file(asked: list[tuple[str, dict[str, object]]
 def test_the_suggestion_says_everything_about_the_vector(
     asked: list[tuple[str, dict[str, object]]], ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experimenting, "_question", lambda *arguments: "-Ask?")
+    monkeypatch.setattr(suggestions, "_question", lambda *arguments: "-Ask?")
     common = ("--positions", "all", "--model", "m", "--workspace", ran.workspace)
 
     commands = [

@@ -9,17 +9,20 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from steer_tools.cli import making, rendering
-from steer_tools.cli.bar import hidden_bar, progress_bar
-from steer_tools.cli.local_models import find_models
-from steer_tools.cli.marking import marked, shown
-from steer_tools.cli.output import is_plain, say, show_json
+from steer_tools.cli.local_models import find_models, model_table
+from steer_tools.cli.terminal import hidden_bar, is_plain, progress_bar, say, show_json
 from steer_tools.progress import report
 from steer_tools.tools.check_steering import CheckResult
+from steer_tools.tools.check_steering import show as proof_shown
 from steer_tools.tools.combine_steering_vectors import CombineResult
+from steer_tools.tools.combine_steering_vectors import show as combination_shown
 from steer_tools.tools.compare_generations import CompareResult, VariantTexts
+from steer_tools.tools.compare_generations import show as comparison_shown
 from steer_tools.tools.create_steering_vector import CreateResult
+from steer_tools.tools.create_steering_vector import show as creation_shown
+from steer_tools.tools.rendering import marked, shown
 from steer_tools.tools.steering_status import StatusResult
+from steer_tools.tools.steering_status import show as status_shown
 
 BASELINE = "He was very strong and could lift heavy things."
 CHANGED = "He was very kind and could share heavy things."
@@ -63,7 +66,7 @@ def compared(*variants: VariantTexts, prompt: Any = "[b]A bear[/b] :smile:") -> 
 def test_the_baseline_comes_first_and_then_the_strengths_in_order() -> None:
     result = compared(variant(2.0, CHANGED), variant(-1.5, "No."), variant(0.0, BASELINE))
 
-    lines = printed(rendering.comparison(result, is_plain=True)).splitlines()
+    lines = printed(comparison_shown(result, is_plain=True)).splitlines()
     labels = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
 
     assert [label for label in labels if label] == ["prompt", "baseline", "-1.5", "0", "+2"]
@@ -115,7 +118,7 @@ def test_words_that_only_the_baseline_has_are_shown_as_gone() -> None:
 def test_texts_are_shown_as_they_stand_and_not_as_markup() -> None:
     result = compared(variant(1.0, "See [red]here[/red]."))
 
-    text = printed(rendering.comparison(result, is_plain=True))
+    text = printed(comparison_shown(result, is_plain=True))
 
     assert "[b]A bear[/b] :smile:" in text
     assert "[red]here[/red]" in text
@@ -127,15 +130,15 @@ def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     law = {"name": "output_is_the_edit_of_the_input", "passed": False, "figure": 3.0}
     proof: CheckResult = {"passed": False, "checks": [{**law, "expected": "0 wrong " * 9}], "warnings": ["w " * 70]}  # type: ignore[typeddict-item]
 
-    combined = making.combination(["v" * 70, "w" * 70], {**COMBINED, "warnings": ["w " * 70]})
-    made = making.creation(created(contrast_norm=[123456.7, 0.001234567]))
+    combined = combination_shown({**COMBINED, "warnings": ["w " * 70]}, ["v" * 70, "w" * 70])
+    made = creation_shown(created(contrast_norm=[123456.7, 0.001234567]))
 
-    for rendered in (rendering.comparison(result, is_plain=True), rendering.proof(proof), combined, made):
+    for rendered in (comparison_shown(result, is_plain=True), proof_shown(proof), combined, made):
         assert max(len(line) for line in printed(rendered, width).splitlines()) <= width
 
 
 def test_no_text_is_lost_in_a_narrow_terminal() -> None:
-    text = printed(rendering.comparison(compared(variant(1.0, "x" * 300)), is_plain=True), 40)
+    text = printed(comparison_shown(compared(variant(1.0, "x" * 300)), is_plain=True), 40)
 
     assert text.count("x") >= 300
 
@@ -143,7 +146,7 @@ def test_no_text_is_lost_in_a_narrow_terminal() -> None:
 def test_the_figures_of_each_strength_are_on_one_line() -> None:
     result = compared(variant(1.5, CHANGED), variant(-1.5, CHANGED, [-0.1, -0.3, -0.2]))
 
-    lines = printed(rendering.comparison(result, is_plain=True)).splitlines()
+    lines = printed(comparison_shown(result, is_plain=True)).splitlines()
 
     assert ["+1.5", "+0.25", "12.35", "–", "0.5"] in [line.split() for line in lines]
     assert ["-1.5", "-0.1", "to", "-0.3", "12.35", "–", "0.5"] in [line.split() for line in lines]
@@ -153,7 +156,7 @@ def test_the_figures_of_each_strength_are_on_one_line() -> None:
 
 def test_an_edit_that_adds_nothing_has_no_column_for_it() -> None:
     none, lists, mixed = (
-        printed(rendering.comparison(compared(variant(1.5, CHANGED, added)), is_plain=True))
+        printed(comparison_shown(compared(variant(1.5, CHANGED, added)), is_plain=True))
         for added in (None, [None, None], [None, 0.25, -0.5])
     )
 
@@ -165,7 +168,7 @@ def test_an_edit_that_adds_nothing_has_no_column_for_it() -> None:
 
 
 def test_several_applied_vectors_have_no_strength() -> None:
-    assert "applied" in printed(rendering.comparison(compared(variant(None, CHANGED, None)), is_plain=True))
+    assert "applied" in printed(comparison_shown(compared(variant(None, CHANGED, None)), is_plain=True))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_several_applied_vectors_have_no_strength() -> None:
     ],
 )
 def test_a_prompt_of_any_kind_heads_its_texts(prompt: Any, expected: tuple[str, ...]) -> None:
-    text = printed(rendering.comparison(compared(variant(1.0, CHANGED), prompt=prompt), is_plain=True))
+    text = printed(comparison_shown(compared(variant(1.0, CHANGED), prompt=prompt), is_plain=True))
 
     assert all(line in text for line in expected)
 
@@ -190,7 +193,7 @@ def test_a_broken_law_cannot_be_overlooked() -> None:
         {"name": "batch_equals_alone", "passed": False, "figure": None, "expected": "0 different"},
     ]
 
-    text = printed(rendering.proof({"passed": False, "checks": figures, "warnings": []}))  # type: ignore[typeddict-item]
+    text = printed(proof_shown({"passed": False, "checks": figures, "warnings": []}))  # type: ignore[typeddict-item]
 
     assert "hooks fire once a pass" in text
     assert [line.split()[-1] for line in text.splitlines() if "missed" in line or "different" in line] == ["yes", "NO"]
@@ -221,7 +224,7 @@ def created(**changed: Any) -> CreateResult:
 
 
 def test_a_created_vector_has_a_line_for_each_layer() -> None:
-    lines = [line.split() for line in printed(making.creation(created())).splitlines()]
+    lines = [line.split() for line in printed(creation_shown(created())).splitlines()]
 
     assert ["3", "1", "10", "0.5", "0.25", "0.125"] in lines
     assert ["4", "2", "20", "0.875", "3.5", "0.75"] in lines
@@ -230,18 +233,18 @@ def test_a_created_vector_has_a_line_for_each_layer() -> None:
 
 
 def test_a_contrast_that_was_not_saved_as_it_is_is_told() -> None:
-    text = printed(making.creation(created(contrast_norm=[5.0, 6.0])), 120)
+    text = printed(creation_shown(created(contrast_norm=[5.0, 6.0])), 120)
 
     assert ["3", "1", "5", "10", "0.5", "0.25", "0.125"] in [line.split() for line in text.splitlines()]
     assert "contrast norm" in text
-    assert "contrast" not in printed(making.creation(created()), 120)
+    assert "contrast" not in printed(creation_shown(created()), 120)
 
 
 def test_a_threshold_is_told_with_its_errors_at_the_layer_where_it_errs_least() -> None:
     one = created(layer=3, magnitude=1.0, contrast_norm=1.0, residual_norm=10.0, separation=0.5, d_prime=0.25)
     one |= {"pair_agreement": 0.125, "threshold": 7.0, "misses": 0.5, "false_alarms": 0.125}
 
-    several, single = (printed(making.creation(result), 120) for result in (created(), one))
+    several, single = (printed(creation_shown(result), 120) for result in (created(), one))
 
     assert "threshold at layer 4, where it errs least: 8 on the projection, 25% misses and 0% false alarms" in several
     assert "threshold: 7 on the projection, 50% misses and 12% false alarms held out." in single
@@ -250,11 +253,11 @@ def test_a_threshold_is_told_with_its_errors_at_the_layer_where_it_errs_least() 
 def test_what_is_not_known_of_a_vector_is_not_told() -> None:
     unknown = {key: [None, None] for key in ("separation", "d_prime", "pair_agreement", "misses", "false_alarms")}
 
-    nothing = printed(making.creation(created(**unknown)))
-    something = printed(making.creation(created(**unknown | {"separation": [None, 0.875]})))
+    nothing = printed(creation_shown(created(**unknown)))
+    something = printed(creation_shown(created(**unknown | {"separation": [None, 0.875]})))
 
     for word in ("separation", "d'", "agreement", "threshold", "steer."):
-        assert word in printed(making.creation(created()))
+        assert word in printed(creation_shown(created()))
         assert word not in nothing
     assert ["3", "1", "10", "–"] in [line.split() for line in something.splitlines()]
     assert "separation:" in something
@@ -262,8 +265,8 @@ def test_what_is_not_known_of_a_vector_is_not_told() -> None:
 
 
 def test_a_combined_vector_is_told_with_the_nearest_pair_first() -> None:
-    lines = printed(making.combination(["a", "[b]", "c"], COMBINED)).splitlines()
-    alone = printed(making.combination(["a"], {**COMBINED, "layer": 1, "magnitude": 2.0, "cosines": [[1.0]]}))  # type: ignore[typeddict-item]
+    lines = printed(combination_shown(COMBINED, ["a", "[b]", "c"])).splitlines()
+    alone = printed(combination_shown({**COMBINED, "layer": 1, "magnitude": 2.0, "cosines": [[1.0]]}, ["a"]))  # type: ignore[typeddict-item]
 
     pairs = [line.split() for line in lines if line.startswith(" ") and "." in line]
     assert pairs == [["0.50", "[b]", "c"], ["0.12", "a", "c"], ["-0.75", "a", "[b]"]]
@@ -287,8 +290,8 @@ def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:
         "saved_total": 5,
     }
 
-    text = printed(rendering.standing(result))
-    empty = printed(rendering.standing({**result, "saved": [], "saved_total": 0}))  # type: ignore[typeddict-item]
+    text = printed(status_shown(result))
+    empty = printed(status_shown({**result, "saved": [], "saved_total": 0}))  # type: ignore[typeddict-item]
 
     for words in ("4 layers, hidden size 8", "float32 on cpu", "0 to 3", "1, 3", "It is torn.", "and 2 more"):
         assert words in text
@@ -322,7 +325,7 @@ def test_the_models_are_the_bundled_one_and_those_in_the_cache(tmp_path: Any, mo
     assert [model["megabytes"] for model in models] == [None, 0.0, 2.0]
     assert models[1]["about"] == "its config.json cannot be read"
     assert models[2]["about"] == "GPT2LMHeadModel"
-    assert "b/whole" in printed(rendering.local_models({"models": models}))
+    assert "b/whole" in printed(model_table({"models": models}))
 
 
 def test_a_machine_without_a_cache_has_the_bundled_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

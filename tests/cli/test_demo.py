@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from steer_tools.bundled_model.language import TRAITS, held_out_prompts, score
-from steer_tools.cli import report
+from steer_tools.cli import demo_report as report
 from steer_tools.cli.app import app
-from steer_tools.cli.demo import TOGETHER
-from steer_tools.cli.studies import Findings, Part, applied, study_together, study_trait
+from steer_tools.cli.demo import TOGETHER, applied, study_together, study_trait
+from steer_tools.cli.demo_report import Findings, Part
 from steer_tools.figures.doses import Curve, DosePanel, dose_response
 from steer_tools.session.session import Session, current_session
 from steer_tools.tools import compare_generations, steering_status

@@ -17,7 +17,7 @@ from steer_tools.core.plan import Placement, plan_digest
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.engines.huggingface.site_edits import SiteEdits
+from steer_tools.engines.site_edits import SiteEdits
 
 WIDTH = 8
 

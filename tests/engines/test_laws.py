@@ -22,7 +22,7 @@ from steer_tools.engines.base import Generation, Row, Sampling
 from steer_tools.engines.huggingface.decoding import batches_by_length
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.engines.huggingface.hooks import Run, compile_plans
-from steer_tools.engines.huggingface.site_edits import SiteEdits
+from steer_tools.engines.site_edits import SiteEdits
 from steer_tools.errors import Cancelled, UnsupportedCallError
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, parse_prompts

@@ -68,10 +68,10 @@ class Command:
 
 def commands(block: Block) -> list[Command]:
     """Return a block's commands: all lines of a `bash` block, those after a `$` of a `console` block."""
+    joined = block.text.replace("\\\n", " ")
     if block.language == "bash":
-        joined = block.text.replace("\\\n", " ")
         return [Command(line) for line in joined.splitlines() if line.strip() and not line.startswith("#")]
-    typed = re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]
+    typed = re.split(r"^\$ ", joined, flags=re.MULTILINE)[1:]
     return [Command(lines[0], tuple(lines[1:])) for lines in (part.splitlines() for part in typed)]
 
 

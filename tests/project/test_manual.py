@@ -166,6 +166,23 @@ def test_each_cell_about_another_library_has_its_date() -> None:
         assert {cell[-7] for cell in cells} <= set(days), name
 
 
+def test_the_readmes_picture_has_the_figures_of_the_experiment_that_is_run() -> None:
+    """The guide's block is run by a test above; the picture is of the same experiment."""
+    guide = (ROOT / "docs" / "guides" / "experiments.md").read_text(encoding="utf-8")
+    picture = (ROOT / "docs" / "pictures" / "steering.svg").read_text(encoding="utf-8")
+    figures = re.findall(r"Verdict: \w+|[+][\d.]+(?= nats|\.<)|KL [\d.]+(?= nats)|\d+ of \d+", picture)
+
+    assert len(figures) == 6
+    assert [figure for figure in figures if figure not in guide] == []
+
+
+def test_contributing_says_what_each_room_holds() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+
+    assert told == {*generator().rooms.order(), "mcp_server"}
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "lost"),
     [

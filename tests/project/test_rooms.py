@@ -33,7 +33,7 @@ ORDER = (
 )
 # Package → the only places that may import it.
 ONLY_IN = {
-    "transformers": ("engines/huggingface", "session/session", "bundled_model"),
+    "transformers": ("engines/huggingface", "bundled_model"),
     "vllm": ("engines/vllm",),
     "mcp": ("mcp_server",),
     "mcp_types": ("mcp_server",),
@@ -44,6 +44,7 @@ TORCH_FREE = (
     "workspace",
     "prompts",
     "core/site",
+    "engines/opening",
     "evaluation/behaviors",
     "evaluation/intervals",
     "evaluation/metrics",
@@ -68,23 +69,23 @@ HEAVY = frozenset(
         "safetensors",
         "mcp",
         "matplotlib",
+        "rich",
         "scipy",
         "sklearn",
         "vllm",
     }
 )
-LIGHT = ("tools", "cli", "mcp_server")
+LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
     ("mcp_server/__main__.py", "steer_tools.workspace"): "stands beside the server, which is heavy",
-    ("steer_tools/cli/commands.py", "mcp_server.__main__"): "the only command that knows the server",
-    ("steer_tools/cli/commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
-    ("steer_tools/cli/converting.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
-    ("steer_tools/cli/experimenting.py", "steer_tools.evaluation.judge"): "brings HTTP",
-    ("steer_tools/cli/experimenting.py", "steer_tools.prompts"): "stands beside the measures, which are heavy",
+    ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
     ("steer_tools/cli/inputs.py", "steer_tools.bundled_model.language"): "builds its grammar when it is imported",
-    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.judge"): "brings HTTP",
-    ("steer_tools/cli/rendering.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
-    ("steer_tools/cli/work.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.judge"): "brings HTTP, which only a judge needs",
+    ("steer_tools/cli/own_commands.py", "mcp_server.__main__"): "the only command that knows the server",
+    ("steer_tools/cli/own_commands.py", "steer_tools.cli.local_models"): "looks at folders, which one command does",
+    ("steer_tools/cli/own_commands.py", "steer_tools.workspace"): "stands beside the formats, which are heavy",
+    ("steer_tools/cli/workbench.py", "steer_tools.workspace"): "stands beside the session, which is heavy",
 }
 
 
@@ -185,7 +186,7 @@ def offences(path: str, source: str) -> list[str]:
     return found
 
 
-NO_TOOLS = {"__init__", "arguments", "card", "resolving", "results", "sweep_results"}
+NO_TOOLS = {"__init__", "arguments", "card", "colours", "rendering", "resolving", "results", "sweep_results"}
 TOOL_MODULES = {path for path in modules() if path.startswith("steer_tools/tools/") and Path(path).stem not in NO_TOOLS}
 
 

@@ -38,8 +38,8 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
+from steer_tools.engines.facets import OutputParameter
 from steer_tools.engines.huggingface.checkpoint import find_bias_flag, names_on_disk
-from steer_tools.engines.huggingface.output_parameters import OutputParameter
 from steer_tools.errors import ArgumentError, BakingError, LayerError, SteeringError, WorkspacePathError
 from steer_tools.formats import load_vector
 from steer_tools.prompts import parse_prompts

@@ -3,9 +3,7 @@
 A model comes in, named modules leave; the only code that looks inside a model. It must not know hooks.
 """
 
-import hashlib
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from steer_tools.engines.base import Unembedding
 from steer_tools.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 
-_FINGERPRINT_ELEMENTS = 16
 # A norm that does not center moves by a third or more of its scale.
 _STILL = 0.05
 
@@ -74,7 +71,7 @@ class Architecture:
         """Whether a pass may be ended inside: weights that come in for all blocks leave only at the end of a pass."""
         first = self.blocks[0]
         around = [m for m in self.model.modules() if m is not first and any(inner is first for inner in m.modules())]
-        return not any(map(_offloading_hooks, around))
+        return not any(map(offloading_hooks, around))
 
     @property
     def decoder(self) -> nn.Module:
@@ -177,49 +174,10 @@ def measure_unembedding(architecture: Architecture) -> Unembedding:
     return Unembedding(scale.float().cpu(), centers, weight.detach().float().cpu())
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """Return 16 hex digits that change when any weight matrix is fine-tuned, merged or quantised.
-
-    A few elements of each parameter are hashed, so that a large model takes milliseconds, and one that is offloaded as
-    long as a pass.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in _parameters_in_place(model, ""):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        for stored in _stored_tensors(parameter.detach()):
-            sample = stored.flatten()[:_FINGERPRINT_ELEMENTS]
-            digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _offloading_hooks(module: nn.Module) -> tuple[Any, ...]:
+def offloading_hooks(module: nn.Module) -> tuple[Any, ...]:
     """Return the hooks by which accelerate moves a module's offloaded weights in and out."""
     hook = getattr(module, "_hf_hook", None)
     return tuple(h for h in getattr(hook, "hooks", (hook,)) if getattr(h, "offload", False))
-
-
-def _parameters_in_place(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield all parameters by name, offloaded ones while they are in place, tied ones as often as they are named."""
-    hooks = _offloading_hooks(module)
-    for hook in hooks:
-        hook.pre_forward(module)
-    try:
-        for name, parameter in module.named_parameters(recurse=False):
-            yield prefix + name, parameter
-        for name, child in module.named_children():
-            yield from _parameters_in_place(child, f"{prefix}{name}.")
-    finally:
-        for hook in reversed(hooks):
-            hook.post_forward(module, None)
-
-
-def _stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the plain tensors that a quantised weight is made of, or the tensor itself."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        for name in cast(Any, tensor).__tensor_flatten__()[0]:
-            yield from _stored_tensors(getattr(tensor, name))
-    else:
-        yield tensor
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from steer_tools.engines.huggingface.output_parameters import OutputParameter
+from steer_tools.engines.facets import OutputParameter
 from steer_tools.errors import UnsupportedModelError
 
 

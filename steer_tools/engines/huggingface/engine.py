@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from steer_tools.core.plan import Plan
@@ -18,8 +18,8 @@ from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
     Completion,
+    CompletionGradients,
     Generation,
-    Gradients,
     ModelInfo,
     Observation,
     ObservedEdit,
@@ -29,12 +29,12 @@ from steer_tools.engines.base import (
     TokenizedPrompt,
     Unembedding,
 )
+from steer_tools.engines.facets import Writer
 from steer_tools.engines.huggingface.architecture import (
     Architecture,
     find_architecture,
     measure_unembedding,
     refuse_unsteerable_state,
-    weights_fingerprint,
 )
 from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
 from steer_tools.engines.huggingface.decoding import (
@@ -45,7 +45,7 @@ from steer_tools.engines.huggingface.decoding import (
     pad,
 )
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
-from steer_tools.engines.huggingface.output_parameters import Writer, find_writers
+from steer_tools.engines.huggingface.output_parameters import find_writers
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.probe import Behaviour, probe
@@ -54,6 +54,7 @@ from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placement
 from steer_tools.engines.huggingface.scoring import Scorer
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.huggingface.weights_identity import fingerprints
 from steer_tools.errors import (
     ArgumentError,
     UnsupportedModelError,
@@ -72,22 +73,10 @@ _REFERENCE_TOKENS = (4, 6, 8, 9, 5)
 class HuggingFaceEngine:
     """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
 
-    capabilities = frozenset(
-        {
-            "read",
-            "trace",
-            "generate",
-            "score",
-            "distributions",
-            "divergences",
-            "gradients",
-            "replay",
-            "observe",
-            "ambient",
-        }
-    )
-
-    def __init__(self, model: object, tokenizer: Any, name: str | None = None) -> None:
+    def __init__(
+        self, model: object, tokenizer: Any, name: str | None = None, *, loaded_from: str | None = None
+    ) -> None:
+        # `loaded_from` says of which checkpoint the weights are, where that is known.
         self.architecture: Architecture = find_architecture(model)
         self._model = cast(Any, model)
         if "torch._dynamo" in sys.modules:
@@ -124,10 +113,12 @@ class HuggingFaceEngine:
             self._scorer = Scorer(
                 self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches, shared
             )
+            fingerprint, *former = fingerprints(self._model, loaded_from)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
                 family=self.architecture.family,
-                fingerprint=weights_fingerprint(self._model),
+                fingerprint=fingerprint,
+                other_fingerprints=tuple(former),
                 layers=len(self.architecture.blocks),
                 hidden_size=self.architecture.hidden_size,
                 dtype=str(self.architecture.dtype).removeprefix("torch."),
@@ -141,6 +132,11 @@ class HuggingFaceEngine:
         except BaseException:
             self._hooks.detach()
             raise
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, as transformers loads and saves it."""
+        return self.architecture.model
 
     def holds(self, model: object) -> bool:
         """Return whether this engine steers exactly this model object."""
@@ -218,7 +214,7 @@ class HuggingFaceEngine:
 
     def gradients(
         self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
-    ) -> list[Gradients]:
+    ) -> list[CompletionGradients]:
         """Return how each completion's log-probability changes with the edited activations at each site."""
         refuse_sites(self.architecture, self._taps, sites)
         return self._scorer.gradients(self._plans.decided(rows), completions, sites)

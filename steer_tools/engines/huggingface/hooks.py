@@ -30,8 +30,8 @@ from steer_tools.engines.huggingface.pass_geometry import (
     place_pass,
     rows_of,
 )
-from steer_tools.engines.huggingface.site_edits import SiteEdits
 from steer_tools.engines.huggingface.site_taps import Taps
+from steer_tools.engines.site_edits import SiteEdits
 from steer_tools.errors import UnsupportedCallError
 
 Capture = Callable[[Tensor], Tensor | None]

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from steer_tools.core.site import Site
+from steer_tools.engines.facets import OutputParameter, Writer
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer
 
@@ -23,35 +24,6 @@ _TOKENS = (3, 5, 7, 9, 4)
 _TOLERANCE = 0.02
 # By how many of its typical elements a parameter is pushed, so that what follows stands out from rounding.
 _PUSH = 8.0
-
-
-@dataclass(frozen=True)
-class OutputParameter:
-    """A parameter of the model; `axis` is the one that lies along the residual stream."""
-
-    name: str
-    axis: int
-
-
-@dataclass(frozen=True)
-class Writer:
-    """What makes one addend of one site.
-
-    Attributes:
-        site: Where its output, times `scale`, is.
-        name: Of the module in the model; `kind` is its class.
-        parameters: All that make its output, biases included; empty where they could not be told.
-        bias: The bias's name, also of a linear module that has none; None for other kinds.
-        has_bias: Whether it has it.
-    """
-
-    site: Site
-    name: str
-    kind: str
-    scale: float
-    parameters: tuple[OutputParameter, ...]
-    bias: str | None
-    has_bias: bool
 
 
 @dataclass(frozen=True)

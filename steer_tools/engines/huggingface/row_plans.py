@@ -4,27 +4,22 @@ Sites and plans that the model cannot take are refused before anything runs or i
 first, each row's on its own prompt. It must not run models.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from steer_tools.core.conditions import Condition, Reading
-from steer_tools.core.plan import Placement, Plan, decided
-from steer_tools.core.positions import NOWHERE, POOLINGS, Pooling
+from steer_tools.core.plan import Placement, Plan
+from steer_tools.core.positions import NOWHERE
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Row
+from steer_tools.engines.base import Read, Row, rows_decided
 from steer_tools.engines.huggingface.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_plans
 from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
-from steer_tools.errors import StrengthError
-from steer_tools.prompts import Prompt, TokenPrompt
-
-Read: TypeAlias = Callable[[Sequence[Prompt], Sequence[Site], Pooling], dict[Site, Tensor]]
+from steer_tools.engines.site_edits import refuse_overflow
+from steer_tools.prompts import TokenPrompt
 
 
 class RowPlans:
@@ -63,27 +58,7 @@ class RowPlans:
         placements = [placement for row in rows for placement in row.plan]
         refuse_placements(self._architecture, self._taps, placements)
         self._hooks.reach({placement.site for placement in placements})
-        waiting = [i for i, row in enumerate(rows) if any(p.condition is not None for p in row.plan)]
-        conditions = {p.condition for i in waiting for p in rows[i].plan if p.condition is not None}
-        readings: set[Reading] = {reading for condition in conditions for reading in condition.readings}
-        prompts = list(dict.fromkeys(rows[i].prompt for i in waiting))
-        read: dict[Reading, Tensor] = {}
-        for pooling in POOLINGS:
-            sites = [reading.site for reading in readings if reading.pooling == pooling]
-            if sites:
-                found = self._read(prompts, sites, pooling)
-                read |= {Reading(site, pooling): values for site, values in found.items()}
-        answers = {
-            condition: dict(zip(prompts, condition.holds(read).tolist(), strict=True)) for condition in conditions
-        }
-
-        def acting(row: Row) -> Plan:
-            def holds(condition: Condition) -> bool:
-                return answers[condition][row.prompt]
-
-            return decided(row.plan, holds)
-
-        return [replace(row, plan=acting(row)) for row in rows]
+        return rows_decided(rows, self._read)
 
     def after_user(self, row: Row) -> int:
         """Return the position after the row's last user message, where its plan asks for it."""
@@ -117,18 +92,4 @@ def refuse_placements(architecture: Architecture, taps: Taps, placements: Iterab
     conditions = [placement.condition for placement in placements if placement.condition is not None]
     read = {reading.site for condition in conditions for reading in condition.readings}
     refuse_sites(architecture, taps, {*(placement.site for placement in placements), *read})
-    for placement in {(p.intervention, p.strength): p for p in placements}.values():
-        _refuse_overflow(placement, architecture.dtype, taps.at(placement.site).width)
-
-
-def _refuse_overflow(placement: Placement, dtype: torch.dtype, width: int) -> None:
-    """Refuse an edit that makes something infinite of small activations."""
-    strength = torch.tensor(placement.strength, dtype=torch.float32)
-    edited = placement.intervention.edit(torch.stack([torch.zeros(width), torch.ones(width)]), strength)
-    if not edited.abs().max() <= torch.finfo(dtype).max:
-        raise StrengthError(
-            f"strength {placement.strength:g} of {placement.intervention.name!r} at {placement.site} makes the "
-            f"activations larger than {str(dtype).removeprefix('torch.')} can hold",
-            valid="a finite number that adds about as much as the activations themselves, or less",
-            fix="Use unit='residual', where 1.0 is their typical norm, or a smaller target.",
-        )
+    refuse_overflow(placements, architecture.dtype, lambda site: taps.at(site).width)

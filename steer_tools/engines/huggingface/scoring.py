@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Completion, Gradients, Row
+from steer_tools.engines.base import Completion, CompletionGradients, Row
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, SteeringHooks
@@ -99,12 +99,12 @@ class Scorer:
 
     def gradients(
         self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
-    ) -> list[Gradients]:
+    ) -> list[CompletionGradients]:
         """Return each completion's log-probability with its gradients, from one pass a row there and back."""
         prompts = self._tokens.encode_each(row.prompt for row in rows)
         added = self._tokens.encode_completions([row.prompt for row in rows], prompts, completions)
         self._hooks.reach(sites)
-        found: dict[int, Gradients] = {}
+        found: dict[int, CompletionGradients] = {}
         with torch.inference_mode(False), torch.enable_grad():
             done = 0
             for batch in self._forced_batches(prompts, added):
@@ -121,7 +121,7 @@ class Scorer:
                 gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
                 for row, index in enumerate(batch.rows):
                     own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
-                    found[index] = Gradients(float(totals[row].detach()), own)
+                    found[index] = CompletionGradients(float(totals[row].detach()), own)
                 done += len(batch.rows)
                 report(done, len(rows), _SCORING)
         return [found[i] for i in range(len(rows))]

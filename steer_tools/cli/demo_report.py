@@ -1,7 +1,9 @@
-"""Findings of the demo → what the terminal shows, a Markdown report, a panel of the picture, a JSON document."""
+"""What the demo found → what the terminal shows, a Markdown report, a panel of the picture, a JSON document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -10,16 +12,88 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from steer_tools.cli.inputs import BUNDLED
-from steer_tools.cli.marking import marked, shown
-from steer_tools.cli.studies import Combination, Dose, Findings, Part, Study
+from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.doses import Curve, DosePanel
 from steer_tools.prompts import PromptLike
+from steer_tools.tools.check_steering import CheckResult
+from steer_tools.tools.compare_generations import TextMetrics
+from steer_tools.tools.create_steering_vector import CreateResult
+from steer_tools.tools.rendering import brief, marked, shown
 from steer_tools.tools.results import ModelStatus
 
 PICTURE = "dose_response.png"
 _NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One strength, in contrasts: a text and each score for every prompt, and what else was measured."""
+
+    strength: float
+    residual_strength: float
+    texts: tuple[str, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    metrics: TextMetrics
+    grammatical: float | None = None
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a score over the prompts."""
+        return fmean(self.scores[name])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a vector does: doses from the lowest strength to the highest, the unsteered one among them."""
+
+    name: str
+    created: CreateResult
+    prompts: tuple[PromptLike, ...]
+    doses: tuple[Dose, ...]
+    planted_cosine: float | None = None
+
+    @property
+    def baseline(self) -> Dose:
+        """The unsteered dose."""
+        return next(dose for dose in self.doses if dose.strength == 0)
+
+    @property
+    def ends(self) -> tuple[Dose, Dose]:
+        """The doses of the lowest and of the highest strength."""
+        return self.doses[0], self.doses[-1]
+
+    def other_names(self) -> list[str]:
+        """Return the scores that the vector should leave alone."""
+        return [name for name in self.baseline.scores if name != self.name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A vector and how much of it is applied, in contrasts."""
+
+    study: Study
+    strength: float
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Several vectors at once: the unsteered and the steered answers to the same prompts."""
+
+    parts: tuple[Part, ...]
+    prompts: tuple[PromptLike, ...]
+    baseline: Dose
+    steered: Dose
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a demo found out; `score_label` says what the scores are."""
+
+    model: ModelStatus
+    studies: tuple[Study, ...]
+    combination: Combination | None
+    proof: CheckResult
+    score_label: str
 
 
 def described(model: ModelStatus) -> str:
@@ -198,8 +272,8 @@ def _score_row(dose: Dose, found: Study) -> tuple[str, ...]:
         f"{low:+.2f} to {high:+.2f}",
         f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else _NOTHING,
         _NOTHING if dose.grammatical is None else f"{dose.grammatical:.0%}",
-        _figure(dose.metrics["perplexity"] if is_judged_blind else None),
-        _figure(dose.metrics["distinct_2"] if is_judged_blind else None),
+        brief(dose.metrics["perplexity"] if is_judged_blind else None),
+        brief(dose.metrics["distinct_2"] if is_judged_blind else None),
     )
 
 
@@ -254,7 +328,3 @@ def _interval(dose: Dose, name: str) -> Interval:
 
 def _mean(dose: Dose, name: str) -> str:
     return f"{dose.mean(name):+.2f}"
-
-
-def _figure(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.3g}"

@@ -1,9 +1,10 @@
 """One site's placements for every row of a batch, compiled: hidden states and geometry → edited hidden states.
 
-Knows rows, masks, dtype and device, so that interventions need not. It must not know hooks or models.
+Shared by the engines that hold hidden states as tensors. Knows rows, masks, dtype and device, so that interventions
+need not. It must not know hooks or models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from steer_tools.core.interventions import Add, Intervention
 from steer_tools.core.plan import Placement
 from steer_tools.core.positions import BatchGeometry, Scope
+from steer_tools.core.site import Site
+from steer_tools.errors import StrengthError
 
 # x + (-0.0) is x for every x, the two zeros included, so that what is not edited stays bit-equal.
 _NO_CHANGE = -0.0
@@ -97,6 +100,24 @@ class SiteEdits:
                 edited = step.intervention.edit(work[chosen], step.strengths[line].to(hidden.device))
             work = work.index_copy(0, chosen, edited)
         return hidden.index_put(where, work.to(hidden.dtype))
+
+
+def refuse_overflow(placements: Iterable[Placement], dtype: torch.dtype, width: Callable[[Site], int]) -> None:
+    """Refuse edits that make something infinite of small activations.
+
+    Raises:
+        StrengthError: What is edited would be infinite, and every later text empty or broken.
+    """
+    for placement in {(p.intervention, p.strength): p for p in placements}.values():
+        strength, size = torch.tensor(placement.strength, dtype=torch.float32), width(placement.site)
+        edited = placement.intervention.edit(torch.stack([torch.zeros(size), torch.ones(size)]), strength)
+        if not edited.abs().max() <= torch.finfo(dtype).max:
+            raise StrengthError(
+                f"strength {placement.strength:g} of {placement.intervention.name!r} at {placement.site} makes the "
+                f"activations larger than {str(dtype).removeprefix('torch.')} can hold",
+                valid="a finite number that adds about as much as the activations themselves, or less",
+                fix="Use unit='residual', where 1.0 is their typical norm, or a smaller target.",
+            )
 
 
 def _merge_additions(placements: Sequence[Placement]) -> list[tuple[Scope, Intervention, float]]:

@@ -1,0 +1,106 @@
+"""What a command found → the commands that one may want next. It must not know how they are shown."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.cli.workbench import Workbench
+from steer_tools.prompts import PromptLike, plain
+
+_NEUTRAL = "One day in spring"
+_TRY, _SEE = "Try it:", "See its texts:"
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What a suggested command steers with, at both signs of a strength."""
+
+    vector_path: str
+    layer: int | None
+    strength: float
+    unit: str
+    positions: str = "generated"
+    allow_other_model: bool = False
+
+
+def suggestions(
+    tool: str, bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Return intentions with their commands, for a shell."""
+    match tool:
+        case "create_steering_vector":
+            return [(_TRY, _trial(bench, arguments, result))]
+        case "steering_experiment" | "sweep_steering" | "find_best_layer":
+            steering = Steering(
+                arguments.get("vector_path") or result["vector_path"],
+                result["best_layer"],
+                result["best_strength"],
+                result["unit"],
+                arguments["positions"],
+                arguments.get("allow_other_model", False),
+            )
+            return [(_SEE, steering_command(bench, steering, [_question(arguments)]))]
+        case "save_edited_model":
+            in_llama_cpp = "The same in llama.cpp, on the unedited model:", result["llama_cpp"]
+            return [("Take it out again:", result["undo"]), *([in_llama_cpp] if result["llama_cpp"] else [])]
+        case _:
+            return []
+
+
+def steering_command(bench: Workbench, steering: Steering, prompts: Sequence[PromptLike]) -> str:
+    """Return a `compare` command for a shell, on one of the prompts."""
+    options = ["--unit", steering.unit] if steering.unit != "vector" else []
+    if steering.positions != "generated":
+        options += ["--positions", steering.positions]
+    if steering.allow_other_model:
+        options.append("--allow-other-model")
+    options += bench.flags()
+    if steering.layer is not None:
+        options += ["--layer", str(steering.layer)]
+    text, is_chat = _question_in(prompts)
+    if is_chat:
+        options.append("--chat")
+    options += ["--strength", f"{-steering.strength:g}", "--strength", f"{steering.strength:g}"]
+    if bench.model == BUNDLED:  # Its answers need so many tokens.
+        options += ["--max-new-tokens", "128"]
+    command = ["steer-tools", "compare", "--vector", steering.vector_path, *options]
+    # After "--" a text may begin with a dash, but no option may follow.
+    return shlex.join([*command, "--", text] if text.startswith("-") else [*command[:2], text, *command[2:]])
+
+
+def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Return what tries a new vector out on one of the prompts that do not show the behaviour."""
+    layers = result["layer"]
+    layer = layers[len(layers) // 2] if isinstance(layers, list) else None
+    # Half a contrast leads the bundled model's answers to an end.
+    strength = 0.5 if bench.model == BUNDLED else 1.0
+    unit = "contrast" if arguments["normalize"] else "vector"
+    return steering_command(
+        bench, Steering(result["vector_path"], layer, strength, unit), arguments["negative_prompts"]
+    )
+
+
+def _question(arguments: Mapping[str, Any]) -> PromptLike:
+    """Return the prompt of an item that did not choose, as the model was asked it."""
+    from steer_tools.evaluation.questions import questions
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.session.session import current_session
+
+    session = current_session()
+    name, positive, negative = (arguments.get(key) for key in ("behavior_name", "positive", "negative"))
+    splits = evaluation_set_named(session, str(name), positive, negative, arguments["seed"]).splits
+    (asked, *_) = questions(session.engine, splits.judging)
+    return plain(asked.prompt)
+
+
+def _question_in(prompts: Sequence[PromptLike]) -> tuple[str, bool]:
+    """Return a text to start from, and whether it is a user's message."""
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            return prompt, False
+        for message in prompt:
+            if not isinstance(message, int) and message["role"] == "user":
+                return message["content"], True
+    return _NEUTRAL, False

@@ -1,0 +1,108 @@
+"""Results → stdout, warnings and the progress of long work → stderr. It must not know what results say.
+
+rich is imported where something is shown: it costs more than all else that `--help` needs.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+from steer_tools.progress import reporting_to
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+_shown: "ContextVar[Progress | None]" = ContextVar("steer_tools_bar", default=None)
+
+
+def show(result: Mapping[str, Any], rendered: "RenderableType", *, as_json: bool) -> None:
+    """Print a result, as one JSON document or as it was rendered."""
+    if as_json:
+        show_json(result)
+    else:
+        say(rendered)
+
+
+def show_json(document: Mapping[str, Any]) -> None:
+    """Print a JSON document, in ASCII, which every terminal and pipe has."""
+    with hidden_bar():
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def say(rendered: "RenderableType") -> None:
+    """Print something for people."""
+    with hidden_bar():
+        _console(sys.stdout).print(rendered)
+
+
+def show_command(intention: str, command: str) -> None:
+    """Print a command so that it can be copied: on one line, however long."""
+    console = _console(sys.stdout)
+    console.print(f"\n{intention}", markup=False)
+    console.print(command, style="bold", markup=False, soft_wrap=True)
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Print warnings that no result holds."""
+    for warning in warnings:
+        _console(sys.stderr).print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def is_plain() -> bool:
+    """Return whether stdout shows neither bold nor underline: a pipe, a file or a dumb terminal."""
+    console = _console(sys.stdout)
+    return not console.is_terminal or console.is_dumb_terminal
+
+
+@contextmanager
+def progress_bar(message: str) -> Generator[None]:
+    """Show what the work inside the `with` block reports, and `message` until it does, if somebody is there to see."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task(message, total=None)
+
+        def move(done: int, total: int, message: str) -> None:
+            progress.update(task, completed=done, total=total, description=message)
+
+        token = _shown.set(progress)
+        try:
+            with reporting_to(move):
+                yield
+        finally:
+            _shown.reset(token)
+
+
+@contextmanager
+def hidden_bar() -> Generator[None]:
+    """Take the bar away inside the `with` block, so that what is printed does not run into it."""
+    progress = _shown.get()
+    if progress is not None:
+        progress.stop()
+    try:
+        yield
+    finally:
+        if progress is not None:
+            progress.start()
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    if isinstance(stream, io.TextIOWrapper):
+        # A model may write what the terminal's encoding lacks.
+        stream.reconfigure(errors="replace")
+    return Console(file=stream, highlight=False, emoji=False)

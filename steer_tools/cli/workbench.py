@@ -1,0 +1,136 @@
+"""The model and the workspace that a command works on, and the vector that acts while it does.
+
+Its options are those of the tools that load a model and apply a vector. It must not know results.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from inspect import Parameter
+from typing import Annotated, Any
+
+import typer
+
+from steer_tools import tools
+from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.cli.options import Option, Place, options_of
+from steer_tools.cli.terminal import progress_bar
+from steer_tools.errors import ArgumentError
+
+WorkspaceFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace",
+        metavar="FOLDER",
+        help="Where vectors are saved and found. (default: $STEER_TOOLS_WORKSPACE, else ./workspace)",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+WORKSPACE = Parameter("workspace", Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceFolder)
+AS_JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+
+
+def model_options() -> list[Option]:
+    """Return the options that say which model is loaded, and how."""
+    return options_of(_function("load_model"), Place(defaults={"name_or_path": BUNDLED}))
+
+
+def vector_options(*, is_required: bool) -> list[Option]:
+    """Return the options that say which vector acts while a tool runs, and how."""
+    required, defaults = (("vector_path",), {}) if is_required else ((), {"vector_path": None})
+    return options_of(_function("apply_steering_vector"), Place(required=required, defaults=defaults))
+
+
+def spare_threads(model: str) -> None:
+    """Have torch run the bundled model on one thread; call it before torch is imported.
+
+    More gain nothing on so small a model, and on a busy machine they wait for each other five times as long.
+    """
+    if model == BUNDLED:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def choose_workspace(folder: str | None) -> None:
+    """Have the tools read and write files below `folder`, or below the default one.
+
+    Raises:
+        SteeringError: It cannot be a workspace.
+    """
+    from steer_tools.session.session import current_session
+    from steer_tools.workspace import Workspace
+
+    current_session().workspace = Workspace(folder or Workspace.default().root)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The model, as `load_model` takes it, and the workspace of a command."""
+
+    model: str = BUNDLED
+    workspace: str | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, typed: Mapping[str, Any]) -> "Workbench":
+        """Return the workbench of all that was typed."""
+        loading = {option.argument: option.read(typed[option.typed.name]) for option in model_options()}
+        return cls(loading.pop("name_or_path"), typed["workspace"], loading)
+
+    def flags(self) -> list[str]:
+        """Return what is to be typed for the same workbench."""
+        said = {"workspace": self.workspace, **self.loading, "model": self.model}
+        usual = {"workspace": None, "model": BUNDLED}
+        usual |= {option.argument: option.typed.default for option in model_options()[1:]}
+        return [
+            word
+            for name, value in said.items()
+            if value != usual[name]
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """Load the model and work on it inside a `with` block, with progress on stderr.
+
+        Raises:
+            SteeringError: The model cannot be loaded.
+        """
+        spare_threads(self.model)
+        with progress_bar("loading the model"):
+            # stdout is for the result: what imports and a checkpoint's loader print goes elsewhere.
+            with redirect_stdout(sys.stderr):
+                choose_workspace(self.workspace)
+                tools.load_model(self.model, **self.loading)
+            yield
+
+
+def require_vector(options: list[Option], typed: Mapping[str, Any]) -> None:
+    """Refuse what was said about a vector that is not there.
+
+    Raises:
+        ArgumentError: There is no vector, and something is not as without one.
+    """
+    said = [option.flag for option in options if typed[option.typed.name] != option.typed.default]
+    if typed["vector"] is None and said:
+        raise ArgumentError(
+            f"{' and '.join(sorted(said))} came without --vector", valid="a vector with its options, or neither"
+        )
+
+
+@contextmanager
+def in_force(arguments: Mapping[str, Any]) -> Generator[list[str]]:
+    """Steer inside a `with` block and give the warnings about it; on leaving, also by an error, it is taken off."""
+    if arguments.get("vector_path") is None:
+        yield []
+        return
+    applied = tools.apply_steering_vector(**arguments)
+    try:
+        yield applied["warnings"]
+    finally:
+        tools.remove_steering_vector(applied["steering_id"])
+
+
+def _function(name: str) -> Callable[..., object]:
+    return next(tool.function for tool in tools.TOOLS if tool.name == name)

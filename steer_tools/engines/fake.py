@@ -1,0 +1,348 @@
+"""An engine without a model: a small linear toy that answers at once, so that what is above the engines can be tried.
+
+Words are its tokens. Each of its blocks adds a matrix of the token's own state (its MLP) and one of the mean state of
+the tokens so far (its attention); the logits are linear in the last state. It has no heads, gradients, replay or
+weights to edit, which are refused by name.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from steer_tools.core.plan import Plan
+from steer_tools.core.positions import NOWHERE, POOLINGS, BatchGeometry, Pooling
+from steer_tools.core.site import Site
+from steer_tools.engines.base import (
+    Completion,
+    Generation,
+    ModelInfo,
+    PoolingFunction,
+    Row,
+    Sampling,
+    TokenizedPrompt,
+    Unembedding,
+    rows_decided,
+)
+from steer_tools.engines.site_edits import SiteEdits, refuse_overflow
+from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
+from steer_tools.progress import report
+from steer_tools.prompts import (
+    NEUTRAL_PROMPTS,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    has_user_message,
+    require_user_message,
+)
+
+_SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu")
+_BOS, _END, _SYSTEM, _USER, _ASSISTANT = range(5)
+_SPECIAL = ("<s>", "<end>", "<system>", "<user>", "<assistant>")
+_WORDS = tuple(map("".join, product(_SYLLABLES, repeat=2)))
+_VOCABULARY = (*_SPECIAL, *_WORDS)
+_WIDTH, _LAYERS, _CONTEXT = 16, 4, 512
+# What each block's matrices may change, so that all layers count and none drowns the others.
+_SHARE, _SHARPNESS = 0.35, 1.5
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The ids of a prompt; the last assistant message of a chat starts at `response_start`."""
+
+    tokens: tuple[int, ...]
+    response_start: int | None
+    after_user: int
+
+
+class FakeEngine:
+    """A toy whose weights follow from its name, so that two of one name are one model and others are not."""
+
+    def __init__(self, name: str = "fake") -> None:
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
+        self._embedding = torch.randn(len(_VOCABULARY), _WIDTH, generator=generator)
+        scale = _SHARE / _WIDTH**0.5
+        self._mlps = scale * torch.randn(_LAYERS, _WIDTH, _WIDTH, generator=generator)
+        self._attentions = scale * torch.randn(_LAYERS, _WIDTH, _WIDTH, generator=generator)
+        self._unembedding = torch.randn(len(_VOCABULARY), _WIDTH, generator=generator) * _SHARPNESS / _WIDTH**0.5
+        self._unembedding[: len(_SPECIAL)] = 0  # They are about as likely as any word, so that texts are mostly words.
+        self._ambient: Plan = ()
+        self.neutral_prompts: tuple[Prompt, ...] = NEUTRAL_PROMPTS
+        self.info = ModelInfo(
+            name=name,
+            family="fake",
+            fingerprint=hashlib.sha256(self._embedding.numpy().tobytes()).hexdigest()[:16],
+            layers=_LAYERS,
+            hidden_size=_WIDTH,
+            dtype="float32",
+            device="cpu",
+            engine="fake",
+            has_chat_template=True,
+            context_length=_CONTEXT,
+        )
+
+    def resolve_layer(self, layer: object) -> int:
+        """Return a layer counted from 0."""
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -_LAYERS <= layer < _LAYERS:
+            raise LayerError(
+                f"layer is {layer!r}, and the model has {_LAYERS} decoder blocks",
+                valid=f"0 to {_LAYERS - 1}, or -{_LAYERS} to -1 counted from the end",
+                fix="",
+            )
+        return layer % _LAYERS
+
+    def read(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
+    ) -> dict[Site, Tensor]:
+        """Return the mean over the pooled tokens of each prompt."""
+        if pooling not in POOLINGS and not callable(pooling):
+            raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
+        traces = self.trace(prompts, sites)
+        masks = [self._pooled(prompt, pooling) for prompt in prompts]
+        return {
+            site: torch.stack([trace[site][mask].mean(dim=0) for trace, mask in zip(traces, masks, strict=True)])
+            for site in sites
+        }
+
+    def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
+        """Return every token's states, without what is applied."""
+        for site in sites:
+            self.width(site)
+        traces: list[dict[Site, Tensor]] = []
+        for done, prompt in enumerate(prompts):
+            states = self._states(Row(prompt), self._encode(prompt))
+            traces.append({site: states[site].clone() for site in sites})
+            report(done + 1, len(prompts), "reading prompts")
+        return traces
+
+    def width(self, site: Site) -> int:
+        """Return the size of the state, which is the same everywhere."""
+        self.resolve_layer(site.layer)
+        if site.component == "embedding" and site.layer != 0:
+            raise LayerError(
+                f"The embedding has no layer {site.layer}", valid="0: it is what the first block is given", fix=""
+            )
+        if site.head is not None:
+            raise UnsupportedFeatureError(f"There is no {site}: the engine 'fake' has no heads", valid="no head")
+        return _WIDTH
+
+    def decided(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows with what acts on each, after refusing what the toy cannot do."""
+        self._refuse_plans([row.plan for row in rows])
+        for row in rows:
+            if any(placement.positions.needs_chat for placement in row.plan):
+                require_user_message(row.prompt)
+        return rows_decided(rows, self.read)
+
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the words of a prompt with what is known of each."""
+        encoded = self._encode(prompt)
+        return TokenizedPrompt(
+            tokens=encoded.tokens,
+            pieces=self.pieces(encoded.tokens),
+            special=tuple(token < len(_SPECIAL) for token in encoded.tokens),
+            first=int(encoded.tokens[0] == _BOS),
+            after_user=encoded.after_user,
+        )
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return the words."""
+        return tuple(_VOCABULARY[token] for token in tokens)
+
+    def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
+        """Continue each row by itself; beams are refused."""
+        if sampling.beams > 1:
+            raise UnsupportedFeatureError("The engine 'fake' has no beam search", valid="beams=1")
+        rows = self.decided(rows)
+        encoded = [self._encode(row.prompt, sampling.max_new_tokens) for row in rows]
+        generations: list[Generation] = []
+        for done, (row, prompt) in enumerate(zip(rows, encoded, strict=True)):
+            generations.append(self._continued(row, prompt, sampling))
+            report(done + 1, len(rows), "generating tokens")
+        return generations
+
+    def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return the log-probability of each completion token."""
+        rows, added = self.decided(rows), self._completions(rows, completions)
+        scores: list[Tensor] = []
+        for done, (row, tokens) in enumerate(zip(rows, added, strict=True)):
+            scores.append(self._before(row, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0])
+            report(done + 1, len(rows), "scoring completions")
+        return scores
+
+    def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Return the log-probabilities of each row's next token."""
+        return [self._before(row, (_END,))[0] for row in self.decided(rows)]
+
+    def divergences(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
+        """Return KL(unsteered‖row) before each completion token."""
+        rows, added = self.decided(rows), self._completions(rows, completions)
+        found: list[Tensor] = []
+        for row, tokens in zip(rows, added, strict=True):
+            reference, steered = self._before(Row(row.prompt), tokens), self._before(row, tokens)
+            found.append((reference.exp() * (reference - steered)).sum(dim=-1))
+        return found
+
+    def unembedding(self) -> Unembedding:
+        """Return the output matrix, before which there is no norm."""
+        return Unembedding(torch.ones(_WIDTH), False, self._unembedding.clone())
+
+    def ambient(self) -> Plan:
+        """Return the plan that `next_word` follows."""
+        return self._ambient
+
+    def set_ambient(self, plan: Plan) -> None:
+        """Make `next_word` follow `plan`; refused plans leave the old one in place."""
+        self._refuse_plans([plan])
+        self._ambient = plan
+
+    def hooks_are_live(self) -> bool:
+        """There are none that could come off."""
+        return True
+
+    def next_word(self, text: str) -> str:
+        """Return the likeliest next word under what is applied: what another caller of the model would see."""
+        (log_probs,) = self.distributions([Row(TextPrompt(text), self._ambient)])
+        return _VOCABULARY[int(log_probs.argmax())]
+
+    def detach(self) -> None:
+        """Forget what is applied."""
+        self._ambient = ()
+
+    def _refuse_plans(self, plans: Sequence[Plan]) -> None:
+        placements = [placement for plan in plans for placement in plan]
+        for placement in placements:
+            self.width(placement.site)
+            for reading in placement.condition.readings if placement.condition is not None else ():
+                self.width(reading.site)
+        refuse_overflow(placements, torch.float32, self.width)
+
+    def _encode(self, prompt: Prompt, new_tokens: int = 0) -> _Encoded:
+        response_start, after_user = None, NOWHERE
+        match prompt:
+            case TextPrompt(text):
+                tokens = (_BOS, *_ids(text))
+            case TokenPrompt(given):
+                tokens = given
+            case ChatPrompt():
+                tokens = (_BOS,)
+                for role, content in prompt.messages:
+                    tokens = (*tokens, _VOCABULARY.index(f"<{role}>"))
+                    response_start = len(tokens) if role == "assistant" else None
+                    tokens = (*tokens, *_ids(content))
+                    after_user = len(tokens) if role == "user" else after_user
+                if not prompt.ends_with_assistant:
+                    tokens = (*tokens, _ASSISTANT)
+        if not tokens or max(tokens) >= len(_VOCABULARY):
+            raise PromptError(f"The prompt {prompt!s:.80} is no text of the toy", valid="ids below its vocabulary")
+        if len(tokens) + new_tokens > _CONTEXT:
+            raise PromptError(
+                f"A prompt of {len(tokens)} tokens with {new_tokens} more does not fit into the model's context",
+                valid=f"at most {_CONTEXT} tokens together",
+            )
+        return _Encoded(tokens, response_start, after_user if has_user_message(prompt) else NOWHERE)
+
+    def _completions(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[tuple[int, ...]]:
+        added = [_ids(given) if isinstance(given, str) else tuple(given) for given in completions]
+        if any(not tokens for tokens in added):
+            raise PromptError("A completion has no token", valid="some text, or at least one token id")
+        for row, tokens in zip(rows, added, strict=True):
+            self._encode(row.prompt, len(tokens))
+        return added
+
+    def _pooled(self, prompt: Prompt, pooling: Pooling | PoolingFunction) -> Tensor:
+        """Return (tokens,) bool: which tokens the pooling reads."""
+        described, last = self.tokenize(prompt), len(self._encode(prompt).tokens) - 1
+        position = torch.arange(last + 1)
+        starts: Mapping[str, int | None] = {"response": self._encode(prompt).response_start}
+        choices: Mapping[object, Callable[[], Tensor]] = {
+            "last": lambda: position == last,
+            "first": lambda: position == min(described.first, last),
+            "mean": lambda: ~torch.tensor(described.special),
+            "response": lambda: position >= (last + 1 if starts["response"] is None else starts["response"]),
+        }
+        chosen = choices[pooling]() if isinstance(pooling, str) else torch.as_tensor(pooling(described))
+        if not chosen.any():
+            raise PromptError(f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read")
+        return chosen
+
+    def _states(self, row: Row, encoded: _Encoded, added: Sequence[int] = ()) -> dict[Site, Tensor]:
+        """Return what is at each site, (tokens, width), after the edits of the row's plan."""
+        tokens = torch.tensor((*encoded.tokens, *added))
+        geometry = BatchGeometry(
+            positions=torch.arange(len(tokens))[None],
+            prompt_lengths=torch.tensor([len(encoded.tokens)]),
+            first=torch.tensor([int(encoded.tokens[0] == _BOS)]),
+            after_user=torch.tensor([encoded.after_user]),
+        )
+        states: dict[Site, Tensor] = {}
+
+        def edited(site: Site, state: Tensor) -> Tensor:
+            placements = [placement for placement in row.plan if placement.site == site]
+            changed = SiteEdits([placements])(state[None], geometry) if placements else None
+            states[site] = state if changed is None else changed[0]
+            return states[site]
+
+        state = edited(Site(0, "embedding"), self._embedding[tokens])  # (tokens, width)
+        counts = torch.arange(1, len(tokens) + 1)[:, None]
+        for layer in range(_LAYERS):
+            mean = state.cumsum(dim=0) / counts
+            attention = edited(Site(layer, "attention"), mean @ self._attentions[layer])
+            mlp = edited(Site(layer, "mlp"), state @ self._mlps[layer])
+            state = edited(Site(layer), state + attention + mlp)
+        return states
+
+    def _before(self, row: Row, added: Sequence[int]) -> Tensor:
+        """Return the log-probabilities before each added token, (tokens, vocabulary)."""
+        states = self._states(row, self._encode(row.prompt), added[:-1])
+        last = states[Site(_LAYERS - 1)][-len(added) :]
+        return (last @ self._unembedding.T).log_softmax(dim=-1)
+
+    def _continued(self, row: Row, encoded: _Encoded, sampling: Sampling) -> Generation:
+        generator = torch.Generator().manual_seed(row.seed)
+        tokens: list[int] = []
+        log_probs: list[Tensor] = []
+        ended = False
+        while len(tokens) < sampling.max_new_tokens and not ended:
+            state = self._states(row, encoded, tokens)[Site(_LAYERS - 1)][-1]
+            log = (self._unembedding @ state).log_softmax(dim=-1)
+            token = int(_chosen(log, sampling, generator))
+            ended = token == _END
+            if not ended:
+                tokens.append(token)
+                log_probs.append(log[token])
+        return Generation(
+            prompt_tokens=encoded.tokens,
+            tokens=tuple(tokens),
+            text="".join(f" {word}" for word in self.pieces(tokens)),
+            log_probs=torch.stack(log_probs) if log_probs else torch.zeros(0),
+            ended=ended,
+        )
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    """Return the ids of a text's words; a word that the toy does not have stands for one that it has."""
+    return tuple(_id(word.strip(".,:;?!\"'()").lower()) for word in text.split())
+
+
+@lru_cache(maxsize=10_000)
+def _id(word: str) -> int:
+    if word in _WORDS:
+        return len(_SPECIAL) + _WORDS.index(word)
+    return len(_SPECIAL) + int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % len(_WORDS)
+
+
+def _chosen(log: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """Return the token of a step: the likeliest, or one drawn from the warped distribution."""
+    if sampling.temperature == 0:
+        return log.argmax()
+    warped, order = (log / sampling.temperature).softmax(dim=-1).sort(descending=True)
+    allowed = warped.cumsum(dim=0) - warped < sampling.top_p
+    if sampling.top_k:
+        allowed[sampling.top_k :] = False
+    return order[torch.multinomial(warped * allowed, 1, generator=generator)]

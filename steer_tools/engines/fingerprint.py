@@ -1,0 +1,55 @@
+"""Which weights a model has, told by what any runtime can read: the tensors of its safetensors checkpoint.
+
+A few bytes of each tensor stand for it, with its dtype and shape; names, files and their order do not count, nor
+does how often a tied tensor is stored. It must not know any runtime.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# Elements at either end of a tensor that stand for it.
+SAMPLED = 16
+_DIGITS = 16
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16, "U16": 16}
+_LONGEST_HEADER = 100_000_000
+
+
+def content_of(dtype: str, shape: Sequence[int], first: bytes, last: bytes) -> bytes:
+    """Return what stands for a tensor; `dtype` is safetensors' name of it, the bytes are of its two ends."""
+    return hashlib.sha256(f"{dtype} {tuple(shape)} ".encode() + first + b" " + last).digest()
+
+
+def fingerprint_of(contents: Iterable[bytes]) -> str:
+    """Return 16 hex digits that change when any tensor is fine-tuned, merged or quantised."""
+    return hashlib.sha256(b"".join(sorted(set(contents)))).hexdigest()[:_DIGITS]
+
+
+def contents_of_checkpoint(folder: Path) -> frozenset[bytes]:
+    """Return what stands for each tensor of a checkpoint in a folder; nothing where it holds none of safetensors."""
+    return frozenset(content for path in sorted(folder.glob("*.safetensors")) for content in _contents_of_file(path))
+
+
+def _contents_of_file(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _LONGEST_HEADER:
+            return
+        header: dict[str, Any] = json.loads(file.read(size))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield _content_at(file, 8 + size, entry)
+
+
+def _content_at(file: BinaryIO, start: int, entry: dict[str, Any]) -> bytes:
+    """Return what stands for a tensor of which the header says this; the data begins at `start`."""
+    dtype, shape = str(entry["dtype"]), [int(size) for size in entry["shape"]]
+    begin, end = (start + int(offset) for offset in entry["data_offsets"])
+    length = min(SAMPLED, prod(shape)) * _BITS.get(dtype, 8) // 8
+    file.seek(begin)
+    first = file.read(length)
+    file.seek(end - length)
+    return content_of(dtype, shape, first, file.read(length))
