@@ -21,14 +21,14 @@ from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Where, extract
 from steer_tools.directions.methods import Method, method_named
 from steer_tools.directions.statistics import Examples
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
 from steer_tools.evaluation.damage import Budget, DamageMeter, write
-from steer_tools.evaluation.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.evaluation.questions import propensities, questions
-from steer_tools.experiments.control_directions import CONTROLS, control_directions, control_plans
+from steer_tools.experiments.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import STRENGTHS, Grid, measure_layer
+from steer_tools.experiments.judgement import CONTROLS, control_directions, control_plans
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import current_session

@@ -17,8 +17,7 @@ from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.built_in_behaviors import behavior_names, load_behavior
-from steer_tools.evaluation.behaviors.custom_behaviors import read_behavior
+from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior, read_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import plain, prompt_text
 from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table

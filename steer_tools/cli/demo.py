@@ -19,8 +19,8 @@ from steer_tools.cli import demo_report as report
 from steer_tools.cli.demo_report import Combination, Dose, Findings, Part, Study
 from steer_tools.cli.terminal import is_plain, say, show_json
 from steer_tools.cli.workbench import Workbench
-from steer_tools.evaluation.behaviors.built_in_behaviors import load_behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.figures.doses import dose_response
 from steer_tools.formats import load_vector

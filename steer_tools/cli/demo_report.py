@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_tools.bundled_model import NAME as BUNDLED
-from steer_tools.evaluation.metrics.intervals import Interval, cluster_interval
+from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.doses import Curve, DosePanel
 from steer_tools.prompts import PromptLike
 from steer_tools.tools.check_steering import CheckResult

@@ -17,7 +17,7 @@ from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time these would import numpy.
-    from steer_tools.evaluation.scorers.judge import Judge
+    from steer_tools.evaluation.judge import Judge
     from steer_tools.tools.arguments import TextScorer
 
 _CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
@@ -267,12 +267,18 @@ class ScorerSource(Source):
             return None
         if self.judge_endpoint is None or self.judge_model is None or self.judge_question is None:
             raise ArgumentError("A judge was given by halves", valid=f"all of {sources[0]}")
-        from steer_tools.evaluation.scorers.judge import judge_scorer
+        from steer_tools.evaluation.judge import judge_scorer
 
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 
 
-SOURCES: tuple[type[Source], ...] = (PromptSource, TriedPromptSource, ContrastSource, OwnBehaviorSource, ScorerSource)
+SESSION_METHODS: tuple[type[Source], ...] = (
+    PromptSource,
+    TriedPromptSource,
+    ContrastSource,
+    OwnBehaviorSource,
+    ScorerSource,
+)
 
 
 def silence_of(scorer: object) -> list[str]:

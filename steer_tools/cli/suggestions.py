@@ -84,8 +84,8 @@ def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, 
 
 def _question(arguments: Mapping[str, Any]) -> PromptLike:
     """Return the prompt of an item that did not choose, as the model was asked it."""
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
     from steer_tools.evaluation.questions import questions
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.session.session import current_session
 
     session = current_session()

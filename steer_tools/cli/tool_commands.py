@@ -13,11 +13,11 @@ import typer
 
 from steer_tools import tools
 from steer_tools.cli.inputs import (
-    SOURCES,
+    SESSION_METHODS,
     AsChat,
     LabelSource,
     OwnBehaviorSource,
-    Source,
+    SessionMethod,
     as_prompt,
     from_current_folder,
     silence_of,
@@ -63,14 +63,16 @@ class ToolCommand:
     tool: Tool
 
     @cached_property
-    def sources(self) -> list[type[Source]]:
+    def sources(self) -> list[type[SessionMethod]]:
         """The groups of options that make parameters which cannot be typed."""
         hints = get_type_hints(self.tool.function, include_extras=True)
         # PROMPTS are typed already, so a file of others has another flag.
-        labels: dict[type[Source], type[Source]] = {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
+        labels: dict[type[SessionMethod], type[SessionMethod]] = (
+            {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
+        )
         return [
             labels.get(source, source)
-            for source in SOURCES
+            for source in SESSION_METHODS
             if all(name in hints for name in source.makes)
             and (source.makes == ("scorer",) or holds_prompts(hints[source.makes[0]]))
         ]

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from steer_tools.directions.covariance import solve_scatter
 from steer_tools.directions.methods.base import Statistics
-from steer_tools.directions.statistics import Activations
+from steer_tools.directions.statistics import Activations, solve_scatter
 
 # Up to here all eigenvectors cost less than starting an iteration, which also needs more than a few dimensions.
 _SMALL_WIDTH = 256
@@ -30,23 +30,23 @@ class Moments(Activations):
             self._pair_squares.addmm_(differences.T, differences)
 
     @property
+    @override
     def counts(self) -> tuple[int, int]:
-        """The numbers of rows taken in."""
         return self._positive.count, self._negative.count
 
     @property
+    @override
     def positive_mean(self) -> Tensor:
-        """The running mean."""
         return self._positive.mean
 
     @property
+    @override
     def negative_mean(self) -> Tensor:
-        """The running mean."""
         return self._negative.mean
 
     @property
+    @override
     def typical_norm(self) -> float:
-        """The running mean of the rows' norms."""
         return (self._positive.norms + self._negative.norms) / sum(self.counts)
 
     @property

@@ -1,8 +1,7 @@
 """Ways to a direction that need more than activations: an autoencoder's file, or the model's gradients.
 
 A session, prompts and sites come in, ready directions leave, which are then measured like those of all methods. A new
-way is one frozen class with `name` and `find`, added to SESSION_METHODS, and its name to the parameter `Method`.
-"""
+way is one frozen class with `name` and `find`, added to SESSION_METHODS, and its name to the parameter `Method`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,11 +11,56 @@ from torch import Tensor
 
 from steer_tools.core.site import Site
 from steer_tools.directions.autoencoders import feature_direction, feature_site
-from steer_tools.directions.methods import METHODS, GivenDirection, Method, TrainedDirection, method_named
+from steer_tools.directions.methods import METHODS, Method, method_named
+from steer_tools.directions.statistics import Activations
 from steer_tools.directions.training import TrainingOptions, completion_pairs, train_direction
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, DirectionError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class GivenDirection(Method):
+    """A ready direction (width,), such as a sparse autoencoder's decoder row.
+
+    Fitting gives it the length and sign of its contrast, so it may come at any length. It has no place in METHODS,
+    where every entry is found from activations alone.
+
+    Raises:
+        DirectionError: It is not a finite vector, or is all zero.
+    """
+
+    name: ClassVar[str] = "given"
+    direction: Tensor
+
+    def __post_init__(self) -> None:
+        if self.direction.dim() != 1 or not self.direction.isfinite().all() or not self.direction.any():
+            raise DirectionError(
+                f"The given direction has the shape {tuple(self.direction.shape)}, or is zero, or is not finite",
+                valid="one vector (width,) of some length",
+            )
+
+    def raw(self, data: Activations) -> Tensor:
+        """Return it.
+
+        Raises:
+            DirectionError: The activations have another width.
+        """
+        if self.direction.shape != data.contrast.shape:
+            raise DirectionError(
+                f"The given direction has the width {len(self.direction)}, the activations {len(data.contrast)}",
+                valid="equal widths",
+                fix="Take a direction that was found on this model, and at this component.",
+            )
+        return self.direction.detach().to("cpu").double()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedDirection(GivenDirection):
+    """A ready direction whose length and sign are part of what was found, so that fitting leaves both alone."""
+
+    name: ClassVar[str] = "trained"
+    keeps_length: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

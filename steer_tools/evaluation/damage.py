@@ -12,7 +12,8 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.metrics.texts import distinct_2
+from steer_tools.evaluation.intervals import Floats
+from steer_tools.evaluation.metrics import distinct_2
 from steer_tools.prompts import Prompt
 
 # Tokens of an unsteered text over which the divergence is averaged.
@@ -120,19 +121,37 @@ class DamageMeter:
 
     def divergences(self, plans: Sequence[Plan]) -> list[float]:
         """Return KL(unsteered‖steered) of each plan, in nats a token."""
-        continued = [(p, g.tokens) for p, g in zip(self._neutral, self._continuations, strict=True) if g.tokens]
-        rows = [Row(prompt, plan) for prompt, _ in continued for plan in plans]
-        found = self._engine.divergences(rows, [tokens for _, tokens in continued for _ in plans])
-        means = np.array([float(one.mean()) for one in found]).reshape(len(continued), len(plans))
-        return means.mean(axis=0).tolist() if continued else [0.0] * len(plans)
+        continued = [index for index, text in enumerate(self._continuations) if text.tokens]
+        found = divergences(self._engine, self._neutral, self._continuations, plans)
+        return found[:, continued].mean(axis=1).tolist() if continued else [0.0] * len(plans)
 
     @cached_property
     def _continuations(self) -> list[Generation]:
-        return self._engine.generate([Row(prompt) for prompt in self._neutral], Sampling(_UNSTEERED_TOKENS))
+        return continuations(self._engine, self._neutral)
 
     @cached_property
     def _unsteered(self) -> Texts:
         return write(self._engine, self._prompts, [()], self._max_new_tokens)[0]
+
+
+def continuations(engine: Engine, prompts: Sequence[Prompt]) -> list[Generation]:
+    """Return the model's own unsteered texts, over which divergences are averaged."""
+    return engine.generate([Row(prompt) for prompt in prompts], Sampling(_UNSTEERED_TOKENS))
+
+
+def divergences(
+    engine: Engine, prompts: Sequence[Prompt], unsteered: Sequence[Generation], plans: Sequence[Plan]
+) -> Floats:
+    """Return (plans, prompts) KL(unsteered‖plan) over the unsteered texts to the prompts, in nats a token.
+
+    Where the model ends at once there is no token before which to compare, and it is 0.
+    """
+    written = [index for index, text in enumerate(unsteered) if text.tokens]
+    rows = [Row(prompts[index], plan) for index in written for plan in plans]
+    found = engine.divergences(rows, [unsteered[index].tokens for index in written for _ in plans])
+    means = np.zeros((len(plans), len(prompts)))
+    means[:, written] = np.array([float(own.mean()) for own in found]).reshape(len(written), len(plans)).T
+    return means
 
 
 def write(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], max_new_tokens: int) -> list[Texts]:

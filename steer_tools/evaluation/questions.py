@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steer_tools.core.plan import Plan
+from steer_tools.core.positions import Pooling
 from steer_tools.engines.base import Engine, Row
-from steer_tools.evaluation.behaviors.behavior import Item
-from steer_tools.evaluation.behaviors.item_prompts import evaluation_prompt
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, evaluation_prompt
+from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,12 @@ def questions(
     """Return the items as the model is asked them: by its chat template where it has one, unless `as_chat` says it."""
     is_chat = engine.info.has_chat_template if as_chat is None else as_chat
     return tuple(Question(*evaluation_prompt(item, is_chat), item.group, per_token) for item in items)
+
+
+def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
+    """Return which tokens of a behaviour's pairs are read: of chats the whole answer, of texts the last one."""
+    is_chat = engine.info.has_chat_template and behavior.pairs[0].prompt is not None
+    return "response" if is_chat else "last"
 
 
 def propensities(engine: Engine, asked: Sequence[Question], plans: Sequence[Plan]) -> Floats:

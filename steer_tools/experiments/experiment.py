@@ -8,22 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Extraction, Where, extract
 from steer_tools.directions.methods import Method
 from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.directions.statistics import Examples
-from steer_tools.engines.base import Engine, Generation
-from steer_tools.evaluation.behaviors.behavior import Behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.engines.base import Generation
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.damage import Damage, DamageMeter, write
-from steer_tools.evaluation.evaluation_set import EvaluationSet, TextScore
-from steer_tools.evaluation.questions import Question
-from steer_tools.evaluation.scorers.texts import mean_score
-from steer_tools.experiments.control_directions import CONTROLS, NullDistribution, measure_null_distribution
+from steer_tools.evaluation.questions import Question, pooling_of
+from steer_tools.evaluation.scorers import TextScore, mean_score
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import magnitudes
-from steer_tools.experiments.judgement import shifts_of_others
+from steer_tools.experiments.judgement import CONTROLS, NullDistribution, measure_null_distribution, shifts_of_others
 from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
 from steer_tools.experiments.verdicts import Ruling, rule
 from steer_tools.progress import Work
@@ -146,12 +143,6 @@ def run_experiment(
         was_within=swept.cell.damage.is_within(options.budget),
     )
     return Experiment(extraction, evaluation_set, swept, null, side_effects, best, worst, ruling)
-
-
-def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
-    """Return which tokens of a behaviour's pairs are read: of chats the whole answer, of texts the last one."""
-    is_chat = engine.info.has_chat_template and behavior.pairs[0].prompt is not None
-    return "response" if is_chat else "last"
 
 
 def _side_effects(

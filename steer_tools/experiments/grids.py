@@ -1,19 +1,25 @@
 """A vector on every layer and strength of a grid → the effect and damage of each cell, and which cell to take.
 
-Cells are chosen on some items and never on those that judge them. It must not know files.
+Cells are chosen on some items and never on those that judge them. A JSON file of the workspace keeps what was measured,
+so that a grid that was cut off goes on where it was.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
-from steer_tools.errors import StrengthError
+from steer_tools.errors import StrengthError, VectorFileError
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
-from steer_tools.evaluation.questions import Floats, Question, propensities
+from steer_tools.evaluation.intervals import Floats
+from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.session.placement import Placed
+from steer_tools.workspace import Workspace
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
 # The chosen cell is the gentlest that has at least this share of the largest effect within the budget.
@@ -139,3 +145,54 @@ def by_layer(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
     for cell in cells:
         found.setdefault(cell.layer, []).append(cell)
     return found
+
+
+@dataclass(frozen=True)
+class CellFile:
+    """The cells of one grid; `key` changes with all that they depend on."""
+
+    workspace: Workspace
+    path: str
+    key: str
+
+    def load(self) -> dict[int, list[Cell]]:
+        """Return the cells of each layer that were measured before; none where the file is of another grid."""
+        if not self.workspace.holds(self.path):
+            return {}
+        try:
+            document = json.loads(self.workspace.read(self.path))
+            if document["key"] != self.key:
+                return {}
+            return by_layer([_cell(own) for own in document["cells"]])
+        except (ValueError, TypeError, KeyError, VectorFileError):
+            return {}  # What is no grid is measured anew.
+
+    def save(self, cells: Sequence[Cell]) -> None:
+        """Write the cells."""
+        content = {"key": self.key, "cells": [_document(cell) for cell in cells]}
+        self.workspace.write(self.path, json.dumps(content, indent=1).encode())
+
+
+def key_of(*parts: object) -> str:
+    """Return a hash of what a grid depends on."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:32]
+
+
+def _document(cell: Cell) -> dict[str, Any]:
+    return {
+        "layer": cell.layer,
+        "strength": cell.strength,
+        "effects": cell.effects.tolist(),
+        "opposite_effects": cell.opposite_effects.tolist(),
+        "damage": asdict(cell.damage),
+    }
+
+
+def _cell(document: dict[str, Any]) -> Cell:
+    return Cell(
+        int(document["layer"]),
+        float(document["strength"]),
+        np.asarray(document["effects"], dtype=np.float64),
+        np.asarray(document["opposite_effects"], dtype=np.float64),
+        Damage(**document["damage"]),
+    )

@@ -11,9 +11,9 @@ import numpy as np
 
 from steer_tools.engines.base import Engine
 from steer_tools.evaluation.behaviors.behavior import Item
-from steer_tools.evaluation.metrics.effects import anti_steerable_share, paraphrase_share, robustness, slopes
-from steer_tools.evaluation.metrics.intervals import Interval, cluster_interval, cluster_share_interval
-from steer_tools.evaluation.questions import Floats, Question, propensities, questions
+from steer_tools.evaluation.intervals import Floats, Interval, cluster_interval, cluster_share_interval
+from steer_tools.evaluation.metrics import anti_steerable_share, paraphrase_share, robustness, slopes
+from steer_tools.evaluation.questions import Question, propensities, questions
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt
 from steer_tools.session.placement import Placed
 

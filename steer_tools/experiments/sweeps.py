@@ -11,13 +11,12 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.evaluation.damage import Budget, DamageMeter
-from steer_tools.evaluation.evaluation_set import EvaluationSet
 from steer_tools.evaluation.questions import questions
-from steer_tools.experiments.cell_file import CellFile, key_of
-from steer_tools.experiments.grids import Cell, Grid, magnitudes, measure_layer
+from steer_tools.experiments.evaluation_set import EvaluationSet
+from steer_tools.experiments.grids import Cell, CellFile, Grid, key_of, magnitudes, measure_layer
 from steer_tools.experiments.judgement import Judgement, judge
 from steer_tools.progress import Work
-from steer_tools.session.placement import Placed, PlacementOptions, place
+from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
 from steer_tools.session.session import Session
 
 # Prompts on which the texts of a cell are judged.
@@ -83,7 +82,7 @@ def sweep(
     """
     engine, strengths = session.engine, magnitudes(options.strengths)
     placement = PlacementOptions(options.unit, positions=options.positions, allow_other_model=options.allow_other_model)
-    placed = {layer: place(session, vector, layer, placement) for layer in layers}
+    placed = place_at_each(session, vector, layers, placement)
     choosing = questions(engine, evaluation_set.splits.choosing, per_token=options.per_token)
     prompts = list(dict.fromkeys(question.prompt for question in choosing))[:_CHOOSING_TEXTS]
     meter = DamageMeter(engine, evaluation_set.neutral[::2], prompts, evaluation_set.text_tokens)

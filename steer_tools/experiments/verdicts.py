@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from steer_tools.evaluation.damage import Budget, Damage
-from steer_tools.evaluation.metrics.effects import empirical_p
-from steer_tools.experiments.control_directions import NullDistribution
-from steer_tools.experiments.judgement import Judgement
+from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.experiments.judgement import Judgement, NullDistribution
 
 Verdict: TypeAlias = Literal["works", "weak", "indistinguishable from random", "breaks the model"]
 

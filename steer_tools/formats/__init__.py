@@ -1,36 +1,38 @@
 """A steering vector ↔ one file; `load_vector` and `save_vector` choose the format by the name's ending.
 
-A new format is one file with one small class, added to FORMATS. Formats turn a vector into bytes and back; the
-workspace does the reading and writing. They must not know models.
+A new format is one file here whose name ends in _format, with one small class: FORMATS finds it. Formats turn a vector
+into bytes and back; the workspace does the reading and writing. They must not know models.
 """
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
+from pkgutil import iter_modules
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.bare_array import rows_named
-from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
-from steer_tools.formats.gguf_format import GgufFormat
-from steer_tools.formats.npy import NpyFormat
+from steer_tools.formats.base import Encoded, Unsaid, VectorFormat, rows_named
 from steer_tools.formats.pt_format import PtFormat
-from steer_tools.formats.rotalabs import RotalabsFormat, describes_a_vector
-from steer_tools.formats.safetensors_format import SafetensorsFormat
+from steer_tools.formats.rotalabs_format import RotalabsFormat, describes_a_vector
 from steer_tools.formats.steering_vectors_package import from_steering_vectors, to_steering_vectors
-from steer_tools.formats.vllm_lens import VllmLensFormat
 from steer_tools.workspace import Workspace
 
-_ROTALABS, _PT = RotalabsFormat(), PtFormat()
-# Where two share an ending, the first is written unless the other is asked for by name.
-FORMATS: tuple[VectorFormat, ...] = (
-    SafetensorsFormat(),
-    NpyFormat(),
-    GgufFormat(),
-    VllmLensFormat(),
-    _PT,
-    _ROTALABS,
-)
+# The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
+_ORDER = ("safetensors", "npy", "gguf", "vllm-lens", "pt", "rotalabs")
+
+
+def _formats() -> tuple[VectorFormat, ...]:
+    """Return one of each class that the modules of this package define: those of _ORDER, then others by name."""
+    names = (module.name for module in iter_modules(__path__, f"{__name__}.") if module.name.endswith("_format"))
+    modules = [import_module(name) for name in names]
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    found = {kind.name: kind() for kind in kinds if issubclass(kind, VectorFormat) and not isabstract(kind)}
+    return tuple(found.pop(name) for name in _ORDER) + tuple(found[name] for name in sorted(found))
+
+
+FORMATS = _formats()
 # The endings that mean a steering vector wherever they stand. A .json or .pt file is read when it is asked for, but may
 # be anything, so a listing leaves it out.
 SUFFIXES = (".safetensors", ".npy", ".gguf")
@@ -131,7 +133,7 @@ def save_vector(
     chosen = format_for(path, len(vector.directions), format_name)
     encoded = chosen.encode(vector)
     name, beside = chosen.files(with_suffix(path, chosen.suffix))
-    if chosen is _PT and _format_of(name, workspace) is _ROTALABS:
+    if isinstance(chosen, PtFormat) and isinstance(_format_of(name, workspace), RotalabsFormat):
         raise VectorFileError(
             f"The .json file beside {name} describes another vector and would be taken for this one's",
             valid="format_name='rotalabs', which writes both files",
@@ -193,7 +195,8 @@ def _format_of(name: str, workspace: Workspace) -> VectorFormat:
     by_ending = format_for(name)
     if by_ending.suffix not in (".json", ".pt"):
         return by_ending
-    _, description = _ROTALABS.files(name)
+    rotalabs = format_named(RotalabsFormat.name)
+    _, description = rotalabs.files(name)
     if description is not None and workspace.holds(description) and describes_a_vector(workspace.read(description)):
-        return _ROTALABS
+        return rotalabs
     return by_ending

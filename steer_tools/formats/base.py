@@ -1,14 +1,21 @@
-"""What a file format is, and the checks that all formats share."""
+"""What a file format is, the checks that all formats share, and the array that says nothing about itself.
 
+One vector (width,) needs its layer from the caller. A stack (rows, width) needs to be told what its rows are, since the
+number of rows alone does not say it: `block_outputs`, where row i is the output of block i, or `hidden_states`, as
+transformers' `output_hidden_states`, where row i is the *input* of block i, so that row i + 1 is the output of block i.
+"""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import UnsupportedFeatureError, VectorFileError
+from steer_tools.errors import ArgumentError, DirectionError, UnsupportedFeatureError, VectorFileError
 
 Rows: TypeAlias = Literal["block_outputs", "hidden_states"]
 ROWS: tuple[Rows, ...] = ("block_outputs", "hidden_states")
@@ -38,7 +45,7 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-class VectorFormat(Protocol):
+class VectorFormat(ABC):
     """One file format; `convention` says in a clause how its layers and its unit map onto ours."""
 
     name: ClassVar[str]
@@ -48,15 +55,15 @@ class VectorFormat(Protocol):
 
     def files(self, name: str) -> tuple[str, str | None]:
         """Return the names of the file and of the one beside it, where the format has one."""
-        ...
+        return name, None
 
+    @abstractmethod
     def encode(self, vector: SteeringVector) -> Encoded:
         """Return the file's bytes, or raise `UnsupportedFeatureError` where the format cannot hold the vector."""
-        ...
 
+    @abstractmethod
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Return the vector, or raise `VectorFileError` naming the file."""
-        ...
 
 
 class Header(BaseModel):
@@ -109,3 +116,69 @@ def require_residual(vector: SteeringVector, format_name: str) -> None:
 def tensor_of(data: bytes | memoryview, dtype: torch.dtype) -> torch.Tensor:
     """Return the little-endian numbers in `data` as a tensor of its own memory, shape (count,)."""
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def rows_named(name: str | None) -> Rows | None:
+    """Return `name` if it says what rows are, or None as it is.
+
+    Raises:
+        ArgumentError: It says something else.
+    """
+    if name is not None and name not in ROWS:
+        raise ArgumentError(f"rows is {name!r}", valid=" or ".join(map(repr, ROWS)))
+    return name
+
+
+def decode_bare(array: Tensor, name: str, unsaid: Unsaid) -> Decoded:
+    """Return the vector of one array.
+
+    Raises:
+        VectorFileError: It is one vector and its layer is not known.
+        DirectionError: It is a stack and nobody says what its rows are, or a row that counts is no direction.
+        ArgumentError: It is one vector and rows are explained.
+    """
+    shape = tuple(array.shape)
+    if len(shape) == 2:
+        return _stack(array, name, unsaid.rows)
+    if unsaid.rows is not None:
+        raise ArgumentError(
+            f"rows is {unsaid.rows!r}, but {name} holds an array of the shape {shape}, which has no rows",
+            valid="rows for a stack, shape (rows, width)",
+            fix="Leave rows out and give the layer, counted from 0 by the block whose output it belongs to.",
+        )
+    if unsaid.layer is None:
+        raise VectorFileError(
+            f"{name} is a bare array, and nothing beside it says where it belongs, so its layer is not known",
+            valid="a layer from the one who made it",
+            fix="Give `layer` as a number.",
+        )
+    return Decoded(SteeringVector.from_directions({unsaid.layer: array}))
+
+
+def _stack(array: Tensor, name: str, rows: Rows | None) -> Decoded:
+    count = len(array)
+    if rows is None:
+        raise DirectionError(
+            f"{name} holds an array of the shape {tuple(array.shape)}, and nothing says what its rows are",
+            valid="one vector, shape (width,), or a stack with rows='block_outputs' (row i is the output of block i) "
+            "or rows='hidden_states' (row 0 is the embedding, one row more than the model has blocks)",
+            fix="Say which of the two it is, or save one row alone.",
+        )
+    if rows == "block_outputs":
+        return Decoded(
+            SteeringVector.from_directions(dict(enumerate(array)), info=VectorInfo(model_layers=count or None))
+        )
+    if count < 3:
+        raise DirectionError(
+            f"{name} has {count} rows, and of hidden states neither the first nor the last is an output of a block",
+            valid="at least 3 rows",
+            fix="Say rows='block_outputs' if row i is the output of block i.",
+        )
+    vector = SteeringVector.from_directions(dict(enumerate(array[1:-1])), info=VectorInfo(model_layers=count - 1))
+    return Decoded(
+        vector,
+        (
+            f"Of {count} rows, row 0 (the embedding) and row {count - 1} (the last block after the final norm, "
+            "which is another space than the stream) are left out.",
+        ),
+    )

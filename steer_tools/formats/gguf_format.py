@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual, tensor_of
+from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual, tensor_of
 
 # The second is dialz', whose files are otherwise as repeng's.
 _ARCHITECTURE, _READ_ARCHITECTURES = "controlvector", ("controlvector", "steeringvector")
@@ -31,7 +32,7 @@ _DTYPES = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bflo
 _MOST_HEADER_BYTES = 2**20
 
 
-class GgufFormat:
+class GgufFormat(VectorFormat):
     """`.gguf`, any layers but 0."""
 
     name: ClassVar[str] = "gguf"
@@ -41,10 +42,7 @@ class GgufFormat:
     )
     holds_several_layers: ClassVar[bool] = True
 
-    def files(self, name: str) -> tuple[str, str | None]:
-        """Return the one name."""
-        return name, None
-
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise all layers, as repeng does."""
         require_residual(vector, self.name)
@@ -66,6 +64,7 @@ class GgufFormat:
         header = b"GGUF" + struct.pack("<IQQ", 3, len(vector.layers), len(values)) + b"".join(values) + entries
         return Encoded(_padded(header) + body)
 
+    @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers, after every claimed size has been held against the size of the file."""
         cursor = _Cursor(encoded.data, name)

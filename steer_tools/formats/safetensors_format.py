@@ -10,16 +10,16 @@ from typing import ClassVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.bare_array import decode_bare
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat, decode_bare
 
 _METADATA_KEY = "steer_tools"
 
 
-class SafetensorsFormat:
+class SafetensorsFormat(VectorFormat):
     """`.safetensors`, any number of layers."""
 
     name: ClassVar[str] = "safetensors"
@@ -27,18 +27,15 @@ class SafetensorsFormat:
     convention: ClassVar[str] = "`layer.<n>` acts on the output of block n, from 0; strength 1 adds the tensor"
     holds_several_layers: ClassVar[bool] = True
 
-    def files(self, name: str) -> tuple[str, str | None]:
-        """Return the one name."""
-        return name, None
-
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise all layers."""
         kinds = {"layer": vector.directions, "mean": vector.means, "eraser": vector.erasers}
         tensors = {
             f"{kind}.{n}": tensor.contiguous() for kind, by_layer in kinds.items() for n, tensor in by_layer.items()
         }
         return Encoded(save(tensors, metadata={_METADATA_KEY: Header.of(vector).model_dump_json()}))
 
+    @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers; the library checks shapes and offsets against the file's size before it allocates."""
         try:

@@ -1,9 +1,9 @@
 """Components, prompts for calibration → plans that take the components out, and what that changes.
 
-It must not know vectors or pictures.
+What changes is one of three measures of items. It must not know vectors or pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
@@ -16,16 +16,22 @@ from steer_tools.core.interventions import Affine, Intervention, ProjectOut, Rep
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Engine
+from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.questions import Floats
+from steer_tools.evaluation.damage import continuations, divergences
+from steer_tools.evaluation.intervals import Floats
+from steer_tools.evaluation.questions import Question, propensities
+from steer_tools.evaluation.scorers import TextScore
 from steer_tools.inspection.components import Component
-from steer_tools.inspection.measures import Measured
 from steer_tools.prompts import Prompt
 
 Ablation: TypeAlias = Literal["zero", "mean", "mean_by_position", "resample"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "mean_by_position", "resample")
 OF_DIRECTIONS: tuple[Ablation, ...] = ("zero", "mean")
+Measure: TypeAlias = Literal["log_odds", "kl", "exact"]
+MEASURES: tuple[Measure, ...] = ("log_odds", "kl", "exact")
+# Plans → (plans, items).
+Measured: TypeAlias = Callable[[Sequence[Plan]], Floats]
 _EVERYWHERE = Scope(("all",))
 # Prompts that a resampled component takes its activations from, one after the other.
 _DRAWS = 4
@@ -111,6 +117,31 @@ def mean_of_draws(found: Sequence[Floats], plans: Sequence[Sequence[Plan]]) -> l
     """Return the mean over the draws of each component, of what was found for all plans one after the other."""
     each = iter(found)
     return [np.mean([next(each) for _ in draws], axis=0) for draws in plans]
+
+
+def log_odds_of(engine: Engine, asked: Sequence[Question]) -> Measured:
+    """Return a measure of log p(positive) − log p(negative), in nats."""
+    return lambda plans: propensities(engine, asked, plans)
+
+
+def divergence_of(engine: Engine, asked: Sequence[Question]) -> Measured:
+    """Return a measure of KL(unsteered‖plan) over the model's own unsteered texts, in nats a token."""
+    prompts = [question.prompt for question in asked]
+    texts = continuations(engine, prompts)
+    return lambda plans: divergences(engine, prompts, texts, plans)
+
+
+def score_of(engine: Engine, asked: Sequence[Question], scorer: TextScore, max_new_tokens: int) -> Measured:
+    """Return a measure of the scores of greedy texts; every plan writes all of them."""
+
+    def measured(plans: Sequence[Plan]) -> Floats:
+        rows = [Row(question.prompt, plan) for plan in plans for question in asked]
+        texts = engine.generate(rows, Sampling(max_new_tokens))
+        scores = [scorer(row.prompt, own.text) for row, own in zip(rows, texts, strict=True)]
+        assert None not in scores, "An exact scorer has a score for every text."
+        return np.array(scores, dtype=np.float64).reshape(len(plans), len(asked))
+
+    return measured
 
 
 def _taken_out(component: Component, traces: Sequence[dict[Site, Tensor]], how: Ablation, drawn: int) -> Plan:

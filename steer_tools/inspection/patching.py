@@ -18,7 +18,8 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.engines.facets import Gradients, require
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.questions import Floats
+from steer_tools.evaluation.intervals import Floats
+from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.prompts import Prompt
 
 # In nats: shares of a smaller way would be those of rounding.
@@ -55,6 +56,10 @@ class Pair:
             )
         return list(zip(source, target, strict=True))
 
+    def asked(self, prompt: Prompt) -> Question:
+        """Return one of the prompts with the completions."""
+        return Question(prompt, self.positive, self.negative, "")
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -89,12 +94,11 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     tokens = pair.aligned(engine)
     source, target = _told_apart(engine, pair)
     (trace,) = engine.trace([pair.source], sites)
-    patched = [
-        Row(pair.target, (_placed(Replace(trace[site][place]), site, place, 1.0),))
-        for site in sites
-        for place in range(len(tokens))
+    plans = [
+        (_placed(Replace(trace[site][place]), site, place, 1.0),) for site in sites for place in range(len(tokens))
     ]
-    effects = np.array(_log_odds(engine, patched, pair)).reshape(len(sites), len(tokens)) - target
+    patched = propensities(engine, [pair.asked(pair.target)], plans)
+    effects = patched.reshape(len(sites), len(tokens)) - target
     return Patches(tuple(sites), tuple(tokens), source, target, effects)
 
 
@@ -143,15 +147,9 @@ def _placed(intervention: Intervention, site: Site, place: int, strength: float)
     return Placement(intervention, site, strength, Scope((PromptSlice(place, place + 1),)))
 
 
-def _log_odds(engine: Engine, rows: Sequence[Row], pair: Pair) -> list[float]:
-    completions = [pair.positive] * len(rows) + [pair.negative] * len(rows)
-    scores = [float(own.sum()) for own in engine.score([*rows, *rows], completions)]
-    return [scores[i] - scores[len(rows) + i] for i in range(len(rows))]
-
-
 def _told_apart(engine: Engine, pair: Pair) -> tuple[float, float]:
     """Return the log-odds of the source and of the target, which must not be the same."""
-    source, target = _log_odds(engine, [Row(pair.source), Row(pair.target)], pair)
+    source, target = propensities(engine, [pair.asked(pair.source), pair.asked(pair.target)], [()])[0].tolist()
     if abs(source - target) < _LEAST_DIFFERENCE:
         raise PromptError(
             f"Source and target have the same log-odds of the completions ({source:+.4g} and {target:+.4g} nats)",

@@ -1,22 +1,106 @@
 """A vector, prompts and labelled prompts → what a model holds along the vector, and how well that tells the labels.
 
-It must not know behaviours or files.
+It must not know behaviours, pictures or files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
+from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine, PoolingFunction
 from steer_tools.errors import LayerError, PromptError
-from steer_tools.inspection.detectors import Detector, fit_detector
-from steer_tools.inspection.projections import Projection, project
+from steer_tools.evaluation.intervals import Interval, roc_interval
 from steer_tools.prompts import ContrastPrompts, Prompt
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A prompt's tokens with û·h of each, for the unit direction û and the activation h at each site.
+
+    Attributes:
+        pieces: As the vocabulary writes them.
+        values: (tokens,) by site, in the model's own units.
+        counts: (tokens,) false at the first token and at special ones, whose activations lie elsewhere.
+    """
+
+    pieces: tuple[str, ...]
+    values: Mapping[Site, tuple[float, ...]]
+    counts: tuple[bool, ...]
+
+
+def project(engine: Engine, directions: Mapping[Site, Tensor], prompts: Sequence[Prompt]) -> tuple[Projection, ...]:
+    """Project every token of the prompts on the direction (width,) of each site, in one pass."""
+    units = {site: (direction / direction.norm()).float() for site, direction in directions.items()}
+    traces = engine.trace(prompts, list(units))
+    told = [engine.tokenize(prompt) for prompt in prompts]
+    return tuple(
+        Projection(
+            pieces=one.pieces,
+            values={site: tuple((trace[site] @ unit).tolist()) for site, unit in units.items()},
+            counts=tuple(place > 0 and not special for place, special in enumerate(one.special)),
+        )
+        for one, trace in zip(told, traces, strict=True)
+    )
+
+
+# Directions of no meaning: in a wide space many of them tell classes apart that lie far apart.
+_CONTROLS, _CHANCE = 200, 0.95
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A threshold on û·h, with its figures on held-out examples.
+
+    Attributes:
+        threshold: In the model's own units; above it is the positive class.
+        area: Under the ROC curve, in [0, 1].
+        interval: Of the area, 95 %; None where all examples belong together.
+        chance: The area that one in twenty random directions reaches, of either sign.
+        misses: Share of the positive examples at or below the threshold.
+        false_alarms: Share of the negative examples above it.
+    """
+
+    threshold: float
+    area: float
+    interval: Interval | None
+    chance: float
+    misses: float
+    false_alarms: float
+
+
+def fit_detector(
+    direction: Tensor, seen: Examples, held_out: Examples, groups: tuple[Sequence[Hashable], Sequence[Hashable]]
+) -> Detector:
+    """Fit the threshold of least balanced error on one set of examples, and measure it on another.
+
+    `direction` is (width,); `groups` say which held-out positive, and which negative, examples belong together.
+    """
+    unit = (direction / direction.norm()).double()
+    threshold = best_threshold(seen.positive @ unit, seen.negative @ unit)
+    high, low = held_out.positive @ unit, held_out.negative @ unit
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(len(unit), _CONTROLS, generator=generator, dtype=torch.float64)
+    controls = [
+        float(roc_area(one, other))
+        for one, other in zip((held_out.positive @ drawn).T, (held_out.negative @ drawn).T, strict=True)
+    ]
+    return Detector(
+        threshold=threshold,
+        area=float(roc_area(high, low)),
+        interval=roc_interval(high.numpy(), low.numpy(), *groups),
+        # Either sign of a drawn direction could have been drawn.
+        chance=float(torch.tensor([*controls, *(1 - area for area in controls)]).quantile(_CHANCE)),
+        misses=float((high <= threshold).double().mean()),
+        false_alarms=float((low > threshold).double().mean()),
+    )
+
 
 # Of each list half fits the threshold and half judges it.
 _FEWEST = 8

@@ -8,13 +8,12 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from steer_tools.evaluation.evaluation_set import EvaluationSet
-from steer_tools.evaluation.metrics.effects import empirical_p
-from steer_tools.evaluation.metrics.intervals import Interval
-from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.evaluation.intervals import Interval
+from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import Judgement
+from steer_tools.experiments.judgement import Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.markdown import question_text
@@ -41,7 +40,7 @@ def experiment_document(experiment: Experiment, facts: Facts) -> Json:
             "largest": float(null.means.max()),
             "reached": int((null.means >= judgement.effect).sum()),
             "p": empirical_p(judgement.effect, null.means),
-            "moved_wrong_way": wrong_way(null.effects),
+            "moved_wrong_way": null.moved_wrong_way,
             "means": {kind: values.tolist() for kind, values in means_by_kind(null).items()},
         },
         "side_effects": _side_effects(experiment.side_effects),
@@ -60,11 +59,6 @@ def means_by_kind(null: NullDistribution) -> dict[str, NDArray[np.float64]]:
     """Return the mean effects of the controls of each kind."""
     kinds = np.array(null.kinds)
     return {kind: null.means[kinds == kind] for kind in dict.fromkeys(null.kinds)}
-
-
-def wrong_way(effects: NDArray[np.float64]) -> float:
-    """Return the share of effects, of any shape, that are below 0."""
-    return float((effects < 0).mean())
 
 
 def _sweep(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
@@ -120,7 +114,7 @@ def _judgement(judgement: Judgement) -> Json:
         "effect": judgement.effect,
         "interval": _interval(judgement.interval),
         "anti_steerable": judgement.anti_steerable,
-        "moved_wrong_way": wrong_way(judgement.effects),
+        "moved_wrong_way": judgement.moved_wrong_way,
         "prompting": judgement.prompting,
         "unrelated": judgement.unrelated,
         "absolute_effect": float(np.abs(judgement.effects).mean()),

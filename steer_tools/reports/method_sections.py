@@ -4,7 +4,7 @@ import shlex
 
 from steer_tools.directions.extraction import Extraction
 from steer_tools.evaluation.damage import Budget
-from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import ENOUGH, Grid
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.prompts import ChatPrompt, TextPrompt

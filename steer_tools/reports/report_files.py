@@ -1,27 +1,81 @@
-"""A sweep or an experiment → its files in a folder of the workspace, all of them or none. It must not know tools."""
+"""A sweep or an experiment → a Markdown report for somebody who has not seen the code, with its pictures and its JSON.
+
+All files of it are written into a folder of the workspace, or none. It must not know tools.
+"""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer_tools.evaluation.evaluation_set import EvaluationSet
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.json_documents import Json, experiment_document, sweep_document
-from steer_tools.reports.markdown_report import (
-    DOCUMENT,
-    EVIDENCE,
-    HEAT_MAP,
-    REPORT,
-    SWEEP_DOCUMENT,
-    TABLE,
-    experiment_markdown,
-    sweep_markdown,
-)
+from steer_tools.reports.markdown import code, literal
+from steer_tools.reports.method_sections import choice_lines, limit_lines, setting_lines, usage_lines
 from steer_tools.reports.pictures import heat_map_picture, overview_picture
+from steer_tools.reports.result_sections import control_lines, effect_lines, example_lines, side_effect_lines
+from steer_tools.reports.words import VERDICTS
 from steer_tools.workspace import Workspace
+
+HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"
+TABLE, SWEEP_DOCUMENT = "sweep.md", "sweep.json"
+
+
+def experiment_markdown(experiment: Experiment, facts: Facts) -> str:
+    """Return the report; its pictures lie beside it."""
+    swept, evaluation_set, ruling = experiment.swept, experiment.evaluation_set, experiment.ruling
+    lines = [
+        f"# {_subject(evaluation_set, facts)}: {ruling.verdict}",
+        "",
+        f"**{VERDICTS[ruling.verdict]}**",
+        "",
+        *(f"- {literal(reason)}" for reason in ruling.reasons),
+        "",
+        "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high.",
+        "",
+        f"![Effect by dose, by layer and strength, and beside controls]({EVIDENCE})",
+        "",
+        "*Left: the effect at each strength of the chosen layer, on the items that judge. Middle: every cell that was "
+        "tried, on the items that chose. Right: each point is a control direction. The middle one alone, larger: "
+        f"[{HEAT_MAP}]({HEAT_MAP}). Every number: [{DOCUMENT}]({DOCUMENT}).*",
+        *setting_lines(swept, evaluation_set, facts, experiment.extraction),
+        *choice_lines(swept, evaluation_set),
+        *effect_lines(swept, evaluation_set),
+        *control_lines(experiment.null, swept.judgement),
+        *side_effect_lines(experiment.side_effects, swept.judgement.effect, swept.grid.budget),
+        *example_lines(experiment),
+        *limit_lines(evaluation_set, facts),
+        *usage_lines(swept, facts),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def sweep_markdown(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> str:
+    """Return a short report of a sweep; its picture lies beside it. Without controls there is no verdict."""
+    cell = swept.cell
+    lines = [
+        f"# {_subject(evaluation_set, facts)}: layer {cell.layer}, strength {cell.strength:g}",
+        "",
+        "No control directions were measured, so this says where the vector acts best, not that it works.",
+        "",
+        f"![Effect by layer and strength]({HEAT_MAP})",
+        "",
+        "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high. "
+        f"Every number: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
+        *setting_lines(swept, evaluation_set, facts),
+        *choice_lines(swept, evaluation_set),
+        *effect_lines(swept, evaluation_set),
+        *limit_lines(evaluation_set, facts),
+        *usage_lines(swept, facts),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _subject(evaluation_set: EvaluationSet, facts: Facts) -> str:
+    return f"Steering {literal(evaluation_set.behavior.name, 80).replace('<br>', ' ')} in {code(facts.short_model)}"
 
 
 @dataclass(frozen=True)

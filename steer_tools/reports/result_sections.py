@@ -5,14 +5,13 @@ import math
 import numpy as np
 
 from steer_tools.evaluation.damage import Budget
-from steer_tools.evaluation.evaluation_set import EvaluationSet
-from steer_tools.evaluation.metrics.effects import empirical_p
-from steer_tools.evaluation.metrics.intervals import Interval
-from steer_tools.experiments.control_directions import NullDistribution
+from steer_tools.evaluation.intervals import Interval
+from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
-from steer_tools.experiments.judgement import Dose, Judgement
+from steer_tools.experiments.judgement import Dose, Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.json_documents import means_by_kind, wrong_way
+from steer_tools.reports.json_documents import means_by_kind
 from steer_tools.reports.markdown import code, literal, question_text, table
 from steer_tools.reports.words import CONTROL_KINDS, CONTROLS_EXPLAINED, counted, share, signed, span
 
@@ -33,7 +32,7 @@ def effect_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
         f"{signed(float(judgement.unsteered.mean()))} on average.",
         "",
         f"Mean effect of the chosen cell: **{signed(judgement.effect)} nats**{_bounds(judgement.interval)}. "
-        f"{share(wrong_way(judgement.effects))} of the items move the wrong way there.",
+        f"{share(judgement.moved_wrong_way)} of the items move the wrong way there.",
         "",
         *table(
             ("strength", "effect (nats)", "95 % interval", "damage"),
@@ -80,8 +79,8 @@ def control_lines(null: NullDistribution, judgement: Judgement) -> list[str]:
         f"{counted(len(null.kinds), 'direction')} that know nothing of the behaviour were steered with at the same "
         f"place, norm and strength. {reached or 'None'} of them reach{'es' if reached == 1 else ''} the vector's "
         f"{signed(judgement.effect)} nats (p = {empirical_p(judgement.effect, null.means):.2g}). They move "
-        f"{share(wrong_way(null.effects))} of the items the wrong way, the vector "
-        f"{share(wrong_way(judgement.effects))}.",
+        f"{share(null.moved_wrong_way)} of the items the wrong way, the vector "
+        f"{share(judgement.moved_wrong_way)}.",
         "",
         *table(("kind", "drawn as", "count", "mean effect", "largest effect"), rows, numbers_from=2),
     ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
-from steer_tools.evaluation.metrics.texts import changed_share, distinct_2, perplexity
+from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.prompts import Prompt
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
 from steer_tools.session.session import Session

@@ -19,7 +19,7 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.session.condition_names import parse_condition
 from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import load_for_model
+from steer_tools.session.vector_loading import LoadedForModel, load_for_model
 
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
 UNITS: tuple[Unit, ...] = ("vector", "contrast", "residual")
@@ -96,40 +96,18 @@ def place(
         ArgumentError: An option is unknown, or cannot be had with this vector.
         VectorFileError: A file cannot be read.
     """
+    at = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
     options = options or PlacementOptions()
-    scope, unit, kind = (
-        Scope.parse(options.positions),
-        _unit_named(options.unit),
-        intervention_named(options.intervention),
-    )
-    if unit != "vector" and not kind.scales_direction:
-        raise ArgumentError(
-            f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
-            valid="'vector', with 1.0 for the whole",
-        )
-    known = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
-    loaded = load_for_model(session, vector, known, allow_other_model=options.allow_other_model)
-    vector, warnings = loaded.vector, list(loaded.warnings)
-    if layer is None and len(vector.layers) > 1 and kind.scales_direction:
-        warnings.append(
-            f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
-            f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
-        )
-    condition = None
-    if options.condition is not None:
-        parsed = parse_condition(session, options.condition, allow_other_model=options.allow_other_model)
-        condition, warnings = parsed.condition, [*warnings, *parsed.warnings]
-    target = None if options.target is None else require_finite(options.target, "target")
-    placements: list[Placement] = []
-    chosen = _chosen_layers(session, vector, layer)
-    for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
-        site = Site(at, vector.component, vector.head)
-        if at != made_at:
-            warnings.append(_moved_warning(session, site, made_at, scales=kind.scales_direction))
-        intervention = kind.from_vector(vector, made_at, target)
-        factor = weight * _factor(session, vector, made_at, site, unit)
-        placements.append(Placement(intervention, site, factor, scope, condition))
-    return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
+    loaded = load_for_model(session, vector, at, allow_other_model=options.allow_other_model)
+    return _placed(session, loaded, layer, options)
+
+
+def place_at_each(
+    session: Session, vector: SteeringVector, layers: Sequence[int], options: PlacementOptions
+) -> dict[int, Placed]:
+    """Place a vector at each layer by itself, as `place` does; whether it fits the model is judged once."""
+    loaded = load_for_model(session, vector, None, allow_other_model=options.allow_other_model)
+    return {layer: _placed(session, loaded, layer, options) for layer in layers}
 
 
 def place_once(
@@ -228,6 +206,40 @@ def require_finite(strength: object, name: str = "strength") -> float:
             f"{name} is {strength!r:.80}", valid="a finite number; 0 changes nothing, negative steers the other way"
         )
     return float(strength)
+
+
+def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: PlacementOptions) -> Placed:
+    scope, unit, kind = (
+        Scope.parse(options.positions),
+        _unit_named(options.unit),
+        intervention_named(options.intervention),
+    )
+    if unit != "vector" and not kind.scales_direction:
+        raise ArgumentError(
+            f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
+            valid="'vector', with 1.0 for the whole",
+        )
+    vector, warnings = loaded.vector, list(loaded.warnings)
+    if layer is None and len(vector.layers) > 1 and kind.scales_direction:
+        warnings.append(
+            f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
+            f"layer={vector.layers[len(vector.layers) // 2]}, for instance, to steer one."
+        )
+    condition = None
+    if options.condition is not None:
+        parsed = parse_condition(session, options.condition, allow_other_model=options.allow_other_model)
+        condition, warnings = parsed.condition, [*warnings, *parsed.warnings]
+    target = None if options.target is None else require_finite(options.target, "target")
+    placements: list[Placement] = []
+    chosen = _chosen_layers(session, vector, layer)
+    for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
+        site = Site(at, vector.component, vector.head)
+        if at != made_at:
+            warnings.append(_moved_warning(session, site, made_at, scales=kind.scales_direction))
+        intervention = kind.from_vector(vector, made_at, target)
+        factor = weight * _factor(session, vector, made_at, site, unit)
+        placements.append(Placement(intervention, site, factor, scope, condition))
+    return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
 
 
 def _unit_named(unit: str) -> Unit:

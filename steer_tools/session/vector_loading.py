@@ -17,7 +17,7 @@ from steer_tools.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedForModel:
     """A vector, where it came from, and what its user should know."""
 
     vector: SteeringVector
@@ -31,7 +31,7 @@ def load_for_model(
     layer_if_unknown: int | None = None,
     *,
     allow_other_model: bool = False,
-) -> Loaded:
+) -> LoadedForModel:
     """Read a vector and hold it against the session's model; `layer_if_unknown` is for files that do not say theirs.
 
     Raises:
@@ -41,10 +41,9 @@ def load_for_model(
     if isinstance(vector, SteeringVector):
         source = "a SteeringVector in memory"
     else:
-        session.workspace.resolve(vector)
         source = str(session.workspace.resolve(with_suffix(vector)))
         vector = load_vector(vector, layer_if_unknown=layer_if_unknown, workspace=session.workspace)
-    return Loaded(vector, source, tuple(_refuse_foreign(session, vector, allow=allow_other_model)))
+    return LoadedForModel(vector, source, tuple(_refuse_foreign(session, vector, allow=allow_other_model)))
 
 
 def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
-from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -18,10 +18,11 @@ from steer_tools.tools.results import short, short_interval
 
 if TYPE_CHECKING:
     from steer_tools.engines.base import Engine
-    from steer_tools.evaluation.evaluation_set import EvaluationSet
-    from steer_tools.evaluation.questions import Floats, Question
+    from steer_tools.evaluation.intervals import Floats
+    from steer_tools.evaluation.questions import Question
+    from steer_tools.experiments.evaluation_set import EvaluationSet
+    from steer_tools.inspection.ablation import Measured
     from steer_tools.inspection.components import Component
-    from steer_tools.inspection.measures import Measured
     from steer_tools.session.session import Session
 
 # Items of each half; more make the ranking no other, only slower.
@@ -87,11 +88,10 @@ def ablate_component(
     import numpy as np
 
     from steer_tools.evaluation.damage import DamageMeter
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
     from steer_tools.evaluation.questions import questions
-    from steer_tools.inspection.ablation import ABLATIONS, ablate, ablation_plans, mean_of_draws
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.inspection.ablation import ABLATIONS, MEASURES, ablate, ablation_plans, mean_of_draws
     from steer_tools.inspection.components import KINDS, components_of, random_directions
-    from steer_tools.inspection.measures import MEASURES
 
     require_one_of("component", component, KINDS)
     require_one_of("method", method, ABLATIONS)
@@ -147,7 +147,7 @@ def ablate_component(
 
 
 def _measured(engine: Engine, measure: str, asked: Sequence[Question], evaluation_set: EvaluationSet) -> Measured:
-    from steer_tools.inspection.measures import divergence_of, log_odds_of, score_of
+    from steer_tools.inspection.ablation import divergence_of, log_odds_of, score_of
 
     match measure:
         case "kl":
@@ -210,7 +210,7 @@ def _row(part: Component) -> str:
 def _component_effect(
     part: Component, effects: Floats, asked: Sequence[Question], first_half: int, divergence: float
 ) -> ComponentEffect:
-    from steer_tools.evaluation.metrics.intervals import cluster_interval
+    from steer_tools.evaluation.intervals import cluster_interval
 
     return ComponentEffect(
         layer=part.layer,

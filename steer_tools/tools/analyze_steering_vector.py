@@ -20,8 +20,8 @@ from steer_tools.tools.results import short
 
 if TYPE_CHECKING:
     from steer_tools.core.vectors import SteeringVector
-    from steer_tools.inspection.lens import Ranking
-    from steer_tools.inspection.projections import Projection
+    from steer_tools.inspection.readings import Projection
+    from steer_tools.inspection.vector_meaning import Ranking
     from steer_tools.session.session import Session
 
 # In residual norms: small, so that the change is that of the direction and not of broken texts.
@@ -87,10 +87,9 @@ def analyze_steering_vector(
     """
     from steer_tools.core.interventions import Add
     from steer_tools.core.vectors import SteeringVector
-    from steer_tools.evaluation.evaluation_set import behaviors_of
-    from steer_tools.inspection.lens import effect_ranking, lens_ranking
-    from steer_tools.inspection.projections import project
-    from steer_tools.inspection.relations import behavior_cosines, nearest
+    from steer_tools.experiments.evaluation_set import behaviors_of
+    from steer_tools.inspection.readings import project
+    from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest
     from steer_tools.session.placement import PlacementOptions, place_once
     from steer_tools.session.vector_loading import load_for_model
 

@@ -19,7 +19,7 @@ from steer_tools.tools.results import rounded, short
 if TYPE_CHECKING:
     from steer_tools.core.vectors import SteeringVector, VectorInfo
     from steer_tools.session.session import Session
-    from steer_tools.weights.audit_result import Audit, Finding
+    from steer_tools.weights.audit import Audit, Finding
     from steer_tools.weights.tensor_pairs import Checkpoint
 
 _MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5
@@ -179,7 +179,7 @@ def _vectors(findings: Sequence[Finding], info: VectorInfo) -> dict[str, tuple[S
 
 
 def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mapping[str, SteeringVector]) -> AuditFinding:
-    from steer_tools.inspection.relations import nearest, nearest_anywhere
+    from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
 
     layer = finding.layers[0]
     if finding.kind == "ablation":

@@ -44,9 +44,9 @@ def calibrate_strength(
     An effect is measured on the questions of a behaviour that would choose its best layer, none of which judges.
     """
     from steer_tools.evaluation.damage import DamageMeter
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named, neutral_for
     from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
     from steer_tools.session.placement import PlacementOptions, place_once, residual_strengths
 
     with locked_session() as session:

@@ -75,7 +75,7 @@ def evaluate_steering_robustness(
     Give best_layer as layer and best_strength as strength, as sweep_steering or steering_experiment found them, and
     their seed: it is measured on the questions that did not choose.
     """
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.robustness import evaluate, with_prompts
     from steer_tools.session.placement import PlacementOptions, place_once, require_finite
 

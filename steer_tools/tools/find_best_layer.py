@@ -2,7 +2,7 @@
 
 import time
 
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.resolving import locked_session, resolved_layers
@@ -48,8 +48,8 @@ def find_best_layer(
     from steer_tools.directions.extraction import Where, extract
     from steer_tools.directions.session_methods import way_named
     from steer_tools.evaluation.damage import Budget
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
-    from steer_tools.experiments.experiment import pooling_of
+    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions, sweep
     from steer_tools.reports.facts import Facts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
-from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
 from steer_tools.prompts import parse_prompt
 from steer_tools.tools import arguments as given

@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
-from steer_tools.figures.matrices import Matrix, matrix
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.figures.strips import readable
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
@@ -23,9 +23,7 @@ from steer_tools.tools.results import short, short_interval
 if TYPE_CHECKING:
     from steer_tools.core.positions import Pooling
     from steer_tools.core.vectors import SteeringVector
-    from steer_tools.inspection.detectors import Detector
-    from steer_tools.inspection.projections import Projection
-    from steer_tools.inspection.readings import Labelled, Reading
+    from steer_tools.inspection.readings import Detector, Labelled, Projection, Reading
     from steer_tools.session.session import Session
 
 # Prompts that get a picture.
@@ -172,8 +170,8 @@ def _labelled(
 ) -> tuple[Labelled | None, Pooling]:
     """Return the prompts that fit and judge a threshold, if any were given, and the tokens at which to read."""
     from steer_tools.core.positions import POOLINGS
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
-    from steer_tools.experiments.experiment import pooling_of
+    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.inspection.readings import Labelled
 
     own: Pooling | None = next((known for known in POOLINGS if known == vector.info.pooling), None)

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 if TYPE_CHECKING:
     from steer_tools.core.registry import Applied
     from steer_tools.engines.base import ModelInfo
-    from steer_tools.evaluation.metrics.intervals import Interval
+    from steer_tools.evaluation.intervals import Interval
     from steer_tools.session.session import Session
 
 _Item = TypeVar("_Item")

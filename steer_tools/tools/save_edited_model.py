@@ -52,7 +52,7 @@ def save_edited_model(
 
     Weights can hold additions with positions="all", as biases, and one direction projected out everywhere (ablate).
     """
-    from steer_tools.weights.baking_requests import ablation_of, what_is_applied
+    from steer_tools.weights.bakeable_plans import ablation_of, what_is_applied
     from steer_tools.weights.saved_model import save_edited
 
     with locked_session() as session:

@@ -31,8 +31,7 @@ from steer_tools.tools.sweep_results import (
 )
 
 if TYPE_CHECKING:
-    from steer_tools.evaluation.evaluation_set import TextScore
-    from steer_tools.evaluation.scorers.texts import Scorer
+    from steer_tools.evaluation.scorers import Scorer, TextScore
     from steer_tools.experiments.experiment import Experiment
     from steer_tools.experiments.sweeps import SweepOptions
 
@@ -112,7 +111,7 @@ def steering_experiment(
     """
     from steer_tools.directions.session_methods import way_named
     from steer_tools.evaluation.damage import Budget
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.experiment import run_experiment
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions
@@ -161,7 +160,7 @@ def _scorers(scorer: object) -> Mapping[str, TextScore]:
     Raises:
         ArgumentError: It is no scorer.
     """
-    from steer_tools.evaluation.scorers.texts import callable_scorer, keyword_scorer, regex_scorer
+    from steer_tools.evaluation.scorers import callable_scorer, keyword_scorer, regex_scorer
 
     if scorer is None:
         return {}
@@ -181,7 +180,7 @@ def _scorers(scorer: object) -> Mapping[str, TextScore]:
 
 
 def _on_text(scorer: Scorer) -> TextScore:
-    from steer_tools.evaluation.evaluation_set import text_of
+    from steer_tools.experiments.evaluation_set import text_of
 
     return lambda prompt, text: scorer(text_of(prompt), text)
 
@@ -270,7 +269,7 @@ def _facts(result: ExperimentResult) -> dict[str, str | None]:
 
 def _grid_beside(report_path: str) -> tuple[list[float], list[LayerCells]]:
     """Return the strengths and cells of an experiment's document."""
-    from steer_tools.reports.markdown_report import DOCUMENT
+    from steer_tools.reports.report_files import DOCUMENT
 
     grid = json.loads(Path(report_path).with_name(DOCUMENT).read_text(encoding="utf-8"))["grid"]
     layers: dict[int, LayerCells] = {}

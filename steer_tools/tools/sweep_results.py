@@ -16,7 +16,7 @@ from steer_tools.tools.results import short, short_interval
 
 if TYPE_CHECKING:
     from steer_tools.directions.extraction import Extraction
-    from steer_tools.evaluation.evaluation_set import EvaluationSet
+    from steer_tools.experiments.evaluation_set import EvaluationSet
     from steer_tools.experiments.grids import Grid
     from steer_tools.experiments.sweeps import Sweep, SweepOptions
     from steer_tools.session.session import Session

@@ -27,7 +27,7 @@ def sweep_steering(
     some questions and judged on others.
     """
     from steer_tools.evaluation.damage import Budget
-    from steer_tools.evaluation.evaluation_set import evaluation_set_named
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.sweeps import SweepOptions, sweep
     from steer_tools.reports.facts import Facts
     from steer_tools.reports.report_files import save_sweep

@@ -14,7 +14,7 @@ from steer_tools.weights.shards import FLOATS, Place
 _SLICE_BYTES = 2**22
 
 
-class Change(Protocol):
+class TensorEdit(Protocol):
     """How one tensor changes."""
 
     @property
@@ -67,7 +67,7 @@ class CheckpointEdits:
         config: Entries of the config to set.
     """
 
-    changed: Mapping[str, Change]
+    changed: Mapping[str, TensorEdit]
     zeros: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     copies: Mapping[str, str] = field(default_factory=dict[str, str])
     config: Mapping[str, bool] = field(default_factory=dict[str, bool])
@@ -82,20 +82,20 @@ class CheckpointEdits:
         )
 
 
-def slices(place: Place, change: Change) -> Iterator[int]:
+def slices(place: Place, edit: TensorEdit) -> Iterator[int]:
     """Yield how many bytes of a tensor are read and written at once: the whole, where its first axis is summed."""
-    rows = _rows_at_once(place.shape, place.size) if change.free_axis == 0 else place.shape[0]
+    rows = _rows_at_once(place.shape, place.size) if edit.free_axis == 0 else place.shape[0]
     for start in range(0, place.shape[0], rows):
         yield place.size // place.shape[0] * min(rows, place.shape[0] - start)
 
 
-def change_slice(data: bytearray, place: Place, change: Change) -> None:
+def change_slice(data: bytearray, place: Place, edit: TensorEdit) -> None:
     """Change the bytes of a slice where they are, in pieces."""
     tensor = torch.frombuffer(data, dtype=FLOATS[place.dtype]).view(-1, *place.shape[1:])
-    axis = change.free_axis
+    axis = edit.free_axis
     pieces = tensor.split(_rows_at_once(tensor.shape, len(data), axis), dim=axis) if axis < tensor.ndim else [tensor]
     for piece in pieces:
-        piece.copy_(change.apply(piece))
+        piece.copy_(edit.apply(piece))
 
 
 def _rows_at_once(shape: Sequence[int], size: int, axis: int = 0) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
-from steer_tools.weights.checkpoint_edits import Change, CheckpointEdits, change_slice, slices
+from steer_tools.weights.checkpoint_edits import CheckpointEdits, TensorEdit, change_slice, slices
 from steer_tools.weights.shards import (
     FLOATS,
     INDEX,
@@ -160,15 +160,15 @@ def _set_config(folder: Path, edits: CheckpointEdits) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _change(place: Place, change: Change) -> None:
+def _change(place: Place, edit: TensorEdit) -> None:
     """Change one tensor where it lies, slice by slice."""
     at = place.start
     with place.file.open("r+b") as file:
-        for size in slices(place, change):
+        for size in slices(place, edit):
             data = bytearray(size)
             file.seek(at)
             file.readinto(data)
-            change_slice(data, place, change)
+            change_slice(data, place, edit)
             file.seek(at)
             file.write(data)
             at += size

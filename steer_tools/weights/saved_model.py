@@ -1,4 +1,7 @@
-"""A session's model, a plan and a folder → a checkpoint that does the same without this package, proved."""
+"""A session's model, a plan and a folder → a checkpoint that does the same without this package, proved.
+
+A model card that says what was baked lies beside it.
+"""
 
 import os
 from collections.abc import Sequence
@@ -17,9 +20,15 @@ from steer_tools.errors import ArgumentError
 from steer_tools.formats import save_vector
 from steer_tools.prompts import Prompt, TextPrompt
 from steer_tools.session.session import Session
-from steer_tools.weights.bakeable_plans import Ablation, Bakeable, read_plan
-from steer_tools.weights.baking_requests import Baking, engine_for_baking, writing_sites
-from steer_tools.weights.card import card_of
+from steer_tools.weights.bakeable_plans import (
+    Ablation,
+    Addition,
+    Bakeable,
+    Baking,
+    engine_for_baking,
+    read_plan,
+    writing_sites,
+)
 from steer_tools.weights.checkpoint_edits import CheckpointEdits
 from steer_tools.weights.checkpoints import (
     CARD,
@@ -158,3 +167,32 @@ def _write_control_vector(kind: Bakeable, folder: Path) -> tuple[int, ...]:
     vector = SteeringVector.from_directions({site.layer: added.float() for site, added in kind.by_site.items()})
     save_vector(vector, CONTROL_VECTOR, workspace=Workspace(folder))
     return vector.layers
+
+
+def card_of(model_name: str, kind: Bakeable, source: str, proof: Proof) -> str:
+    """Return the card in Markdown; `source` names the vectors."""
+    match kind:
+        case Addition(by_site):
+            what = f"A vector is added to every token at {', '.join(map(str, by_site))}, as biases."
+        case Ablation():
+            what = "One direction is projected out of everything that is written to the residual stream."
+    return f"""---
+library_name: transformers
+tags: [steering, steer-tools]
+---
+
+# {Path(model_name).name}, edited
+
+{what} From: {source}.
+
+The edit is in the weights: `AutoModelForCausalLM.from_pretrained` needs nothing else. Compared with the model under
+the same edit by hooks, on {proof.prompts} prompts:
+
+- {proof.same_tokens} greedy continuations are the same;
+- logits differ by at most {proof.difference:.3g} (accepted: {proof.tolerance:.3g});
+- from the unedited model's they differ by up to {proof.effect:.3g}.
+
+`{UNDO}` holds what was changed: `steer-tools undo FOLDER` gives every weight its own bits again.
+
+Texts of this model are steered: say so where you show them.
+"""

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.errors import BakingError
+from steer_tools.weights.checkpoint_layout import ignores, layer_of, refuse_other_weights, sizes_of
 from steer_tools.weights.checkpoints import CONFIG
-from steer_tools.weights.configs import ignores, refuse_other_weights, sizes_of
 from steer_tools.weights.shards import FLOATS, Opening, Place, find_tensors
-from steer_tools.weights.stream_axes import layer_of
 
 # Of float64 rows that are computed with at once.
 _ELEMENTS = 2**20

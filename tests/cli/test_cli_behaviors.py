@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from steer_tools.cli import main
-from steer_tools.evaluation.behaviors.built_in_behaviors import behavior_names, load_behavior
+from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "matplotlib", "mcp", "steer_tools.session")
 

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console, RenderableType
 from transformers.utils import logging as transformers_logging
 
-import steer_tools.evaluation.scorers.judge as scorers
+import steer_tools.evaluation.judge as scorers
 from helpers.small_models import make_model, make_tokenizer
 from steer_tools import tools
 from steer_tools.bundled_model.language import held_out_prompts

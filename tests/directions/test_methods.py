@@ -11,7 +11,8 @@ from torch import Tensor
 
 from helpers.contrast_classes import WIDTH, classes, cosine, planted_direction, suitable
 from steer_tools.directions.fitting import Fitter, fit, held_out_separation
-from steer_tools.directions.methods import METHODS, GivenDirection, Method, method_named
+from steer_tools.directions.methods import METHODS, Method, method_named
+from steer_tools.directions.session_methods import GivenDirection
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
 
 ALL = [*METHODS.values(), GivenDirection(planted_direction(5).float())]

@@ -17,8 +17,7 @@ from torch import Tensor
 from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, cosine
 from steer_tools.directions.fitting import fit
 from steer_tools.directions.methods import METHODS, Method
-from steer_tools.directions.methods.discriminants import LinearDiscriminant, LogisticRegression
-from steer_tools.directions.methods.principal_components import ArtificialTomography
+from steer_tools.directions.methods.estimators import ArtificialTomography, LinearDiscriminant, LogisticRegression
 from steer_tools.directions.statistics import Examples
 
 COUNT, SHIFT = 400, 3.0

@@ -8,8 +8,9 @@ import torch
 from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, planted_direction
 from steer_tools.directions import fitting
 from steer_tools.directions.fitting import FittedDirection, Fitter, fit
-from steer_tools.directions.methods import METHODS, GivenDirection, Method
+from steer_tools.directions.methods import METHODS, Method
 from steer_tools.directions.moments import Moments
+from steer_tools.directions.session_methods import GivenDirection
 from steer_tools.directions.statistics import Examples, top_component
 from steer_tools.errors import DirectionError, PromptError
 

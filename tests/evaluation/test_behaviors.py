@@ -18,7 +18,7 @@ import pytest
 
 import steer_tools
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.behaviors.built_in_behaviors import behavior_names, load_behavior
+from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior
 from steer_tools.prompts import TextPrompt
 
 Document = dict[str, Any]
@@ -250,7 +250,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str, words: str) -
 def test_a_malformed_built_in_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "calm.json").write_text(json.dumps(faultless() | {"items": [{}]}), encoding="utf-8")
-    monkeypatch.setattr("steer_tools.evaluation.behaviors.built_in_behaviors.files", lambda package: tmp_path)
+    monkeypatch.setattr("steer_tools.evaluation.behaviors.behavior_loading.files", lambda package: tmp_path)
 
     with pytest.raises(PromptError, match=r"^calm\.json: items\[0\]: the keys are none"):
         load_behavior("calm")

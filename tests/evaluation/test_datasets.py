@@ -17,16 +17,15 @@ import pytest
 from helpers.places import CAA
 from steer_tools.errors import PromptError
 from steer_tools.evaluation import behaviors as datasets
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.built_in_behaviors import load_behavior
-from steer_tools.evaluation.behaviors.custom_behaviors import (
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, contrast_prompts, evaluation_prompt
+from steer_tools.evaluation.behaviors.behavior_loading import (
     FEWEST_GROUPS,
     MOST_ITEMS,
     behavior_of_lists,
+    load_behavior,
     read_behavior,
 )
 from steer_tools.evaluation.behaviors.item_files import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, read_items
-from steer_tools.evaluation.behaviors.item_prompts import asked, contrast_prompts, evaluation_prompt
 from steer_tools.evaluation.behaviors.item_records import item_of_texts
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt
 

@@ -14,12 +14,7 @@ from scipy.stats import beta, binom
 from scipy.stats import t as student
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.metrics.intervals import (
-    Interval,
-    cluster_interval,
-    cluster_share_interval,
-    share_interval,
-)
+from steer_tools.evaluation.intervals import Interval, cluster_interval, cluster_share_interval, share_interval
 
 SIMULATIONS = 2000
 # Groups of one, two, three and six items.

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, spearmanr
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.metrics.effects import (
+from steer_tools.evaluation.metrics import (
     anti_steerable_share,
+    changed_share,
+    distinct_2,
     empirical_p,
     paraphrase_share,
+    perplexity,
     robustness,
     slopes,
 )
-from steer_tools.evaluation.metrics.texts import changed_share, distinct_2, perplexity
 
 
 def in_groups(groups: int, size: int, *, share: float, seed: int) -> tuple[NDArray[np.float64], list[int]]:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.scorers import judge as room
-from steer_tools.evaluation.scorers.judge import Judge, judge_scorer
-from steer_tools.evaluation.scorers.texts import MeanScore, callable_scorer, keyword_scorer, mean_score, regex_scorer
+from steer_tools.evaluation import judge as room
+from steer_tools.evaluation.judge import Judge, judge_scorer
+from steer_tools.evaluation.scorers import MeanScore, callable_scorer, keyword_scorer, mean_score, regex_scorer
 
 KEY = "sk-very-secret-0123456789"
 

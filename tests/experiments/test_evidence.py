@@ -12,8 +12,8 @@ from steer_tools import load_model
 from steer_tools.directions.methods import method_named
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, write
-from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_of
 from steer_tools.evaluation.questions import propensities
+from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_of
 from steer_tools.experiments.experiment import Experiment, run_experiment
 from steer_tools.experiments.sweeps import SweepOptions
 from steer_tools.session.placement import PlacementOptions, place

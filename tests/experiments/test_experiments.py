@@ -24,14 +24,21 @@ from steer_tools.errors import ArgumentError, Cancelled, PromptError, StrengthEr
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
-from steer_tools.evaluation.evaluation_set import EvaluationSet, evaluation_set_named, neutral_for, split
-from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.intervals import Interval
 from steer_tools.evaluation.questions import Question, control_questions, propensities, questions
 from steer_tools.experiments import sweeps
 from steer_tools.experiments.calibration import calibrate
-from steer_tools.experiments.control_directions import KINDS, NullDistribution, control_directions, control_plans
+from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named, neutral_for, split
 from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
+from steer_tools.experiments.judgement import (
+    KINDS,
+    Judgement,
+    NullDistribution,
+    control_directions,
+    control_plans,
+    judge,
+    shifts_of_others,
+)
 from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.experiments.verdicts import rule

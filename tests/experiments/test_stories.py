@@ -24,8 +24,8 @@ from steer_tools import (
     steering_experiment,
 )
 from steer_tools.engines.base import Row
-from steer_tools.evaluation.behaviors.built_in_behaviors import load_behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.prompts import parse_prompts, plain
 from steer_tools.session.placement import place
 from steer_tools.session.session import Session

@@ -18,7 +18,7 @@ from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, VectorFileError
 from steer_tools.formats import read_vector
-from steer_tools.formats.tensor_file import read_tensors, write_tensor
+from steer_tools.formats.pt_format import read_tensors, write_tensor
 from steer_tools.workspace import Workspace
 
 WIDTH = 6
@@ -166,7 +166,7 @@ class SteeringVectorOfAnotherPackage:
 def test_a_pickled_object_is_refused_with_the_way_out(workspace: Workspace) -> None:
     workspace.write("v.pt", saved(SteeringVectorOfAnotherPackage()))
 
-    with pytest.raises(VectorFileError, match=r"'test_formats_pt.SteeringVectorOf.*from_steering_vectors\(vector\)"):
+    with pytest.raises(VectorFileError, match=r"test_formats_pt.SteeringVectorOf.*from_steering_vectors\(vector\)"):
         load_vector("v.pt", layer_if_unknown=2, workspace=workspace)
 
 

@@ -20,12 +20,11 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Row, Unembedding
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.evaluation.behaviors.item_prompts import contrast_prompts
 from steer_tools.figures.strips import Scale, Strip, strip_page, strip_picture
-from steer_tools.inspection.lens import effect_ranking, lens_ranking, token_cosines
-from steer_tools.inspection.projections import project
-from steer_tools.inspection.relations import behavior_cosines, nearest
+from steer_tools.inspection.readings import project
+from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest, token_cosines
 from steer_tools.prompts import TokenPrompt, parse_prompt
 from steer_tools.session.session import Session
 

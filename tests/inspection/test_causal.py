@@ -20,15 +20,14 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
-from steer_tools.evaluation import evaluation_set
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import DamageMeter
 from steer_tools.evaluation.questions import propensities, questions
+from steer_tools.experiments import evaluation_set
 from steer_tools.inspection import patching
-from steer_tools.inspection.ablation import ablate, ablation_plans, replacement_of
+from steer_tools.inspection.ablation import ablate, ablation_plans, divergence_of, log_odds_of, replacement_of, score_of
 from steer_tools.inspection.components import components_of, direction_everywhere, stream_direction
-from steer_tools.inspection.measures import divergence_of, log_odds_of, score_of
 from steer_tools.inspection.patching import Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import Session

@@ -28,8 +28,8 @@ from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.statistics import Examples
 from steer_tools.errors import ArgumentError, LayerError, PromptError
-from steer_tools.evaluation.metrics.roc import roc_interval
-from steer_tools.inspection.detectors import fit_detector
+from steer_tools.evaluation.intervals import roc_interval
+from steer_tools.inspection.readings import fit_detector
 from steer_tools.prompts import parse_prompt
 from steer_tools.session.session import Session
 

@@ -30,24 +30,21 @@ from steer_tools.errors import WorkspacePathError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, Damage
-from steer_tools.evaluation.evaluation_set import EvaluationSet, Splits, evaluation_set_of
-from steer_tools.evaluation.metrics.intervals import Interval
+from steer_tools.evaluation.intervals import Interval
 from steer_tools.evaluation.questions import Question
-from steer_tools.experiments.control_directions import KINDS, NullDistribution
+from steer_tools.experiments.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects, run_experiment
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import Dose, Judgement
+from steer_tools.experiments.judgement import KINDS, Dose, Judgement, NullDistribution
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
 from steer_tools.experiments.verdicts import Ruling, Verdict, rule
-from steer_tools.figures.control_plot import ControlGroup, Controls
 from steer_tools.figures.doses import Curve, DosePanel
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
-from steer_tools.figures.overview import Overview, overview
+from steer_tools.figures.overview import ControlGroup, Controls, Overview, overview
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.facts import Facts
 from steer_tools.reports.json_documents import experiment_document, sweep_document
-from steer_tools.reports.markdown_report import experiment_markdown, sweep_markdown
-from steer_tools.reports.report_files import save_experiment, save_sweep
+from steer_tools.reports.report_files import experiment_markdown, save_experiment, save_sweep, sweep_markdown
 from steer_tools.session.placement import Placed
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace

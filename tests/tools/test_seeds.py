@@ -29,7 +29,7 @@ from steer_tools import (
     save_edited_model,
     undo_edited_model,
 )
-from steer_tools.evaluation.behaviors.custom_behaviors import read_behavior
+from steer_tools.evaluation.behaviors.behavior_loading import read_behavior
 from steer_tools.inspection.ablation import ablation_plans
 from steer_tools.inspection.components import components_of
 from steer_tools.prompts import TokenPrompt

@@ -44,8 +44,7 @@ from steer_tools.errors import ArgumentError, BakingError, LayerError, SteeringE
 from steer_tools.formats import load_vector
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.session import Session
-from steer_tools.weights.bakeable_plans import Ablation, Addition, ablation_everywhere, read_plan
-from steer_tools.weights.baking_requests import Baking, writing_sites
+from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, ablation_everywhere, read_plan, writing_sites
 from steer_tools.weights.checkpoint_edits import CheckpointEdits, Increased, ProjectedOut
 from steer_tools.weights.checkpoints import edit_checkpoint
 from steer_tools.weights.saved_model import save_edited

@@ -25,7 +25,7 @@ from statistics import fmean
 
 from steer_tools import create_steering_vector, load_model, load_vector, save_vector
 from steer_tools.engines.base import Row
-from steer_tools.evaluation.metrics.intervals import cluster_interval
+from steer_tools.evaluation.intervals import cluster_interval
 from steer_tools.prompts import parse_prompt
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import current_session

@@ -26,8 +26,8 @@ from pathlib import Path
 from random import Random
 
 from steer_tools import create_steering_vector, generate, load_model, save_edited_model, steering
-from steer_tools.evaluation.metrics.intervals import share_interval
-from steer_tools.evaluation.scorers.texts import regex_scorer
+from steer_tools.evaluation.intervals import share_interval
+from steer_tools.evaluation.scorers import regex_scorer
 from steer_tools.session.session import current_session
 from steer_tools.workspace import Workspace
 

@@ -9,7 +9,7 @@ import torch
 
 from steer_tools import SteeringVector, load_model
 from steer_tools.engines.base import Row, Sampling
-from steer_tools.evaluation.metrics.intervals import share_interval
+from steer_tools.evaluation.intervals import share_interval
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import current_session

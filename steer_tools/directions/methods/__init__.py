@@ -1,41 +1,27 @@
 """How a direction is found: activations of two classes → one direction, with figures that say how well it tells them.
 
-A new method is one frozen class, added to METHODS, and its name to the parameter `Method`; length, sign, figures and
-streaming are settled once for all. It must not know models, prompts or files.
+A new method is one frozen class in `estimators` or `controls`, where METHODS finds it, and its name in the parameter
+`Method`; length, sign, figures and streaming are settled once for all. It must not know models, prompts or files.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields
 
+from steer_tools.directions.methods import controls, estimators
 from steer_tools.directions.methods.base import Method, describe_options
-from steer_tools.directions.methods.controls import BalancedShuffle, CovarianceDirection, RandomDirection
-from steer_tools.directions.methods.discriminants import LinearDiscriminant, LogisticRegression
-from steer_tools.directions.methods.given import GivenDirection, TrainedDirection
-from steer_tools.directions.methods.mean_differences import ActivationAddition, MeanDifference, PairedMeanDifference
-from steer_tools.directions.methods.principal_components import ArtificialTomography, PairComponent
 from steer_tools.errors import ArgumentError
 
+# In the order of the classes in their modules.
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        MeanDifference(),
-        PairedMeanDifference(),
-        ActivationAddition(),
-        PairComponent(),
-        ArtificialTomography(),
-        LinearDiscriminant(),
-        LogisticRegression(),
-        RandomDirection(),
-        CovarianceDirection(),
-        BalancedShuffle(),
-    )
+    kind.name: kind()
+    for module in (estimators, controls)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
 }
 
 __all__ = [
     "METHODS",
-    "GivenDirection",
     "Method",
-    "TrainedDirection",
     "method_named",
 ]
 

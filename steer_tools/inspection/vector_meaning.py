@@ -1,10 +1,10 @@
-"""A direction → the tokens that it makes likelier: by the unembedding alone, and as observed. It must not know files.
+"""A direction → the tokens that it makes likelier, by the unembedding and as observed, and the vectors that it is like.
 
 The unembedding says what a direction means to the last norm and the output matrix; later blocks may do something else
-with it, which only the observed effect shows.
+with it, which only the observed effect shows. It must not know files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
+from steer_tools.core.site import Site
+from steer_tools.core.vectors import SteeringVector, cosines
 from steer_tools.engines.base import Engine, Row, Unembedding
+from steer_tools.errors import SteeringError
+from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
+from steer_tools.evaluation.questions import pooling_of
+from steer_tools.progress import report
 from steer_tools.prompts import Prompt
 
 # Rows of the output matrix that are in work at once: vocabularies are large.
@@ -102,3 +108,56 @@ def _ranked(engine: Engine, values: Tensor, taken: Tensor, top: int, chance: flo
 
     highest, lowest = order[:top], order.flip(0)[:top]
     return Ranking(named(highest[values[highest] > 0]), named(lowest[values[lowest] < 0]), chance)
+
+
+def nearest(
+    vector: SteeringVector, layer: int, others: Mapping[str, SteeringVector], most: int
+) -> tuple[tuple[str, float], ...]:
+    """Return the names and cosines of the others that have the layer, from the most alike or opposed on."""
+    found: dict[str, float] = {}
+    for name, other in others.items():
+        if layer in other.directions:
+            try:
+                found[name] = float(cosines([vector, other], layer)[0, 1])
+            except SteeringError:
+                continue  # Made on another model, or at another place.
+    return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
+
+
+def nearest_anywhere(
+    vector: SteeringVector, layer: int, others: Mapping[str, SteeringVector], most: int
+) -> tuple[tuple[str, int, float], ...]:
+    """Return the names of the others, the layer where each is most along the vector's direction at `layer`, and the
+    absolute cosine there, the most alike first: for directions that have neither a sign nor a layer of their own.
+    """
+    found: list[tuple[str, int, float]] = []
+    direction = vector.directions[layer].double()
+    for name, other in others.items():
+        if other.width == vector.width and other.head is None:
+            at = torch.stack([other.directions[n].double() for n in other.layers])
+            sizes = torch.nn.functional.cosine_similarity(at, direction[None], dim=1).abs()
+            found.append((name, other.layers[int(sizes.argmax())], float(sizes.max())))
+    return tuple(sorted(found, key=lambda own: -own[2])[:most])
+
+
+def behavior_cosines(
+    engine: Engine, vector: SteeringVector, layer: int, site: Site, behaviors: Mapping[str, Behavior]
+) -> tuple[tuple[str, float], ...]:
+    """Return behaviours with the cosine of the vector and their mean difference at the site, the most alike first.
+
+    The mean difference (Marks and Tegmark 2023, arXiv 2310.06824) is that of their own pairs, read as an experiment
+    reads them.
+    """
+    direction = vector.directions[layer].double()
+    found: dict[str, float] = {}
+    for done, (name, behavior) in enumerate(behaviors.items()):
+        report(done, len(behaviors), "reading behaviours")
+        contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
+        pooling = pooling_of(engine, behavior)
+        means = [
+            engine.read(side, [site], pooling)[site].double().mean(dim=0)
+            for side in (contrast.positive, contrast.negative)
+        ]
+        difference = means[0] - means[1]
+        found[name] = float(torch.nn.functional.cosine_similarity(direction, difference, dim=0))
+    return tuple(sorted(found.items(), key=lambda own: -abs(own[1])))

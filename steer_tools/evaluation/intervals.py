@@ -1,4 +1,7 @@
-"""Values of items, and which items belong together → between which bounds their mean or share lies."""
+"""Values of items, and which items belong together → between which bounds their mean, share or ROC area lies.
+
+Numbers come in and numbers go out. It must not know models.
+"""
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
@@ -6,10 +9,39 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.metrics.grouping import Floats, finite, numbered
+
+Floats = NDArray[np.float64]
+
+
+def finite(values: ArrayLike, name: str, dimensions: int = 1) -> Floats:
+    """Return `values` as float64.
+
+    Raises:
+        ArgumentError: They have another number of dimensions, or one of them is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != dimensions:
+        raise ArgumentError(f"{name} has the shape {array.shape}", valid=f"{dimensions} dimension(s)")
+    if not np.isfinite(array).all():
+        wrong = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ArgumentError(f"{name} holds {array[tuple(wrong)]} at {wrong}", fix="Leave missing values out first.")
+    return array
+
+
+def numbered(groups: Sequence[Hashable], items: int) -> NDArray[np.intp]:
+    """Return (items,) the number of each item's group, counted from 0 in the order of appearance.
+
+    Raises:
+        ArgumentError: There is not one group for each item.
+    """
+    if len(groups) != items:
+        raise ArgumentError(f"There are {len(groups)} groups and {items} items", valid="one group for each item")
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.intp)
+
 
 _Z = NormalDist().inv_cdf(0.975)
 # A standard error this small beside the values is rounding.
@@ -133,3 +165,28 @@ def _studentised(residuals: Floats, sizes: Floats, error: float, seed: int, resa
         shift = r / n
         variance = groups / (groups - 1) * (rr - 2 * shift * rn + shift**2 * nn) / n**2
         yield shift / np.sqrt(np.maximum(variance, (_LEAST_RELATIVE_ERROR * error) ** 2))
+
+
+def roc_interval(
+    high: ArrayLike, low: ArrayLike, high_groups: Sequence[Hashable], low_groups: Sequence[Hashable]
+) -> Interval | None:
+    """Return the 95 % interval of P(high > low) + P(high = low) / 2, drawing groups, which may hold values of both.
+
+    Each value counts with its placement among the other class's, whose mean is the area; of an area of 0 or 1 nothing
+    varies, and groups count as one item each. None where there are fewer than two groups.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988 (placements); Obuchowski 1997 (groups); Wilson 1927 (0 and 1).
+    """
+    positive, negative = finite(high, "high"), finite(low, "low")
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    area, count = float(wins.mean()), wins.shape[0] + wins.shape[1]
+    # Weighted so that the mean over all values is the area, and each class counts by its own number.
+    values = area + np.concatenate(
+        [(wins.mean(axis=1) - area) * count / len(positive), (wins.mean(axis=0) - area) * count / len(negative)]
+    )
+    groups = [*high_groups, *low_groups]
+    if area in (0.0, 1.0):
+        total = len(set(groups))
+        return share_interval(round(area) * total, total) if total > 1 else None
+    found = cluster_interval(values, groups)
+    return None if found is None else Interval(max(0.0, found.low), min(1.0, found.high))

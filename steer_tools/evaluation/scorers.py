@@ -10,8 +10,11 @@ import numpy as np
 import regex
 
 from steer_tools.errors import ArgumentError
+from steer_tools.prompts import Prompt
 
 Scorer: TypeAlias = Callable[[str, str], float | None]
+# Of a prompt with its roles.
+TextScore: TypeAlias = Callable[[Prompt, str], float | None]
 
 _LONGEST_PATTERN = 1000
 _SEARCH_SECONDS = 0.5

@@ -3,38 +3,28 @@
 It must not know vectors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from random import Random
-from typing import Protocol, TypeAlias
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.bundled_model.language import TRAITS, score
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.built_in_behaviors import behavior_names, load_behavior
+from steer_tools.evaluation.behaviors.behavior_loading import (
+    behavior_names,
+    behavior_of_lists,
+    load_behavior,
+    read_behavior,
+)
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
-from steer_tools.evaluation.behaviors.custom_behaviors import behavior_of_lists, read_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
+from steer_tools.evaluation.scorers import TextScore
 from steer_tools.prompts import ChatPrompt, Prompt, PromptLike, TextPrompt, TokenPrompt
-from steer_tools.workspace import Workspace
-
-
-class ModelAndFiles(Protocol):
-    """What a session has of use here."""
-
-    workspace: Workspace
-
-    @property
-    def engine(self) -> Engine:
-        """The model that is asked."""
-        ...
-
-
-TextScore: TypeAlias = Callable[[Prompt, str], float | None]
+from steer_tools.session.session import Session
 
 # Of the groups of held-out items so many choose, and the others judge.
 _CHOOSING_SHARE = 0.4
@@ -76,7 +66,7 @@ class EvaluationSet:
 
 
 def evaluation_set_named(
-    session: ModelAndFiles,
+    session: Session,
     name: str,
     positive: Sequence[PromptLike] | None = None,
     negative: Sequence[PromptLike] | None = None,
@@ -165,7 +155,7 @@ def text_of(prompt: Prompt) -> str:
             return str(prompt)
 
 
-def _behavior_named(session: ModelAndFiles, name: str, seed: int) -> Behavior:
+def _behavior_named(session: Session, name: str, seed: int) -> Behavior:
     if PurePath(name).suffix.lower() in SUFFIXES:
         with session.workspace.opened(name) as file:
             # The same pairs and held-out items for every seed, so that no tool tests a vector on its own pairs.

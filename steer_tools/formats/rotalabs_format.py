@@ -7,17 +7,18 @@ tensor. Its behaviour and free metadata have no place in our vectors.
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import DirectionError, VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual
-from steer_tools.formats.tensor_file import read_tensors, write_tensor
+from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual
+from steer_tools.formats.pt_format import read_tensors, write_tensor
 
 _UNKNOWN = "unknown"
 _MOST_DESCRIPTION_BYTES = 2**20
 
 
-class RotalabsFormat:
+class RotalabsFormat(VectorFormat):
     """`.pt` and `.json`, one layer."""
 
     name: ClassVar[str] = "rotalabs"
@@ -27,13 +28,14 @@ class RotalabsFormat:
     )
     holds_several_layers: ClassVar[bool] = False
 
+    @override
     def files(self, name: str) -> tuple[str, str | None]:
         """Return the tensor's name and the description's, whichever of the two is given."""
         stem, _, ending = name.rpartition(".")
         return (f"{stem}.pt", name) if ending.lower() == "json" else (name, f"{stem}.json")
 
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise the only layer."""
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()
         description = _Description(
@@ -45,6 +47,7 @@ class RotalabsFormat:
         )
         return Encoded(write_tensor(direction), description.model_dump_json(indent=2).encode())
 
+    @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the pair, whose two halves must agree on the shape."""
         description = _description(encoded.sidecar)

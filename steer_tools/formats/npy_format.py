@@ -1,7 +1,7 @@
 """NumPy's `.npy` with one direction, and what we know of it in `<name>.npy.json` beside it.
 
 Index: the decoder block whose output is steered, from 0, in the sidecar; a bare array says none. Unit: strength 1
-adds the array as it is. A bare array may be a stack of one row a layer (see bare.py).
+adds the array as it is. A bare array may be a stack of one row a layer (see base.py).
 """
 
 import io
@@ -11,14 +11,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.lib import format as npy_format
+from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.bare_array import decode_bare
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat, decode_bare
 
 
-class NpyFormat:
+class NpyFormat(VectorFormat):
     """`.npy`, one layer."""
 
     name: ClassVar[str] = "npy"
@@ -26,17 +26,19 @@ class NpyFormat:
     convention: ClassVar[str] = "the layer stands in the .json file beside it; strength 1 adds the array"
     holds_several_layers: ClassVar[bool] = False
 
+    @override
     def files(self, name: str) -> tuple[str, str | None]:
         """Return the array's name and that of the description beside it."""
         return name, f"{name}.json"
 
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise the only layer."""
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()
         np.save(buffer, direction.numpy(), allow_pickle=False)
         return Encoded(buffer.getvalue(), Header.of(vector).model_dump_json(indent=1).encode())
 
+    @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the array, after its header has been held against the size of the file."""
         direction = torch.from_numpy(_array(encoded.data, name))

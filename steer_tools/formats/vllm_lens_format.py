@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Unsaid, require_residual, tensor_of
+from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual, tensor_of
 
 # 128 layers of width 16,384 in float32 take 8 MiB, and 11 MiB in base64.
 _MOST_JSON_BYTES, _MOST_NUMBER_BYTES = 16 * 2**20, 16 * 2**20
@@ -30,7 +31,7 @@ _DTYPES = {
 }
 
 
-class VllmLensFormat:
+class VllmLensFormat(VectorFormat):
     """`.json`, any number of layers."""
 
     name: ClassVar[str] = "vllm-lens"
@@ -40,10 +41,7 @@ class VllmLensFormat:
     )
     holds_several_layers: ClassVar[bool] = True
 
-    def files(self, name: str) -> tuple[str, str | None]:
-        """Return the one name."""
-        return name, None
-
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise all layers, unpacked, at scale 1."""
         require_residual(vector, self.name)
@@ -52,6 +50,7 @@ class VllmLensFormat:
         wire = _Wire(activations=numbers, layer_indices=vector.layers)
         return Encoded(wire.model_dump_json(exclude={"activations": {"compression"}}).encode())
 
+    @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers, after what is claimed has been held against what is there."""
         wire = _parse(encoded.data, name)

@@ -1,19 +1,52 @@
-"""What users bring, a file of items or two lists of prompts → a behaviour with a held-out part. It must not know paths.
+"""A name, a file of items or two lists of prompts → a behaviour with a held-out part. It must not know paths.
 
 Everything that is drawn is drawn with a seed, so that one input always gives the same behaviour.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import PurePath
 from random import Random
 from typing import BinaryIO, TypeVar
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
 from steer_tools.evaluation.behaviors.item_files import read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
 from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
+
+
+def behavior_names() -> list[str]:
+    """Return the names of the built-in behaviours, sorted."""
+    return sorted(_files())
+
+
+def load_behavior(name: str) -> Behavior:
+    """Return a built-in behaviour.
+
+    Raises:
+        ArgumentError: There is none of that name.
+        PromptError: Its file is malformed.
+    """
+    found = _files()
+    if name not in found:
+        near = get_close_matches(str(name), found, n=1, cutoff=0.5)
+        raise ArgumentError(
+            f"There is no built-in behaviour {name!r:.80}",
+            valid=", ".join(sorted(found)),
+            fix=f"Did you mean {near[0]!r}?" if near else "Choose one of these, or give a file of pairs.",
+        )
+    return parse_behavior(found[name].read_bytes(), found[name].name)
+
+
+def _files() -> dict[str, Traversable]:
+    folder = files("steer_tools.evaluation.behaviors") / "data"
+    return {file.name.removesuffix(".json"): file for file in folder.iterdir() if file.name.endswith(".json")}
+
 
 MOST_ITEMS = 2_000
 FEWEST_GROUPS = 8
