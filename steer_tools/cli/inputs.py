@@ -272,7 +272,7 @@ class ScorerSource(Source):
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 
 
-SESSION_METHODS: tuple[type[Source], ...] = (
+SOURCES: tuple[type[Source], ...] = (
     PromptSource,
     TriedPromptSource,
     ContrastSource,

@@ -13,11 +13,11 @@ import typer
 
 from steer_tools import tools
 from steer_tools.cli.inputs import (
-    SESSION_METHODS,
+    SOURCES,
     AsChat,
     LabelSource,
     OwnBehaviorSource,
-    SessionMethod,
+    Source,
     as_prompt,
     from_current_folder,
     silence_of,
@@ -63,16 +63,14 @@ class ToolCommand:
     tool: Tool
 
     @cached_property
-    def sources(self) -> list[type[SessionMethod]]:
+    def sources(self) -> list[type[Source]]:
         """The groups of options that make parameters which cannot be typed."""
         hints = get_type_hints(self.tool.function, include_extras=True)
         # PROMPTS are typed already, so a file of others has another flag.
-        labels: dict[type[SessionMethod], type[SessionMethod]] = (
-            {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
-        )
+        labels: dict[type[Source], type[Source]] = {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
         return [
             labels.get(source, source)
-            for source in SESSION_METHODS
+            for source in SOURCES
             if all(name in hints for name in source.makes)
             and (source.makes == ("scorer",) or holds_prompts(hints[source.makes[0]]))
         ]

@@ -63,5 +63,5 @@ class Tool:
 
     @property
     def description(self) -> str:
-        """What the function's docstring says before its sections."""
-        return inspect.cleandoc(self.function.__doc__ or "").partition("\n\nArgs:")[0].partition("\n\nReturns:")[0]
+        """What the function's docstring said before `document` added its sections."""
+        return getattr(self.function, "description", None) or inspect.cleandoc(self.function.__doc__ or "")

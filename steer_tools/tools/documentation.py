@@ -38,6 +38,7 @@ def document(function: _Function) -> _Function:
     function.__signature__ = _Signature(parameters, return_annotation=result)  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
     arguments = [_entry(name, " ".join([_description(hint), *_choices(hint)])) for name, hint in hints.items()]
     fields = ", ".join(f"{name} ({_name(kind)})" for name, kind in get_type_hints(result).items())
+    function.description = inspect.cleandoc(function.__doc__ or "")  # pyright: ignore[reportFunctionMemberAccess]  # A tool reads it.
     sections = [
         inspect.cleandoc(function.__doc__ or ""),
         *(["\n".join(["Args:", *arguments])] if arguments else []),
