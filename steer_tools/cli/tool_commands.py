@@ -17,7 +17,7 @@ from steer_tools.cli.inputs import (
     AsChat,
     LabelSource,
     OwnBehaviorSource,
-    SessionMethod,
+    Source,
     as_prompt,
     from_current_folder,
     silence_of,
@@ -63,13 +63,11 @@ class ToolCommand:
     tool: Tool
 
     @cached_property
-    def sources(self) -> list[type[SessionMethod]]:
+    def sources(self) -> list[type[Source]]:
         """The groups of options that make parameters which cannot be typed."""
         hints = get_type_hints(self.tool.function, include_extras=True)
         # PROMPTS are typed already, so a file of others has another flag.
-        labels: dict[type[SessionMethod], type[SessionMethod]] = (
-            {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
-        )
+        labels: dict[type[Source], type[Source]] = {OwnBehaviorSource: LabelSource} if "prompts" in hints else {}
         return [
             labels.get(source, source)
             for source in SESSION_METHODS
