@@ -89,7 +89,11 @@ LATE = {
 
 
 # They import what they find by name: rooms on first use, and the modules of their own package.
-COLLECTORS = ("steer_tools/__init__.py", "steer_tools/formats/__init__.py")
+COLLECTORS = (
+    "steer_tools/__init__.py",
+    "steer_tools/core/interventions/__init__.py",
+    "steer_tools/formats/__init__.py",
+)
 
 
 def modules() -> list[str]:
@@ -185,7 +189,7 @@ def offences(path: str, source: str) -> list[str]:
     return found
 
 
-NO_TOOLS = {"__init__", "arguments", "card", "colours", "rendering", "resolving", "results", "sweep_results"}
+NO_TOOLS = {"__init__", "arguments", "card", "choices", "colours", "rendering", "resolving", "results", "sweep_results"}
 TOOL_MODULES = {path for path in modules() if path.startswith("steer_tools/tools/") and Path(path).stem not in NO_TOOLS}
 
 
