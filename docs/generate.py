@@ -1,7 +1,7 @@
 """Writes the pages of the manual that are made from the code: `python docs/generate.py`; with --check it compares.
 
 From the tools and their result types: reference/tools.md and a page for each. From the commands: reference/commands.md.
-From the imports: pictures/rooms.svg. From the notebooks as they ran: a page for each.
+From the imports: pictures/rooms.svg. From the notebooks as they ran: a page for each. Beside the manual: sources.py.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import json
+import os
 import re
 import sys
 import types
@@ -27,6 +28,7 @@ from steer_tools.tools.card import Group
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 import rooms  # noqa: E402  # a neighbour, not a package
+import sources  # noqa: E402  # another
 
 _TOOLS = """# The tools
 
@@ -47,6 +49,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "tools.md": _tools_index(),
         DOCS / "reference" / "commands.md": _commands(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
+        sources.CHOICES: sources.choices(),
     }
     made |= {DOCS / "reference" / "tools" / f"{tool.name}.md": _tool(tool) for tool in TOOLS}
     return made | {path.with_suffix(".md"): _notebook(path) for path in sorted((DOCS / "notebooks").glob("*.ipynb"))}
@@ -280,6 +283,8 @@ def main() -> int:
         if not is_check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(made[path], encoding="utf-8") if path in made else path.unlink()
+    if sources.CHOICES in found and not is_check:
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # The rest was made from the names as they were before.
     return int(is_check and bool(found))
 
 

@@ -95,9 +95,9 @@ def extract(
         UnsupportedFeatureError: The model has no such component.
     """
     engine, model = session.engine, session.engine.info
+    if way.is_paired:
+        contrast.require_pairs(way.name)
     if isinstance(way, Method):
-        if way.is_paired:
-            contrast.require_pairs(way.name)
         methods, warnings = dict.fromkeys(where.sites, way), list[str]()
     else:
         found = way.find(session, contrast, _contrasts(engine, contrast, where))

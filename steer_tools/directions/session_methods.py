@@ -1,7 +1,8 @@
 """Ways to a direction that need more than activations: an autoencoder's file, or the model's gradients.
 
 A session, prompts and sites come in, ready directions leave, which are then measured like those of all methods. A new
-way is one frozen class with `name` and `find`, added to SESSION_METHODS, and its name to the parameter `Method`."""
+way is one frozen class with `name`, `is_paired` and `find`, added to SESSION_METHODS; `make generate` tells the tools.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -75,6 +76,7 @@ class SessionMethod(Protocol):
     """One such way, with its options."""
 
     name: ClassVar[str]
+    is_paired: ClassVar[bool]
 
     def find(
         self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
@@ -93,6 +95,7 @@ class SaeFeature:
     """
 
     name: ClassVar[str] = "sae_feature"
+    is_paired: ClassVar[bool] = False
     sae: str = ""
     feature: int = -1
 
@@ -126,6 +129,7 @@ class Trained(TrainingOptions):
     """A direction trained on what makes the positive completions likelier (as in Cao et al. 2024, arXiv 2406.00045)."""
 
     name: ClassVar[str] = "trained"
+    is_paired: ClassVar[bool] = True
 
     def find(
         self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]

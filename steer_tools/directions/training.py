@@ -61,9 +61,8 @@ def completion_pairs(engine: Engine, contrast: ContrastPrompts) -> list[Completi
     """Split each pair where its two texts part: what they share is the prompt.
 
     Raises:
-        PromptError: The sides are of unequal length, or a pair shares no token, or one text is the other's beginning.
+        PromptError: A pair shares no token, or one text is the other's beginning.
     """
-    contrast.require_pairs("trained")
     pairs: list[CompletionPair] = []
     for positive, negative in zip(contrast.positive, contrast.negative, strict=True):
         ids, other = engine.tokenize(positive).tokens, engine.tokenize(negative).tokens

@@ -12,6 +12,13 @@ from annotated_types import Ge, Gt, Le, MinLen
 from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike
+from steer_tools.tools.choices import (
+    CONTROL_METHODS,
+    PAIRED_METHODS,
+    SCALING_INTERVENTIONS,
+    InterventionName,
+    MethodName,
+)
 
 
 @dataclass(frozen=True)
@@ -59,29 +66,9 @@ VectorPath = Annotated[str, Doc("The vector_path that create_steering_vector ret
 OptionalVectorPath = Annotated[
     str | None, Doc("A vector to try out by itself. Omit it to compare what is applied now.")
 ]
-MethodName = Literal[
-    "mean_difference",
-    "paired_mean_difference",
-    "act_add",
-    "pca",
-    "lat",
-    "lda",
-    "logistic",
-    "sae_feature",
-    "trained",
-    "random",
-    "random_covariance",
-    "balanced_shuffle",
-]
-InterventionName = Literal[
-    "add", "add_keeping_norm", "project_out", "affine", "clamp", "rotate", "replace", "zero", "mean", "erase"
-]
 Method = Annotated[
     MethodName,
-    Doc(
-        "paired_mean_difference, pca and trained need equally long lists whose items belong together; the "
-        "last three are controls."
-    ),
+    Doc(f"{PAIRED_METHODS} need equally long lists whose items belong together; {CONTROL_METHODS} are controls."),
 ]
 
 
@@ -133,8 +120,8 @@ UnitName = Annotated[
 Intervention = Annotated[
     InterventionName,
     Doc(
-        "What is done to the hidden state. Beside the first two, strength 1 is the whole edit (rotate: the "
-        "whole angle)."
+        f"What is done to the hidden state. Strength multiplies the direction in {SCALING_INTERVENTIONS}; of others 1 "
+        "is the whole edit (rotate: the whole angle)."
     ),
 ]
 Target = Annotated[

@@ -26,7 +26,8 @@ from steer_tools.errors import ArgumentError, DirectionError, PromptError, Steer
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.placement import place
 from steer_tools.session.session import Session
-from steer_tools.tools.arguments import ComponentName, InterventionName, MethodName
+from steer_tools.tools.arguments import ComponentName
+from steer_tools.tools.choices import InterventionName, MethodName
 
 WORDS = ["baba", "keke", "zuzu", "mimi", "dodo", "lulu"]
 
@@ -43,6 +44,14 @@ PAIRED = [[1, 20 + i, 30, 60] for i in range(10)], [[1, 20 + i, 30, 70] for i in
 
 def activations(session: Session, prompts: Any, site: Site, pooling: Any = "last") -> Tensor:
     return session.engine.read(parse_prompts(prompts), [site], pooling)[site]
+
+
+@pytest.mark.parametrize(
+    "method", [way.name for way in (*METHODS.values(), *SESSION_METHODS.values()) if way.is_paired]
+)
+def test_a_method_of_pairs_refuses_sides_of_unequal_length(session: Session, method: Any) -> None:
+    with pytest.raises(PromptError, match="works on pairs"):
+        create_steering_vector([[1, 20], [1, 30]], [[1, 40]], 1, "v", method=method)
 
 
 def test_the_schema_names_exactly_the_methods_sources_interventions_and_components() -> None:

@@ -124,10 +124,10 @@ def test_pairs_are_split_where_their_tokens_part(engine: Any) -> None:
 
 @pytest.mark.parametrize(
     ("positive", "negative"),
-    [([[20, 30]], [[21, 30]]), ([[1, 20]], [[1, 20, 30]]), ([[1, 20], [1, 30]], [[1, 40]])],
+    [([[20, 30]], [[21, 30]]), ([[1, 20]], [[1, 20, 30]])],
 )
 def test_pairs_that_do_not_begin_alike_and_then_part_are_refused(engine: Any, positive: Any, negative: Any) -> None:
-    with pytest.raises(PromptError, match=r"begin alike|works on pairs"):
+    with pytest.raises(PromptError, match="begin alike"):
         completion_pairs(engine, ContrastPrompts.parse(positive, negative))
 
 

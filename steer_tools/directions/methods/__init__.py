@@ -1,7 +1,7 @@
 """How a direction is found: activations of two classes → one direction, with figures that say how well it tells them.
 
-A new method is one frozen class in `estimators` or `controls`, where METHODS finds it, and its name in the parameter
-`Method`; length, sign, figures and streaming are settled once for all. It must not know models, prompts or files.
+A new method is one frozen class in `estimators` or `controls`: METHODS finds it, and `make generate` tells the tools.
+Length, sign, figures and streaming are settled once for all. It must not know models, prompts or files.
 """
 
 from collections.abc import Mapping
