@@ -50,6 +50,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "commands.md": _commands(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
         sources.CHOICES: sources.choices(),
+        sources.SKILL: sources.skill(sources.SKILL.read_text(encoding="utf-8")),
     }
     made |= {DOCS / "reference" / "tools" / f"{tool.name}.md": _tool(tool) for tool in TOOLS}
     return made | {path.with_suffix(".md"): _notebook(path) for path in sorted((DOCS / "notebooks").glob("*.ipynb"))}
@@ -123,9 +124,8 @@ def _parameters(function: Any) -> list[inspect.Parameter]:
 
 
 def _sentences(tool: Tool) -> tuple[str, str]:
-    """Return the first paragraph of a docstring, and the others up to its sections."""
-    text = inspect.cleandoc(tool.function.__doc__ or "").split("\nArgs:")[0].strip()
-    first, _, rest = text.partition("\n\n")
+    """Return the first paragraph of a description, and the others."""
+    first, _, rest = tool.description.partition("\n\n")
     return first.replace("\n", " "), rest
 
 

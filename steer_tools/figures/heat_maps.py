@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.canvas import AGAINST, FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
+from steer_tools.figures import AGAINST, FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

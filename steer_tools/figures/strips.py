@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING
 
-from steer_tools.figures.canvas import AGAINST, INK, STEERED, new_figure, plain, png
+from steer_tools.figures import AGAINST, INK, STEERED, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import ENOUGH, Grid
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.prompts import ChatPrompt, TextPrompt
-from steer_tools.reports.facts import Facts
+from steer_tools.reports.json_documents import Facts
 from steer_tools.reports.markdown import code, code_block, literal, table
 from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
 

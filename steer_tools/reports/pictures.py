@@ -2,11 +2,9 @@
 
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
-from steer_tools.figures.overview import ControlGroup, Controls, Overview, overview
-from steer_tools.reports.facts import Facts
-from steer_tools.reports.json_documents import means_by_kind
+from steer_tools.reports.json_documents import Facts, means_by_kind
 from steer_tools.reports.words import CONTROL_KINDS, UNITS
 
 _EFFECT = "change of log-odds (nats)"

@@ -11,8 +11,7 @@ from pathlib import Path
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.facts import Facts
-from steer_tools.reports.json_documents import Json, experiment_document, sweep_document
+from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document
 from steer_tools.reports.markdown import code, literal
 from steer_tools.reports.method_sections import choice_lines, limit_lines, setting_lines, usage_lines
 from steer_tools.reports.pictures import heat_map_picture, overview_picture

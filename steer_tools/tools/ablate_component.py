@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from steer_tools.evaluation.intervals import Floats
     from steer_tools.evaluation.questions import Question
     from steer_tools.experiments.evaluation_set import EvaluationSet
-    from steer_tools.inspection.ablation import Measured
-    from steer_tools.inspection.components import Component
+    from steer_tools.inspection.ablation import Component, Measured
     from steer_tools.session.session import Session
 
 # Items of each half; more make the ranking no other, only slower.
@@ -90,8 +89,16 @@ def ablate_component(
     from steer_tools.evaluation.damage import DamageMeter
     from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.evaluation_set import evaluation_set_named
-    from steer_tools.inspection.ablation import ABLATIONS, MEASURES, ablate, ablation_plans, mean_of_draws
-    from steer_tools.inspection.components import KINDS, components_of, random_directions
+    from steer_tools.inspection.ablation import (
+        ABLATIONS,
+        KINDS,
+        MEASURES,
+        ablate,
+        ablation_plans,
+        components_of,
+        mean_of_draws,
+        random_directions,
+    )
 
     require_one_of("component", component, KINDS)
     require_one_of("method", method, ABLATIONS)
@@ -173,7 +180,7 @@ def _direction_parts(
     session: Session, vector_path: str | None, layer: int | None, at: Sequence[int], *, allow_other_model: bool
 ) -> tuple[tuple[Component, ...], tuple[str, ...]]:
     """Return the vector's direction as parts, and warnings about the vector."""
-    from steer_tools.inspection.components import stream_direction
+    from steer_tools.inspection.ablation import stream_direction
     from steer_tools.session.vector_loading import load_for_model, one_direction
 
     if vector_path is None:

@@ -52,7 +52,7 @@ def find_best_layer(
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions, sweep
-    from steer_tools.reports.facts import Facts
+    from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.report_files import save_sweep
 
     started = time.monotonic()

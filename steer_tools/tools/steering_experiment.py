@@ -115,7 +115,7 @@ def steering_experiment(
     from steer_tools.experiments.experiment import run_experiment
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions
-    from steer_tools.reports.facts import Facts
+    from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.report_files import save_experiment
 
     started = time.monotonic()

@@ -29,7 +29,7 @@ def sweep_steering(
     from steer_tools.evaluation.damage import Budget
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.sweeps import SweepOptions, sweep
-    from steer_tools.reports.facts import Facts
+    from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.report_files import save_sweep
     from steer_tools.session.vector_loading import load_for_model
 

@@ -37,11 +37,11 @@ from steer_tools.experiments.judgement import (
     control_directions,
     control_plans,
     judge,
+    rule,
     shifts_of_others,
 )
 from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
-from steer_tools.experiments.verdicts import rule
 from steer_tools.progress import Work, report
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 from steer_tools.session.placement import PlacementOptions, place

@@ -26,8 +26,17 @@ from steer_tools.evaluation.damage import DamageMeter
 from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.experiments import evaluation_set
 from steer_tools.inspection import patching
-from steer_tools.inspection.ablation import ablate, ablation_plans, divergence_of, log_odds_of, replacement_of, score_of
-from steer_tools.inspection.components import components_of, direction_everywhere, stream_direction
+from steer_tools.inspection.ablation import (
+    ablate,
+    ablation_plans,
+    components_of,
+    direction_everywhere,
+    divergence_of,
+    log_odds_of,
+    replacement_of,
+    score_of,
+    stream_direction,
+)
 from steer_tools.inspection.patching import Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import Session

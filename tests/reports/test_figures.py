@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from helpers.pictures import size_of_png
-from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
-from steer_tools.figures.overview import ControlGroup, Controls, Overview, overview
 
 STRENGTHS = (-0.8, -0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4, 0.8)
 

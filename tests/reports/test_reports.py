@@ -35,15 +35,12 @@ from steer_tools.evaluation.questions import Question
 from steer_tools.experiments.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects, run_experiment
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import KINDS, Dose, Judgement, NullDistribution
+from steer_tools.experiments.judgement import KINDS, Dose, Judgement, NullDistribution, Ruling, Verdict, rule
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
-from steer_tools.experiments.verdicts import Ruling, Verdict, rule
-from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
-from steer_tools.figures.overview import ControlGroup, Controls, Overview, overview
 from steer_tools.prompts import ChatPrompt, TextPrompt
-from steer_tools.reports.facts import Facts
-from steer_tools.reports.json_documents import experiment_document, sweep_document
+from steer_tools.reports.json_documents import Facts, experiment_document, sweep_document
 from steer_tools.reports.report_files import experiment_markdown, save_experiment, save_sweep, sweep_markdown
 from steer_tools.session.placement import Placed
 from steer_tools.session.session import Session

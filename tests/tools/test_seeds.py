@@ -30,8 +30,7 @@ from steer_tools import (
     undo_edited_model,
 )
 from steer_tools.evaluation.behaviors.behavior_loading import read_behavior
-from steer_tools.inspection.ablation import ablation_plans
-from steer_tools.inspection.components import components_of
+from steer_tools.inspection.ablation import ablation_plans, components_of
 from steer_tools.prompts import TokenPrompt
 from steer_tools.session.session import Session
 

@@ -8,11 +8,9 @@ positions: it is handed the chosen tokens in float32 and hands them back.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from steer_tools.core.interventions.adding import Add, AddKeepingNorm
 from steer_tools.core.interventions.base import Intervention
+from steer_tools.core.interventions.moving import Add, AddKeepingNorm, Mean, Replace, Rotate, Zero
 from steer_tools.core.interventions.projecting import Affine, Clamp, Erase, ProjectOut
-from steer_tools.core.interventions.replacing import Mean, Replace, Zero
-from steer_tools.core.interventions.rotating import Rotate
 from steer_tools.errors import ArgumentError
 
 __all__ = [

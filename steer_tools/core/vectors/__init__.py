@@ -11,8 +11,7 @@ from steer_tools.core.vectors.algebra import (
     oppositions,
     orthogonalized,
 )
-from steer_tools.core.vectors.info import VectorInfo
-from steer_tools.core.vectors.vector import SteeringVector, combine
+from steer_tools.core.vectors.vector import SteeringVector, VectorInfo, combine
 
 __all__ = [
     "Opposition",

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from steer_tools.core.vectors.info import VectorInfo
-from steer_tools.core.vectors.vector import CANCELLED, SteeringVector, require_alike, require_equal_layers
+from steer_tools.core.vectors.vector import CANCELLED, SteeringVector, VectorInfo, require_alike, require_equal_layers
 from steer_tools.errors import ArgumentError, DirectionError, LayerError
 
 # Below this cosine one vector mostly undoes the other.

@@ -1,22 +1,21 @@
 """How a direction is found: activations of two classes → one direction, with figures that say how well it tells them.
 
-A new method is one frozen class in `estimators` or `controls`: METHODS finds it, and `make generate` tells the tools.
-Length, sign, figures and streaming are settled once for all. It must not know models, prompts or files.
+A new method is one frozen class in `estimators`: METHODS finds it, and `make generate` tells the tools. Length, sign,
+figures and streaming are settled once for all. It must not know models, prompts or files.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields
 
-from steer_tools.directions.methods import controls, estimators
+from steer_tools.directions.methods import estimators
 from steer_tools.directions.methods.base import Method, describe_options
 from steer_tools.errors import ArgumentError
 
-# In the order of the classes in their modules.
+# In the order of the classes in their module.
 METHODS: dict[str, Method] = {
     kind.name: kind()
-    for module in (estimators, controls)
-    for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    for kind in vars(estimators).values()
+    if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == estimators.__name__
 }
 
 __all__ = [
