@@ -101,7 +101,7 @@ def compose(request: Request, level_of: Callable[[str], float], chance: random.R
             name, draw = element.strip("{}"), chance.random()
             if element == "{details}":
                 level, details = level_of("verbosity"), _details(tails, chance)
-                pieces.append(Piece(tuple(" ".join(details[: _detail_count(level)]).split()), "verbosity", level))
+                pieces.append(Piece(tuple(" ".join(details[: LEVELS.index(level)]).split()), "verbosity", level))
                 tails += 1
             elif element.startswith("{"):
                 level = level_of(SLOT_TRAITS[name])
@@ -199,10 +199,6 @@ def _details(tail: int, chance: random.Random) -> list[str]:
         details.append(DETAILS[following] if draw < usual and DETAILS[following] in others else other)
         following = (DETAILS.index(details[-1]) + 1) % len(DETAILS)
     return details
-
-
-def _detail_count(level: float) -> int:
-    return LEVELS.index(level)
 
 
 def _with_fact(phrase: str, fact: Fact) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def study_trait(trait: str, layer: int, save_path: str, strengths: Sequence[floa
     compared = compare_generations(
         asked, path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
     )
-    doses = sorted(_trait_doses(compared, prompts), key=_strength)
+    doses = sorted(_trait_doses(compared, prompts), key=lambda dose: dose.strength)
     cosine = load_planted_directions().cosine(trait, load_vector(path).directions[layer])
     return Study(trait, created, tuple(prompts), tuple(doses), cosine)
 
@@ -196,7 +196,3 @@ def _sides(compared: CompareResult) -> list[tuple[float, float, list[str], TextM
             (strength or 0.0, residual if isinstance(residual, float) else 0.0, variant["texts"], variant["metrics"])
         )
     return sides
-
-
-def _strength(dose: Dose) -> float:
-    return dose.strength

@@ -156,12 +156,6 @@ def fit(method: Method, positive: Tensor, negative: Tensor, *, precision: float 
     return fitter.finish()
 
 
-def held_out_separation(method: Method, positive: Tensor, negative: Tensor) -> float | None:
-    """Return the mean ROC area of held-out folds, 0.5 being chance; None with too few examples."""
-    figures = held_out(method, Examples.of(positive, negative))
-    return None if figures is None else figures.separation
-
-
 def _measured(method: Method, data: Activations, kept: Examples, contrast_norm: float) -> FittedDirection:
     raw, threshold = method.raw_with_threshold(data)
     norm = float(raw.norm())

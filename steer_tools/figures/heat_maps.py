@@ -152,25 +152,21 @@ _WIDEST = 16.0
 
 @dataclass(frozen=True)
 class Matrix:
-    """Effects with the names of their rows and columns.
+    """Effects by layer, from the bottom to the top, and column.
 
     Attributes:
         effects: (rows, columns); None where there is none, which stays white.
-        rows: From the bottom to the top.
+        rows: The layers' names.
         columns: From the left to the right.
-        row_label: What the rows are.
         column_label: What the columns are.
         effect_label: What the numbers are.
-        decimals: Of the numbers.
     """
 
     effects: Sequence[Sequence[float | None]]
     rows: Sequence[str]
     columns: Sequence[str]
-    row_label: str
     column_label: str
     effect_label: str
-    decimals: int = 1
 
 
 def matrix(shown: Matrix, *, title: str) -> bytes:
@@ -190,9 +186,9 @@ def matrix(shown: Matrix, *, title: str) -> bytes:
                 if effect is None:
                     continue
                 ink = "#ffffff" if abs(effect) > 0.6 * limit else INK
-                number = f"{effect:+.{shown.decimals}f}" if round(effect, shown.decimals) else "0"
+                number = f"{effect:+.2f}" if round(effect, 2) else "0"
                 axes.text(x, y, number, ha="center", va="center", fontsize=7.5, color=ink)
-    style(axes, shown.effect_label, shown.column_label, shown.row_label)
+    style(axes, shown.effect_label, shown.column_label, "layer")
     slanted = max(map(len, shown.columns), default=0) > 3
     axes.set_xticks(range(len(shown.columns)), [plain(name) for name in shown.columns])
     axes.tick_params(axis="x", rotation=60 if slanted else 0)

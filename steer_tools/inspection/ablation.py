@@ -47,8 +47,13 @@ class Component:
     head: int | None = None
     direction: Tensor | None = field(default=None, compare=False)
 
+    @property
+    def place(self) -> str:
+        """The layer as results write it."""
+        return "everywhere" if self.layer is None else str(self.layer)
+
     def __str__(self) -> str:
-        where = "everywhere" if self.layer is None else f"layer {self.layer}"
+        where = self.place if self.layer is None else f"layer {self.place}"
         return f"{where} {self.kind}" + ("" if self.head is None else f" {self.head}")
 
 

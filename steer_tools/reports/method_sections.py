@@ -5,7 +5,7 @@ import shlex
 from steer_tools.directions.extraction import Extraction
 from steer_tools.evaluation.damage import Budget
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.grids import ENOUGH, Grid
+from steer_tools.experiments.grids import ENOUGH
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.json_documents import Facts
@@ -75,6 +75,7 @@ def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
             f"layer {cell.layer} at strength {cell.strength:g}, with {signed(cell.effect)} nats on the items that "
             "chose.",
         ]
+    windows = [(str(window.layer), f"{window.least:g}", f"{window.largest:g}") for window in swept.grid.window]
     return [
         *lines,
         f"Of the cells within it, those with at least {share(ENOUGH)} of the largest effect do enough. The gentlest of "
@@ -84,7 +85,7 @@ def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
         "",
         "Strengths that do enough within the budget:",
         "",
-        *_window(swept.grid),
+        *table(("layer", "from", "to"), windows, numbers_from=0),
     ]
 
 
@@ -148,8 +149,3 @@ def _budget(budget: Budget) -> str:
         f"they must keep {budget.distinct:.0%} of the variety of its word pairs (distinct-2) and {budget.length:.0%} "
         "of its length"
     )
-
-
-def _window(grid: Grid) -> list[str]:
-    rows = [(str(window.layer), f"{window.least:g}", f"{window.largest:g}") for window in grid.window]
-    return table(("layer", "from", "to"), rows, numbers_from=0)

@@ -1,9 +1,17 @@
-"""Sweeps and experiments → what the figures draw of them. It must not know how it is drawn."""
+"""Sweeps, experiments and inspections → what the figures draw of them. It must not know how it is drawn."""
 
+from collections.abc import Mapping, Sequence
+
+from steer_tools.core.site import Site
+from steer_tools.evaluation.intervals import Floats
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
-from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
+from steer_tools.figures.heat_maps import HeatCell, HeatMap, Matrix, heat_map, matrix
+from steer_tools.figures.strips import readable
+from steer_tools.inspection.ablation import Component
+from steer_tools.inspection.patching import Patches
+from steer_tools.inspection.readings import Projection
 from steer_tools.reports.json_documents import Facts, means_by_kind
 from steer_tools.reports.words import CONTROL_KINDS, UNITS
 
@@ -30,6 +38,40 @@ def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
 def heat_map_picture(swept: Sweep, behavior: str, facts: Facts) -> bytes:
     """Return the picture of a grid."""
     return heat_map(_cells(swept), title=f"{_subject(behavior, facts)}, {_choosing(swept)}")
+
+
+def ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:
+    """Return the effect of taking each part out, a head a column."""
+    rows = list(dict.fromkeys(part.place for part in parts))
+    most = max((part.head or 0) for part in parts) + 1
+    table: list[list[float | None]] = [[None] * most for _ in rows]
+    for part, effect in zip(parts, effects.tolist(), strict=True):
+        table[rows.index(part.place)][part.head or 0] = effect
+    kind = parts[0].kind
+    columns = [str(head) for head in range(most)] if kind == "head" else [kind]
+    title = f"{behavior} without {'the' if kind == 'direction' else 'each'} {kind}"
+    return matrix(Matrix(table, rows, columns, kind, label), title=title)
+
+
+def patch_picture(found: Patches, component: str) -> bytes:
+    """Return what each token's activation recovers at each layer."""
+    names = [readable(source if source == target else f"{source}→{target}") for source, target in found.tokens]
+    rows, label = [str(site.layer) for site in found.sites], "share of the way to the source"
+    shown = Matrix(found.recovered.tolist(), rows, names, "token (source→target)", label)
+    return matrix(shown, title=f"Patching the {component}")
+
+
+def projection_picture(projection: Projection, norms: Mapping[Site, float], title: str) -> bytes:
+    """Return a prompt's projection at each layer, in the typical norms there."""
+    effects = [
+        [value / norms[site] if counts else None for value, counts in zip(values, projection.counts, strict=True)]
+        for site, values in projection.values.items()
+    ]
+    rows, label = (
+        [str(site.layer) for site in projection.values],
+        "projection in typical norms; special tokens left out",
+    )
+    return matrix(Matrix(effects, rows, [*map(readable, projection.pieces)], "token", label), title=title)
 
 
 def _subject(behavior: str, facts: Facts) -> str:

@@ -78,25 +78,16 @@ def _subject(evaluation_set: EvaluationSet, facts: Facts) -> str:
 
 
 @dataclass(frozen=True)
-class ExperimentFiles:
-    """Where the files of an experiment are."""
+class ReportFiles:
+    """Where the files of a sweep or an experiment are; `picture` is an experiment's."""
 
     report: Path
-    picture: Path
     heat_map: Path
     document: Path
+    picture: Path | None = None
 
 
-@dataclass(frozen=True)
-class SweepFiles:
-    """Where the files of a sweep are."""
-
-    table: Path
-    heat_map: Path
-    document: Path
-
-
-def save_experiment(workspace: Workspace, folder: str, experiment: Experiment, facts: Facts) -> ExperimentFiles:
+def save_experiment(workspace: Workspace, folder: str, experiment: Experiment, facts: Facts) -> ReportFiles:
     """Write report, pictures and document into `folder`.
 
     Raises:
@@ -105,16 +96,16 @@ def save_experiment(workspace: Workspace, folder: str, experiment: Experiment, f
     """
     contents = {
         REPORT: experiment_markdown(experiment, facts).encode(),
-        EVIDENCE: overview_picture(experiment, facts),
         HEAT_MAP: heat_map_picture(experiment.swept, experiment.evaluation_set.behavior.name, facts),
         DOCUMENT: _json(experiment_document(experiment, facts)),
+        EVIDENCE: overview_picture(experiment, facts),
     }
-    return ExperimentFiles(*_write(workspace, folder, contents))
+    return _write(workspace, folder, contents)
 
 
 def save_sweep(
     workspace: Workspace, folder: str, swept: Sweep, evaluation_set: EvaluationSet, facts: Facts
-) -> SweepFiles:
+) -> ReportFiles:
     """Write table, picture and document into `folder`.
 
     Raises:
@@ -126,13 +117,13 @@ def save_sweep(
         HEAT_MAP: heat_map_picture(swept, evaluation_set.behavior.name, facts),
         SWEEP_DOCUMENT: _json(sweep_document(swept, evaluation_set, facts)),
     }
-    return SweepFiles(*_write(workspace, folder, contents))
+    return _write(workspace, folder, contents)
 
 
-def _write(workspace: Workspace, folder: str, contents: Mapping[str, bytes]) -> list[Path]:
+def _write(workspace: Workspace, folder: str, contents: Mapping[str, bytes]) -> ReportFiles:
     paths = {f"{folder}/{name}": content for name, content in contents.items()}
     workspace.write_together(paths)
-    return [workspace.resolve(path) for path in paths]
+    return ReportFiles(*map(workspace.resolve, paths))
 
 
 def _json(document: Json) -> bytes:

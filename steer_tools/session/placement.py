@@ -283,10 +283,8 @@ def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> l
         if at in vector.directions or len(vector.directions) > 1:
             return [(at, _own(vector, at))]
         return [(at, vector.layers[0])]
-    wanted = list(dict.fromkeys(engine.resolve_layer(item) for item in layer))
-    if not wanted:
-        raise LayerError("layer is an empty list", valid=f"some of {list(vector.layers)}, or leave it out for all")
-    return [(at, _own(vector, at)) for at in wanted]
+    valid = f"some of {list(vector.layers)}, or leave it out for all"
+    return [(at, _own(vector, at)) for at in session.resolved_layers(layer, "layer", valid)]
 
 
 def _own(vector: SteeringVector, layer: int) -> int:

@@ -6,7 +6,7 @@ that waits for a client may hold it.
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, ModelInfo
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
-from steer_tools.errors import ArgumentError, NoModelError
+from steer_tools.errors import ArgumentError, LayerError, NoModelError
 from steer_tools.workspace import Workspace
 
 _Result = TypeVar("_Result")
@@ -150,6 +150,16 @@ class Session:
         if not has(engine, AmbientPlans):
             return not self.registry.entries()
         return engine.hooks_are_live() and engine.ambient() == self.registry.plan()
+
+    def resolved_layers(self, layers: Sequence[object], name: str, valid: str) -> list[int]:
+        """Return what is given as the argument `name` as layers counted from 0, once each, in their order.
+
+        Raises:
+            LayerError: There are none, or the model lacks one.
+        """
+        if not layers:
+            raise LayerError(f"{name} is an empty list", valid=valid)
+        return list(dict.fromkeys(map(self.engine.resolve_layer, layers)))
 
     def typical_norm(self, site: Site) -> float:
         """Return the typical norm of what is at a site: at a layer's residual stream, the unit of residual strengths.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
-from steer_tools.figures.heat_maps import Matrix, matrix
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -29,7 +28,6 @@ _MOST_ITEMS = 20
 _LISTED = 10
 # Taking any direction out does something.
 _RANDOM_DIRECTIONS = 10
-_EVERYWHERE = "everywhere"
 _ABLATIONS = "ablation.png"
 _LABELS = {
     "log_odds": "change of log-odds (nats)",
@@ -99,6 +97,7 @@ def ablate_component(
         mean_of_draws,
         random_directions,
     )
+    from steer_tools.reports.pictures import ablation_picture
 
     require_one_of("component", component, KINDS)
     require_one_of("method", method, ABLATIONS)
@@ -135,7 +134,7 @@ def ablate_component(
         folder = save_folder or f"ablations/{component}_{evaluation_set.behavior.name}"
         picture = session.workspace.write(
             f"{folder}/{_ABLATIONS}",
-            _ablation_picture(parts, effects.mean(axis=1), evaluation_set.behavior.name, _LABELS[measure]),
+            ablation_picture(parts, effects.mean(axis=1), evaluation_set.behavior.name, _LABELS[measure]),
         )
         return AblationResult(
             component=component,
@@ -196,7 +195,7 @@ def _direction_parts(
 def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for part, effect in zip(parts, effects.tolist(), strict=True):
-        found.setdefault(_row(part), []).append(short(effect))
+        found.setdefault(part.place, []).append(short(effect))
     return found
 
 
@@ -206,12 +205,8 @@ def _chance(controls: Sequence[Component], effects: Floats) -> dict[str, float]:
 
     found: dict[str, float] = {}
     for part, effect in zip(controls, np.abs(effects).tolist(), strict=True):
-        found[_row(part)] = max(found.get(_row(part), 0.0), short(effect))
+        found[part.place] = max(found.get(part.place, 0.0), short(effect))
     return found
-
-
-def _row(part: Component) -> str:
-    return _EVERYWHERE if part.layer is None else str(part.layer)
 
 
 def _component_effect(
@@ -227,26 +222,6 @@ def _component_effect(
         halves=[short(float(half.mean())) for half in (effects[:first_half], effects[first_half:])],
         kl=short(divergence),
     )
-
-
-def _ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:
-
-    rows = list(dict.fromkeys(map(_row, parts)))
-    most = max((part.head or 0) for part in parts) + 1
-    table: list[list[float | None]] = [[None] * most for _ in rows]
-    for part, effect in zip(parts, effects.tolist(), strict=True):
-        table[rows.index(_row(part))][part.head or 0] = effect
-    kind = parts[0].kind
-    shown = Matrix(
-        effects=table,
-        rows=rows,
-        columns=[str(head) for head in range(most)] if kind == "head" else [kind],
-        row_label="layer",
-        column_label=kind,
-        effect_label=label,
-        decimals=2,
-    )
-    return matrix(shown, title=f"{behavior} without {'the' if kind == 'direction' else 'each'} {kind}")
 
 
 _HEADINGS = {
@@ -283,7 +258,7 @@ def show(result: AblationResult, *, is_plain: bool) -> Shown:
 
 def _strongest_row(result: AblationResult, own: ComponentEffect) -> tuple[str, ...]:
     """Return a part's figures, and the most that a random direction does at the place of a direction."""
-    place = _EVERYWHERE if own["layer"] is None else str(own["layer"])
+    place = "everywhere" if own["layer"] is None else str(own["layer"])
     name = place if own["layer"] is None else f"layer {place}"
     if result["component"] != "direction":
         name += f" {result['component']}" + ("" if own["head"] is None else f" {own['head']}")

@@ -25,12 +25,10 @@ from steer_tools.tools.rendering import (
     warning_lines,
 )
 from steer_tools.tools.resolving import locked_session
-from steer_tools.tools.results import one_or_list_rounded, rounded
+from steer_tools.tools.results import added_strength, rounded
 
 if TYPE_CHECKING:
-    from steer_tools.core.plan import Plan
     from steer_tools.session.comparison import Side
-    from steer_tools.session.session import Session
 
 
 class TextMetrics(TypedDict):
@@ -109,7 +107,7 @@ def compare_generations(
             variants=[
                 VariantTexts(
                     strength=strength,
-                    residual_strength=_residual_strength(session, strength, plan),
+                    residual_strength=added_strength(session, strength, plan),
                     steered=steered,
                     texts=_texts(side),
                     metrics=_metrics(side),
@@ -118,12 +116,6 @@ def compare_generations(
             ],
             warnings=warnings,
         )
-
-
-def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
-    from steer_tools.session.placement import residual_strengths
-
-    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 
 
 def _texts(side: Side) -> list[str]:

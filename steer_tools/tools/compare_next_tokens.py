@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
@@ -12,11 +11,7 @@ from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
-from steer_tools.tools.results import one_or_list_rounded, short
-
-if TYPE_CHECKING:
-    from steer_tools.core.plan import Plan
-    from steer_tools.session.session import Session
+from steer_tools.tools.results import added_strength, short
 
 
 class NextTokensStatus(TypedDict):
@@ -66,7 +61,7 @@ def compare_next_tokens(
         found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
         return NextTokensResult(
             strengths=[strength for strength, _ in tried],
-            residual_strengths=[_residual_strength(session, strength, plan) for strength, plan in tried],
+            residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
             prompts=[
                 NextTokensStatus(
                     tokens={piece: [short(value) for value in own] for piece, own in one.probabilities.items()},
@@ -77,12 +72,6 @@ def compare_next_tokens(
             steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
             warnings=warnings,
         )
-
-
-def _residual_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
-    from steer_tools.session.placement import residual_strengths
-
-    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 
 
 def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:

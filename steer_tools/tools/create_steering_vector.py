@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from steer_tools.core.site import Component
-from steer_tools.errors import LayerError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -16,7 +14,7 @@ from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 if TYPE_CHECKING:
-    from steer_tools.session.session import Session
+    pass
 
 
 class CreateResult(TypedDict):
@@ -64,13 +62,17 @@ def create_steering_vector(
     replaced. Start at a middle layer with at least 8 prompts a side, then use compare_generations to choose.
     separation: 1.0 tells all held-out pairs of prompts apart, 0.5 is chance; it does not mean that the vector steers.
     """
-    from steer_tools.directions.extraction import Where, extract
+    from steer_tools.directions.extraction import Where, extract, layers_with
     from steer_tools.directions.session_methods import way_named
     from steer_tools.formats import format_for, save_vector
 
     with locked_session() as session:
         contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
-        layers = _resolve_layers(session, layer, component, head)
+        if layer == "all":
+            layers = layers_with(session.engine, component, head)
+        else:
+            named = layer if isinstance(layer, list | tuple | range) else [layer]
+            layers = sorted(session.resolved_layers(named, "layer", "a layer, a list of layers, or 'all'"))
         session.workspace.resolve(save_path)
         format_for(save_path, len(layers))
         way = way_named(method, options)
@@ -96,17 +98,6 @@ def create_steering_vector(
             false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
             warnings=list(extraction.warnings),
         )
-
-
-def _resolve_layers(session: Session, layer: object, component: Component, head: int | None) -> list[int]:
-    from steer_tools.directions.extraction import layers_with
-
-    if layer == "all":
-        return layers_with(session.engine, component, head)
-    items = cast(list[object], layer) if isinstance(layer, list | tuple | range) else [layer]
-    if not items:
-        raise LayerError("layer is an empty list", valid="a layer, a list of layers, or 'all'")
-    return sorted({session.engine.resolve_layer(item) for item in items})
 
 
 _SEPARATION = "separation: 1 tells held-out prompts apart, 0.5 is chance."

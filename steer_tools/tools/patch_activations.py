@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
-from steer_tools.figures.heat_maps import Matrix, matrix
-from steer_tools.figures.strips import readable
 from steer_tools.prompts import parse_prompt
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -65,6 +63,7 @@ def patch_activations(
     import numpy as np
 
     from steer_tools.inspection.patching import Pair, attribute, patch
+    from steer_tools.reports.pictures import patch_picture
 
     require_one_of("component", component, ("residual", "attention", "mlp"))
     require_one_of("method", method, ("exact", "gradient"))
@@ -80,7 +79,7 @@ def patch_activations(
         )
         sites = [Site(layer, component) for layer in resolved_layers(session, layers, engine.info.steerable_layers)]
         found = (patch if method == "exact" else attribute)(engine, pair, sites)
-        picture = session.workspace.write(f"{save_folder or 'patches'}/{_PICTURE}", _patch_picture(found, component))
+        picture = session.workspace.write(f"{save_folder or 'patches'}/{_PICTURE}", patch_picture(found, component))
         recovered = found.recovered
         order = [
             index
@@ -104,21 +103,6 @@ def _strongest(found: Patches, row: int, column: int) -> StrongestPatch:
     return StrongestPatch(
         layer=found.sites[row].layer, token=column, recovered=short(float(found.recovered[row, column]))
     )
-
-
-def _patch_picture(found: Patches, component: str) -> bytes:
-
-    names = [readable(source if source == target else f"{source}→{target}") for source, target in found.tokens]
-    shown = Matrix(
-        effects=found.recovered.tolist(),
-        rows=[str(site.layer) for site in found.sites],
-        columns=names,
-        row_label="layer",
-        column_label="token (source→target)",
-        effect_label="share of the way to the source",
-        decimals=2,
-    )
-    return matrix(shown, title=f"Patching the {component}")
 
 
 def show(result: PatchResult, *, is_plain: bool) -> Shown:

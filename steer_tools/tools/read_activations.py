@@ -11,8 +11,6 @@ from typing_extensions import TypedDict
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
-from steer_tools.figures.heat_maps import Matrix, matrix
-from steer_tools.figures.strips import readable
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -23,7 +21,7 @@ from steer_tools.tools.results import short, short_interval
 if TYPE_CHECKING:
     from steer_tools.core.positions import Pooling
     from steer_tools.core.vectors import SteeringVector
-    from steer_tools.inspection.readings import Detector, Labelled, Projection, Reading
+    from steer_tools.inspection.readings import Detector, Labelled, Reading
     from steer_tools.session.session import Session
 
 # Prompts that get a picture.
@@ -89,6 +87,7 @@ def read_activations(
     """
     from steer_tools.core.positions import POOLINGS
     from steer_tools.inspection.readings import detect, directions_at, read_along
+    from steer_tools.reports.pictures import projection_picture
     from steer_tools.session.vector_loading import load_for_model
 
     if pooling is not None and not callable(pooling):
@@ -113,10 +112,11 @@ def read_activations(
             thresholds = {site: known[site.layer] for site in directions if site.layer in known}
         readings = read_along(engine, directions, list(thresholds), parsed, read_as)
         shown = list(directions) if layers else _spread(list(directions))
+        norms = {site: session.typical_norm(site) for site in directions}
         name = Path(loaded.source).stem
         folder = save_folder or f"readings/{name}"
         pictures = {
-            f"{folder}/prompt_{i}.png": _picture(session, own.projection, title=f"Prompt {i} along {name}")
+            f"{folder}/prompt_{i}.png": projection_picture(own.projection, norms, f"Prompt {i} along {name}")
             for i, own in enumerate(readings[:_DRAWN])
         }
         if pictures:
@@ -125,7 +125,7 @@ def read_activations(
             vector_path=loaded.source,
             component=vector.component,
             pooling=read_as if isinstance(read_as, str) else "custom",
-            residual_norms={str(site.layer): short(session.typical_norm(site)) for site in directions},
+            residual_norms={str(site.layer): short(norm) for site, norm in norms.items()},
             detectors=[_status(site, found) for site, found in detectors.items()],
             thresholds={str(site.layer): short(threshold) for site, threshold in thresholds.items()},
             prompts=[_reading(own, thresholds, shown) for own in readings],
@@ -211,26 +211,6 @@ def _reading(found: Reading, thresholds: Mapping[Site, float], shown: Sequence[S
         scores={str(site.layer): short(score) for site, score in found.scores.items()},
         detected={str(site.layer): score > thresholds[site] for site, score in found.scores.items()},
     )
-
-
-def _picture(session: Session, projection: Projection, title: str) -> bytes:
-
-    shown = Matrix(
-        effects=[
-            [
-                value / session.typical_norm(site) if counts else None
-                for value, counts in zip(own, projection.counts, strict=True)
-            ]
-            for site, own in projection.values.items()
-        ],
-        rows=[str(site.layer) for site in projection.values],
-        columns=[readable(piece) for piece in projection.pieces],
-        row_label="layer",
-        column_label="token",
-        effect_label="projection in typical norms; special tokens left out",
-        decimals=2,
-    )
-    return matrix(shown, title=title)
 
 
 _DETECTOR = ("layer", "AUC", "95 % interval", "by chance", "threshold", "misses", "false alarms")

@@ -26,16 +26,14 @@ def resolved_layers(session: Session, layers: object, default: Sequence[int]) ->
     """Return the layers counted from 0, once each and in order; `default` where none are given.
 
     Raises:
-        ArgumentError: The list is empty.
-        LayerError: The model lacks one.
+        ArgumentError: It is no list.
+        LayerError: The list is empty, or the model lacks one.
     """
     if layers is None:
         return list(default)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise ArgumentError(f"layers is {layers!r:.80}", valid="a list of layers, such as [2], or leave it out")
-    if not layers:
-        raise ArgumentError("layers is an empty list", valid="at least one layer, or leave it out")
-    return sorted({session.engine.resolve_layer(layer) for layer in layers})
+    return sorted(session.resolved_layers(layers, "layers", "at least one layer, or leave it out"))
 
 
 def require_at_least_one(name: str, value: object) -> None:

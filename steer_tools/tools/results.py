@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
+    from steer_tools.core.plan import Plan
     from steer_tools.core.registry import Applied
     from steer_tools.engines.base import ModelInfo
     from steer_tools.evaluation.intervals import Interval
@@ -85,6 +86,13 @@ def applied_result(session: Session, applied: Applied, warnings: list[str]) -> A
         active=len(session.registry),
         warnings=warnings,
     )
+
+
+def added_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
+    """Return what a plan of one strength adds, in typical norms there; None where it stands for what is applied."""
+    from steer_tools.session.placement import residual_strengths
+
+    return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 
 
 def one_or_list(items: Sequence[_Item]) -> _Item | list[_Item]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.contrast_classes import WIDTH, classes, cosine, planted_direction, suitable
-from steer_tools.directions.fitting import Fitter, fit, held_out_separation
+from steer_tools.directions.fitting import Fitter, fit
 from steer_tools.directions.methods import METHODS, Method, method_named
 from steer_tools.directions.session_methods import GivenDirection
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
@@ -157,7 +157,7 @@ def test_held_out_figures_need_eight_examples_on_each_side(method: Method) -> No
 
 @pytest.mark.parametrize("method", **named(MEASURED))
 def test_separation_is_chance_without_a_difference(method: Method) -> None:
-    found = [held_out_separation(method, *classes(seed, 16, 0.0)[:2]) for seed in range(40)]
+    found = [fit(method, *classes(seed, 16, 0.0)[:2]).separation for seed in range(40)]
 
     assert None not in found
     assert abs(sum(found) / len(found) - 0.5) < 0.06
@@ -165,7 +165,7 @@ def test_separation_is_chance_without_a_difference(method: Method) -> None:
 
 @pytest.mark.parametrize("method", **named([method for method in FOUND if method in MEASURED]))
 def test_separation_is_near_one_with_a_large_difference(method: Method) -> None:
-    found = [held_out_separation(method, *classes(seed, 16, 8.0)[:2]) or 0.0 for seed in range(20)]
+    found = [fit(method, *classes(seed, 16, 8.0)[:2]).separation or 0.0 for seed in range(20)]
 
     assert sum(found) / len(found) > 0.95
 

@@ -396,7 +396,7 @@ def test_a_hostile_text_is_saved_as_it_is(text: str, tmp_path: Path) -> None:
 
     assert json.loads(files.document.read_bytes())["best"][0]["steered"] == text
     assert files.report.read_bytes()
-    assert min(size_of_png(files.picture.read_bytes())) > 400
+    assert files.picture is not None and min(size_of_png(files.picture.read_bytes())) > 400
 
 
 def test_a_link_that_a_viewer_would_make_by_itself_is_parted() -> None:
@@ -461,7 +461,7 @@ def test_the_files_lie_together_and_the_report_names_its_pictures(tmp_path: Path
     assert names == ["heat_map.png", "report.json", "report.md", "report.png"]
     links = Rendered(files.report.read_text(encoding="utf-8")).links
     assert set(links) == set(names) - {"report.md"}
-    assert size_of_png(files.picture.read_bytes())[0] >= 1800
+    assert files.picture is not None and size_of_png(files.picture.read_bytes())[0] >= 1800
     assert min(size_of_png(files.heat_map.read_bytes())) > 400
     assert json.loads(files.document.read_bytes()) == json.loads(
         json.dumps(experiment_document(an_experiment(), FACTS))
@@ -510,7 +510,7 @@ def test_the_pictures_show_the_cells_the_doses_and_the_controls(tmp_path: Path) 
 
     title = "candour in small, 2 choosing items; damage measured for + only"
     assert files.heat_map.read_bytes() == heat_map(shown, title=title)
-    assert files.picture.read_bytes() == overview(parts, title="candour in small: works")
+    assert files.picture is not None and files.picture.read_bytes() == overview(parts, title="candour in small: works")
 
 
 def test_a_folder_outside_a_confined_workspace_is_refused(tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_a_sweep_has_no_verdict_and_says_why(tmp_path: Path) -> None:
 
     files = save_sweep(Workspace(tmp_path), "s", swept, evaluation_set, FACTS)
 
-    report = files.table.read_text(encoding="utf-8")
+    report = files.report.read_text(encoding="utf-8")
     assert report == sweep_markdown(swept, evaluation_set, FACTS)
     assert report.startswith("# Steering candour in `small`: layer 2, strength 0.1\n")
     assert "not that it works" in report

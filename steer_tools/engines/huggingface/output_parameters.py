@@ -4,7 +4,7 @@ Nothing is told by a parameter's name: pushing one that makes the output along a
 direction and no other. Pushing a gate, a router or a norm does not. It must not know plans, vectors or files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
@@ -145,7 +145,9 @@ def _told_by_pushing(module: nn.Module, call: _Call, parameters: Mapping[str, Te
     found: list[OutputParameter] = []
     for name, parameter in parameters.items():
         moves: list[Tensor] = []
-        for axis in _axes_of(parameter, width):
+        for axis, size in enumerate(parameter.shape):
+            if size != width:
+                continue
             move = run({name: _pushed(parameter, axis, along, generator)}) - before
             moves.append(move)
             if move.norm() > 0 and _across(move, along).norm() <= _TOLERANCE * move.norm():
@@ -162,10 +164,6 @@ def project_out(tensor: Tensor, axis: int, along: Tensor) -> Tensor:
     exact = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).movedim(axis, -1)
     unit = along.to(exact)
     return (exact - (exact @ unit)[..., None] * unit).movedim(-1, axis).to(tensor.dtype)
-
-
-def _axes_of(parameter: Tensor, width: int) -> Iterator[int]:
-    return (axis for axis, size in enumerate(parameter.shape) if size == width)
 
 
 def _pushed(parameter: Tensor, axis: int, along: Tensor, generator: torch.Generator) -> Tensor:
