@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from steer_tools.core.interventions import Add, AddKeepingNorm, intervention_named
+from steer_tools.core.interventions import Add, AddKeepingNorm, Intervention, intervention_named
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.registry import Applied
@@ -78,6 +78,20 @@ class PlacementOptions:
     layer_weights: Sequence[float] | None = None
     allow_other_model: bool = False
 
+    def checked(self) -> tuple[Scope, Unit, type[Intervention]]:
+        """Return what the names stand for.
+
+        Raises:
+            ArgumentError: One is unknown, or the unit does not fit the intervention.
+        """
+        scope, unit, kind = Scope.parse(self.positions), _unit_named(self.unit), intervention_named(self.intervention)
+        if unit != "vector" and not kind.scales_direction:
+            raise ArgumentError(
+                f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
+                valid="'vector', with 1.0 for the whole",
+            )
+        return scope, unit, kind
+
 
 def place(
     session: Session,
@@ -98,6 +112,7 @@ def place(
     """
     at = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
     options = options or PlacementOptions()
+    options.checked()  # Before a file is read: what is wrong with the call is told first.
     loaded = load_for_model(session, vector, at, allow_other_model=options.allow_other_model)
     return _placed(session, loaded, layer, options)
 
@@ -106,6 +121,7 @@ def place_at_each(
     session: Session, vector: SteeringVector, layers: Sequence[int], options: PlacementOptions
 ) -> dict[int, Placed]:
     """Place a vector at each layer by itself, as `place` does; whether it fits the model is judged once."""
+    options.checked()
     loaded = load_for_model(session, vector, None, allow_other_model=options.allow_other_model)
     return {layer: _placed(session, loaded, layer, options) for layer in layers}
 
@@ -209,16 +225,7 @@ def require_finite(strength: object, name: str = "strength") -> float:
 
 
 def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: PlacementOptions) -> Placed:
-    scope, unit, kind = (
-        Scope.parse(options.positions),
-        _unit_named(options.unit),
-        intervention_named(options.intervention),
-    )
-    if unit != "vector" and not kind.scales_direction:
-        raise ArgumentError(
-            f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
-            valid="'vector', with 1.0 for the whole",
-        )
+    scope, unit, kind = options.checked()
     vector, warnings = loaded.vector, list(loaded.warnings)
     if layer is None and len(vector.layers) > 1 and kind.scales_direction:
         warnings.append(

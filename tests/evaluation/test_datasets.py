@@ -16,7 +16,7 @@ import pytest
 
 from helpers.places import CAA
 from steer_tools.errors import PromptError
-from steer_tools.evaluation import behaviors as datasets
+from steer_tools.evaluation.behaviors import behavior_json
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, contrast_prompts, evaluation_prompt
 from steer_tools.evaluation.behaviors.behavior_loading import (
     FEWEST_GROUPS,
@@ -566,7 +566,7 @@ def test_a_behaviour_is_read_from_its_form_as_it_was(kind: str) -> None:
         ),
     }[kind]()
 
-    form = json.loads(json.dumps(datasets.behavior_document(made)))
+    form = json.loads(json.dumps(behavior_json.behavior_document(made)))
     found = behavior("other.json", json.dumps(form))
 
     assert replace(found, **{part: list(getattr(found, part)) for part in PARTS}) == replace(
