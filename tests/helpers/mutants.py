@@ -1,7 +1,7 @@
 """Breaks the code by hand in many places, one at a time, and says which fault no test sees.
 
-`PYTHONPATH=tests python -m helpers.mutants [ID ...]` works on a copy of the tree; `tests/data/mutants.json` names for each
-fault the tests that must see it. Exit code 1 where one survives, or where its tests are red without it.
+`PYTHONPATH=tests python -m helpers.mutants [ID ...]` works on a copy of the tree. Each fault of the list in tests/data
+names the tests that must see it. Exit code 1 where one survives, or where its tests are red without it.
 """
 
 from __future__ import annotations
