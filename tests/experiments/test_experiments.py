@@ -373,7 +373,7 @@ def test_cells_of_another_grid_are_measured_anew(
 
 def test_work_of_several_stages_is_told_as_one_that_only_grows() -> None:
     told: list[tuple[int, int, str]] = []
-    work = Work({"first": 1.0, "second": 3.0})
+    work = Work({"first": 1.0, "second": 3.0, "third": 4.0})
 
     with reporting_to(lambda *own: told.append(own)):
         with work.stage("first"):
@@ -381,10 +381,23 @@ def test_work_of_several_stages_is_told_as_one_that_only_grows() -> None:
             report(2, 2, "inside")
         with work.stage("second"):
             report(1, 3, "inside")
+        with work.stage("third"):
+            report(1, 4, "inside")
 
-    assert [done for done, _, _ in told] == [0, 125, 250, 250, 500]
+    assert [done for done, _, _ in told] == [0, 62, 125, 125, 250, 500, 625]
     assert {total for _, total, _ in told} == {1000}
-    assert [message for _, _, message in told] == ["first"] * 3 + ["second"] * 2
+    assert [message for _, _, message in told] == ["first"] * 3 + ["second"] * 2 + ["third"] * 2
+
+
+def test_a_reporter_hears_nothing_more_after_an_error_ended_its_block() -> None:
+    told: list[str] = []
+
+    with pytest.raises(KeyError), reporting_to(lambda done, total, message: told.append(message)):
+        report(0, 1, "inside")
+        raise KeyError
+    report(1, 1, "outside")
+
+    assert told == ["inside"]
 
 
 def test_the_time_that_is_left_is_told_once_it_can_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,7 +566,7 @@ def test_calibration_finds_the_least_strength_to_a_hundredth(target: float) -> N
 
     found = calibrate(square, target, largest=2.0)
 
-    assert found.reached >= target
+    assert found.reached == found.strength**2 >= target
     assert found.strength == pytest.approx(target**0.5, rel=0.011)
     assert len(tries) <= 6
 

@@ -252,10 +252,12 @@ def test_a_vector_steers_inside_a_with_block_only_also_when_it_raises(session: S
         inside = generate(PROMPTS, max_new_tokens=6)["texts"]
         assert applied.layers == (1, 2)
         raise KeyError
+    after_the_error = generate(PROMPTS, max_new_tokens=6)["texts"], len(session.registry)
     with steering(vector, 1, 0.5, unit="residual"):
         remove_all_steering_vectors()
 
     assert inside != before
+    assert after_the_error == (before, 0)
     assert generate(PROMPTS, max_new_tokens=6)["texts"] == before
     assert len(session.registry) == 0
 
