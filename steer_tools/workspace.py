@@ -50,9 +50,9 @@ class Workspace:
         Raises:
             WorkspacePathError: The path is empty, holds a NUL, or is confined and leaves the root.
         """
-        text = _text_of(path)
-        if text is None or not _names_a_file(text):
-            raise WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path", fix="")
+        text = path_text(path)
+        if not _names_a_file(text):
+            raise _no_file(path)
         given = Path(text if self.is_confined else os.path.expanduser(text))  # noqa: PTH111  # Leaves an unknown user's ~ alone.
         absolute = Path(os.path.normpath(self.root / given))
         if self.is_confined and (
@@ -235,9 +235,20 @@ class Workspace:
             os.unlink(part, dir_fd=folder)
 
 
-def _text_of(path: object) -> str | None:
+def path_text(path: object) -> str:
+    """Return a path as text.
+
+    Raises:
+        WorkspacePathError: It is none.
+    """
     text = os.fspath(cast("str | os.PathLike[str]", path)) if isinstance(path, str | os.PathLike) else None
-    return text if isinstance(text, str) else None
+    if not isinstance(text, str):
+        raise _no_file(path)
+    return text
+
+
+def _no_file(path: object) -> WorkspacePathError:
+    return WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path", fix="")
 
 
 def _names_a_file(text: str) -> bool:

@@ -17,7 +17,7 @@ from steer_tools.formats.base import Encoded, Unsaid, VectorFormat, rows_named
 from steer_tools.formats.pt_format import PtFormat
 from steer_tools.formats.rotalabs_format import RotalabsFormat, describes_a_vector
 from steer_tools.formats.steering_vectors_package import from_steering_vectors, to_steering_vectors
-from steer_tools.workspace import Workspace
+from steer_tools.workspace import Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
 _ORDER = ("safetensors", "npy", "gguf", "vllm-lens", "pt", "rotalabs")
@@ -67,7 +67,7 @@ def with_suffix(path: str | os.PathLike[str], suffix: str = FORMATS[0].suffix) -
 
     What follows the last dot is not taken for a suffix otherwise: `refusal_v1.5` becomes `refusal_v1.5.safetensors`.
     """
-    text = os.fspath(path)
+    text = path_text(path)
     return text if text.lower().endswith(_ALL_SUFFIXES) else text + suffix
 
 
