@@ -10,6 +10,7 @@ from pathlib import Path
 from steer_tools.core.interventions import INTERVENTIONS
 from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
+from steer_tools.engines.opening import ENGINES
 from steer_tools.tools import TOOLS, Tool
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +20,14 @@ _WIDTH = 118
 
 _CHOICES = '''"""The names that arguments may have, and what descriptions say of them, for whoever does without torch.
 
-Written by `make generate` from METHODS, SESSION_METHODS and INTERVENTIONS.
+Written by `make generate` from ENGINES, METHODS, SESSION_METHODS and INTERVENTIONS.
 """
 
 from typing import Literal
 
+EngineName = Literal[
+{engines}
+]
 MethodName = Literal[
 {methods}
 ]
@@ -42,6 +46,7 @@ def choices() -> str:
     methods = [*(name for name in METHODS if name not in controls), *SESSION_METHODS, *controls]
     ways = {**METHODS, **SESSION_METHODS}
     return _CHOICES.format(
+        engines=_items(ENGINES),
         methods=_items(methods),
         interventions=_items(INTERVENTIONS),
         paired=_words([name for name in methods if ways[name].is_paired]),

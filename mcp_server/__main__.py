@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator, Sequence
 
 from steer_tools import bundled_model
+from steer_tools.engines.opening import DEFAULT_ENGINE, DTYPES, ENGINES
 from steer_tools.workspace import Workspace
 
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         session = current_session()
         session.workspace, session.allowed_models = workspace, tuple(options.model)
+        session.default_engine = options.engine
         session.default_dtype, session.default_device_map = options.dtype, options.device_map
         session.load(options.model[0])
 
@@ -54,7 +56,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "given again, further models that load_model may load",
     )
     parser.add_argument("--workspace", help="the only folder that tools read and write (default: ./workspace)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, choices=ENGINES, help="what runs the model")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
     parser.add_argument("--device-map", help="for instance auto, cuda or cpu")
     options = parser.parse_args(arguments)
     options.model = options.model or [bundled_model.NAME]

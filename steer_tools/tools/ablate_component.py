@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typing_extensions import TypedDict
 
@@ -34,6 +34,28 @@ _LABELS = {
     "kl": "KL(unsteered to ablated), nats a token",
     "exact": "change of the exact score",
 }
+
+
+AblatedComponent = Annotated[
+    Literal["head", "attention", "mlp", "block", "direction"],
+    given.Doc("What is taken out, one at a time; a direction at each layer, and everywhere at once."),
+]
+AblationName = Annotated[
+    Literal["zero", "mean", "mean_by_position", "resample"],
+    given.Doc(
+        "What stands in its place: nothing, its mean on the behaviour's prompts, or another prompt's. Of a "
+        "direction: zero or mean."
+    ),
+]
+MeasureName = Annotated[
+    Literal["log_odds", "kl", "exact"],
+    given.Doc(
+        "Effects are in nats of log-odds, in KL of the model's own texts on the questions, or in the exact "
+        "score of texts (bundled model's traits; each part writes them all: slow, and 0 where unsteered texts "
+        "show no trait)."
+    ),
+]
+AblatedDirection = Annotated[str | None, given.Doc("For component direction: the saved vector.")]
 
 
 class ComponentEffect(TypedDict):
@@ -67,13 +89,13 @@ class AblationResult(TypedDict):
 
 def ablate_component(
     behavior_name: given.KnownBehavior,
-    component: given.AblatedComponent = "head",
+    component: AblatedComponent = "head",
     layers: given.AllLayers = None,
-    method: given.AblationName = "mean",
+    method: AblationName = "mean",
     save_folder: given.Folder = None,
     seed: given.DrawSeed = 0,
-    measure: given.MeasureName = "log_odds",
-    vector_path: given.AblatedDirection = None,
+    measure: MeasureName = "log_odds",
+    vector_path: AblatedDirection = None,
     vector_layer: given.AblatedLayer = None,
     allow_other_model: given.AllowOtherModel = False,
 ) -> AblationResult:

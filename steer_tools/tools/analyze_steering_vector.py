@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 _SMALL = 0.05
 _MOST_SAVED = 10
 _PICTURE, _PAGE = "projections.png", "projections.html"
+
+
+AnalyzedTexts = Annotated[list[str] | None, given.Doc("Texts whose tokens are projected on the vector, and drawn.")]
+SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off every row.")]
+CompareBehaviors = Annotated[bool, given.Doc("Also make every built-in behaviour's vector; takes a while.")]
 
 
 class TokenRanking(TypedDict):
@@ -74,10 +79,10 @@ class AnalysisResult(TypedDict):
 def analyze_steering_vector(
     vector_path: given.VectorPath,
     layer: given.SingleLayer = None,
-    texts: given.AnalyzedTexts = None,
+    texts: AnalyzedTexts = None,
     top: given.Top = 10,
-    subtract_mean_token: given.SubtractMeanToken = False,
-    compare_behaviors: given.CompareBehaviors = False,
+    subtract_mean_token: SubtractMeanToken = False,
+    compare_behaviors: CompareBehaviors = False,
     save_folder: given.Folder = None,
     allow_other_model: given.AllowOtherModel = False,
 ) -> AnalysisResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -12,6 +12,11 @@ from steer_tools.tools.results import ApplyResult, applied_result
 if TYPE_CHECKING:
     from steer_tools.session.placement import Placed
     from steer_tools.session.session import Session
+
+
+LayerWeights = Annotated[
+    list[float] | None, given.Doc("Multiply the strength at each layer that is steered, in their order.")
+]
 
 
 def apply_steering_vector(
@@ -24,7 +29,7 @@ def apply_steering_vector(
     allow_other_model: given.AllowOtherModel = False,
     target: given.Target = None,
     condition: given.Condition = None,
-    layer_weights: given.LayerWeights = None,
+    layer_weights: LayerWeights = None,
 ) -> ApplyResult:
     """Steer the live model with a saved vector until it is removed: every later generation is changed.
 

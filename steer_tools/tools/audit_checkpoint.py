@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 _MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5
 # Whoever steers by hand chooses fewer sites.
 _FEW_BIASES = 4
+
+
+AuditedCheckpoint = Annotated[str, given.Doc("Folder of the checkpoint to examine.")]
+BaseCheckpoint = Annotated[
+    str | None,
+    given.Doc("Folder of the checkpoint that it was made from; the attached model's own if omitted."),
+]
+AuditFolder = Annotated[str | None, given.Doc("Folder for recovered vectors; named after the checkpoint if omitted.")]
 
 
 class KnownVector(TypedDict):
@@ -89,7 +97,7 @@ class AuditResult(TypedDict):
 
 
 def audit_checkpoint(
-    checkpoint: given.AuditedCheckpoint, base: given.BaseCheckpoint = None, save_folder: given.AuditFolder = None
+    checkpoint: AuditedCheckpoint, base: BaseCheckpoint = None, save_folder: AuditFolder = None
 ) -> AuditResult:
     """Compare two checkpoints on disk: which tensors differ, and which vector was added or projected out, if one was.
 

@@ -1,5 +1,8 @@
 """The tool that finds the strength which spends a damage or reaches an effect."""
 
+from typing import Annotated
+
+from annotated_types import Gt
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
@@ -11,6 +14,10 @@ from steer_tools.tools.results import short
 
 # No useful strength is larger, in the model's typical norms at the layer.
 _LARGEST_RESIDUAL = 4.0
+
+
+TargetDamage = Annotated[float | None, given.Doc("KL(unsteered to steered) to spend, in nats a token."), Gt(0)]
+TargetEffect = Annotated[float | None, given.Doc("Mean change of log-odds to reach on behavior_name, in nats."), Gt(0)]
 
 
 class CalibrationResult(TypedDict):
@@ -31,8 +38,8 @@ class CalibrationResult(TypedDict):
 def calibrate_strength(
     vector_path: given.VectorPath,
     layer: given.SingleLayer = None,
-    target_damage: given.TargetDamage = None,
-    target_effect: given.TargetEffect = None,
+    target_damage: TargetDamage = None,
+    target_effect: TargetEffect = None,
     behavior_name: given.OptionalBehaviorName = None,
     unit: given.UnitName = "residual",
     positions: given.ScoredPositions = "generated",

@@ -1,10 +1,11 @@
 """The names that arguments may have, and what descriptions say of them, for whoever does without torch.
 
-Written by `make generate` from METHODS, SESSION_METHODS and INTERVENTIONS.
+Written by `make generate` from ENGINES, METHODS, SESSION_METHODS and INTERVENTIONS.
 """
 
 from typing import Literal
 
+EngineName = Literal["huggingface",]
 MethodName = Literal[
     "mean_difference",
     "paired_mean_difference",

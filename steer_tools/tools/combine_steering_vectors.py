@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Annotated
 
+from annotated_types import MinLen
 from typing_extensions import TypedDict
 
 from steer_tools.reports.words import span
@@ -23,6 +25,12 @@ from steer_tools.tools.rendering import (
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
+VectorPaths = Annotated[list[str], given.Doc("Saved vectors."), MinLen(1)]
+Weights = Annotated[
+    list[float] | None, given.Doc("By what each is multiplied; 1.0 if omitted. Negative turns it round.")
+]
+OrthogonalTo = Annotated[list[str] | None, given.Doc("Saved vectors whose directions are taken out of the result.")]
+
 
 class CombineResult(TypedDict):
     """`cosines`: of each pair of the given vectors, averaged over their layers; `magnitude` is that of the result."""
@@ -36,10 +44,10 @@ class CombineResult(TypedDict):
 
 
 def combine_steering_vectors(
-    vector_paths: given.VectorPaths,
+    vector_paths: VectorPaths,
     save_path: given.SavePath,
-    weights: given.Weights = None,
-    orthogonal_to: given.OrthogonalTo = None,
+    weights: Weights = None,
+    orthogonal_to: OrthogonalTo = None,
 ) -> CombineResult:
     """Save the weighted sum of vectors of the same layers; applies nothing.
 

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
 
-from steer_tools.prompts import ContrastPrompts
+from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
-if TYPE_CHECKING:
-    pass
+PositivePrompts = Annotated[list[PromptLike], given.Doc(f"Prompts that show the behaviour. {given.PROMPT}")]
+NegativePrompts = Annotated[
+    list[PromptLike],
+    given.Doc("Prompts that show its absence or opposite, otherwise like the positive ones."),
+]
+CreateLayer = Annotated[
+    int | list[int] | Literal["all"],
+    given.Doc("Decoder block whose output is read, from 0; negative counts from the end."),
+]
+
+
+class MethodOptions(TypedDict, total=False):
+    """Each method takes those that name it."""
+
+    shrinkage: Annotated[float, given.Doc("lda: from 1e-6 to 1; Ledoit and Wolf's if omitted.")]
+    penalty: Annotated[float, given.Doc("logistic: of the squared weights (1).")]
+    sae: Annotated[str, given.Doc("sae_feature: safetensors file or SAELens folder.")]
+    feature: Annotated[int, given.Doc("sae_feature: row of its decoder.")]
+    budget: Annotated[float, given.Doc("trained: most length, in contrasts (1).")]
+    steps: Annotated[int, given.Doc("trained (40).")]
+    batch: Annotated[int, given.Doc("trained: pairs a step (16).")]
+    seed: Annotated[int, given.Doc("lat, trained and controls (0).")]
+
+
+OptionalMethodOptions = Annotated[MethodOptions | None, given.Doc("Options of the method.")]
+ComponentName = Annotated[
+    Literal["residual", "embedding", "attention", "mlp"],
+    given.Doc("What is read: a layer's output, or what its attention or MLP adds to it; embedding is layer 0."),
+]
+Head = Annotated[int | None, given.Doc("One head of component attention, from 0.")]
+PoolingName = Annotated[
+    given.Pooling,
+    given.Doc("Which tokens are read: mean skips special ones, response is the last assistant message."),
+]
+Normalize = Annotated[bool, given.Doc("Save unit length instead of the length of one contrast.")]
 
 
 class CreateResult(TypedDict):
@@ -45,16 +78,16 @@ class CreateResult(TypedDict):
 
 
 def create_steering_vector(
-    positive_prompts: given.PositivePrompts,
-    negative_prompts: given.NegativePrompts,
-    layer: given.CreateLayer,
+    positive_prompts: PositivePrompts,
+    negative_prompts: NegativePrompts,
+    layer: CreateLayer,
     save_path: given.SavePath,
     method: given.Method = "mean_difference",
-    pooling: given.PoolingName = "last",
-    normalize: given.Normalize = False,
-    component: given.ComponentName = "residual",
-    head: given.Head = None,
-    options: given.OptionalMethodOptions = None,
+    pooling: PoolingName = "last",
+    normalize: Normalize = False,
+    component: ComponentName = "residual",
+    head: Head = None,
+    options: OptionalMethodOptions = None,
 ) -> CreateResult:
     """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
 

@@ -1,5 +1,7 @@
 """The tool that says how evenly a vector works over prompts, wordings and the chat template."""
 
+from typing import Annotated
+
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
@@ -23,6 +25,12 @@ from steer_tools.tools.results import short, short_interval
 
 # The items that failed worst are listed; all are counted.
 _LISTED = 5
+
+
+TestPrompts = Annotated[
+    list[PromptLike] | None,
+    given.Doc("Prompts to test on, before the completions of the dataset; its held-out prompts if omitted."),
+]
 
 
 class FailingItem(TypedDict):
@@ -63,7 +71,7 @@ def evaluate_steering_robustness(
     dataset: given.KnownBehavior,
     layer: given.SingleLayer = None,
     strength: given.Strength = 1.0,
-    test_prompts: given.TestPrompts = None,
+    test_prompts: TestPrompts = None,
     unit: given.UnitName = "residual",
     positions: given.ScoredPositions = "generated",
     seed: given.DrawSeed = 0,

@@ -1,11 +1,19 @@
 """The tool that loads a model."""
 
+from typing import Annotated, Literal
+
 from typing_extensions import TypedDict
 
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.choices import EngineName
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, model_status
+
+ModelName = Annotated[str, given.Doc("A folder with a transformers checkpoint, a name on the model hub, or bundled.")]
+Runtime = Annotated[EngineName, given.Doc("What runs the model.")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], given.Doc("auto keeps the checkpoint's own.")]
+DeviceMap = Annotated[str | None, given.Doc("For instance auto, cuda or cpu.")]
 
 
 class LoadResult(TypedDict):
@@ -17,10 +25,10 @@ class LoadResult(TypedDict):
 
 
 def load_model(
-    name_or_path: given.ModelName,
-    engine: given.EngineName = "huggingface",
-    dtype: given.Dtype = "auto",
-    device_map: given.DeviceMap = None,
+    name_or_path: ModelName,
+    engine: Runtime = "huggingface",
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
 ) -> LoadResult:
     """Load a causal language model and steer it from now on; whatever is applied is dropped."""
     with locked_session() as session:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
-from steer_tools.prompts import parse_prompt
+from steer_tools.prompts import PromptLike, parse_prompt
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.rendering import Shown, effect_text, facts, line, stack
@@ -21,6 +21,12 @@ _LISTED = 10
 # Of the way from target to source: less is none.
 _LEAST_SHOWN = 0.01
 _PICTURE = "patches.png"
+
+
+OnePrompt = Annotated[PromptLike, given.Doc("A prompt.")]
+OneCompletion = Annotated[str, given.Doc("How the answer may begin.")]
+PatchedComponent = Annotated[Literal["residual", "attention", "mlp"], given.Doc("What is put in.")]
+PatchMethod = Annotated[Literal["exact", "gradient"], given.Doc("Run every patch, or estimate all.")]
 
 
 class StrongestPatch(TypedDict):
@@ -45,13 +51,13 @@ class PatchResult(TypedDict):
 
 
 def patch_activations(
-    source_prompt: given.OnePrompt,
-    target_prompt: given.OnePrompt,
-    positive: given.OneCompletion,
-    negative: given.OneCompletion,
-    component: given.PatchedComponent = "residual",
+    source_prompt: OnePrompt,
+    target_prompt: OnePrompt,
+    positive: OneCompletion,
+    negative: OneCompletion,
+    component: PatchedComponent = "residual",
     layers: given.AllLayers = None,
-    method: given.PatchMethod = "exact",
+    method: PatchMethod = "exact",
     save_folder: given.Folder = None,
 ) -> PatchResult:
     """Put the source's activation at each layer and token into the target, and say how far that moves its answer.

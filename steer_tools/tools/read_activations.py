@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
 
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 _DRAWN = 8
 # Layers whose values are told where none are named.
 _MOST_SHOWN = 4
+
+
+LabelledPositive = Annotated[
+    list[PromptLike] | None,
+    given.Doc("Instead of behavior_name: prompts that show it, 8 or more, not those that made the vector."),
+]
+LabelledNegative = Annotated[list[PromptLike] | None, given.Doc("As many or so that do not.")]
+OptionalPooling = Annotated[
+    given.Pooling | None,
+    given.Doc("Which tokens are a prompt's reading; as the behaviour or vector was read if omitted."),
+]
+ReadPrompts = Annotated[list[PromptLike] | None, given.Doc("Prompts whose tokens are projected.")]
+ReadLayers = Annotated[list[int] | None, given.Doc("Layers to read; the vector's own if omitted.")]
 
 
 class DetectorStatus(TypedDict):
@@ -71,12 +84,12 @@ class ReadResult(TypedDict):
 
 def read_activations(
     vector_path: given.VectorPath,
-    prompts: given.ReadPrompts = None,
-    layers: given.ReadLayers = None,
+    prompts: ReadPrompts = None,
+    layers: ReadLayers = None,
     behavior_name: given.OptionalBehaviorName = None,
-    positive: given.LabelledPositive = None,
-    negative: given.LabelledNegative = None,
-    pooling: given.OptionalPooling = None,
+    positive: LabelledPositive = None,
+    negative: LabelledNegative = None,
+    pooling: OptionalPooling = None,
     save_folder: given.Folder = None,
     allow_other_model: given.AllowOtherModel = False,
 ) -> ReadResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
 
@@ -16,6 +16,15 @@ from steer_tools.tools.results import short
 
 if TYPE_CHECKING:
     from steer_tools.weights.saved_model import SavedModel
+
+
+CheckpointFolder = Annotated[
+    str, given.Doc("New folder, or one that this tool wrote, which is replaced; in the workspace.")
+]
+AblatedVector = Annotated[
+    str | None,
+    given.Doc("Vector to project out of all that is written to the stream, instead of what is applied."),
+]
 
 
 class SaveModelResult(TypedDict):
@@ -42,8 +51,8 @@ class SaveModelResult(TypedDict):
 
 
 def save_edited_model(
-    save_folder: given.CheckpointFolder,
-    ablate: given.AblatedVector = None,
+    save_folder: CheckpointFolder,
+    ablate: AblatedVector = None,
     layer: given.AblatedLayer = None,
     prompts: given.CheckPrompts = None,
     allow_other_model: given.AllowOtherModel = False,

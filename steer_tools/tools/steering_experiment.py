@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
+from annotated_types import Ge
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
@@ -37,6 +38,34 @@ if TYPE_CHECKING:
 
 # With fewer controls no effect can be told from chance at p = 0.05.
 _FEWEST_CONTROLS = 19
+
+
+BehaviorName = Annotated[
+    str,
+    given.Doc(
+        "A built-in behaviour: honesty, sycophancy, refusal, caution, sandbagging, corrigibility, "
+        "confidence, formality, verbosity, sentiment, helpfulness, creativity, technical_depth, empathy, power_seeking "
+        "or tool_restraint (of the bundled model its traits: sentiment, sycophancy, refusal, confidence, formality, "
+        "honesty, verbosity); or a file of items with prompt, positive and negative (.json, .jsonl, .csv, .tsv, .txt)."
+    ),
+]
+Controls = Annotated[
+    int, given.Doc("Control directions that the effect is held against; fewer tell nothing from chance."), Ge(19)
+]
+
+
+class TextScorer(TypedDict, total=False):
+    """How unsteered and steered texts are scored: one of these."""
+
+    keywords: Annotated[list[str], given.Doc("1 where a text holds one of them.")]
+    pattern: Annotated[str, given.Doc("1 where a text holds a match of this regular expression.")]
+
+
+OptionalScorer = Annotated[
+    # In Python also a function of prompt and text, as `judge_scorer` makes one.
+    TextScorer | Annotated[Callable[[str, str], float | None], given.ONLY_IN_PYTHON] | None,
+    given.Doc("Also score texts."),
+]
 
 
 class ControlsStatus(TypedDict):
@@ -89,7 +118,7 @@ class ExperimentResult(TypedDict):
 
 
 def steering_experiment(
-    behavior_name: given.BehaviorName,
+    behavior_name: BehaviorName,
     positive: given.OwnPositive = None,
     negative: given.OwnNegative = None,
     layers: given.Layers = None,
@@ -97,8 +126,8 @@ def steering_experiment(
     method: given.Method = "paired_mean_difference",
     positions: given.ScoredPositions = "generated",
     damage_budget: given.DamageBudget = 0.5,
-    controls: given.Controls = 99,
-    scorer: given.OptionalScorer = None,
+    controls: Controls = 99,
+    scorer: OptionalScorer = None,
     save_folder: given.Folder = None,
     seed: given.DrawSeed = 0,
     per_token: given.PerToken = False,

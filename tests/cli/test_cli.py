@@ -33,9 +33,10 @@ from steer_tools.errors import SteeringError
 from steer_tools.prompts import PromptLike
 from steer_tools.session.checks import Check, Proof
 from steer_tools.session.session import Session, current_session
-from steer_tools.tools.arguments import Doc, MethodOptions
+from steer_tools.tools.arguments import Doc
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.colours import HeatTable
+from steer_tools.tools.create_steering_vector import MethodOptions
 from steer_tools.workspace import Workspace
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "rich", "matplotlib", "mcp", "steer_tools.session")

@@ -26,8 +26,8 @@ from steer_tools.errors import ArgumentError, DirectionError, PromptError, Steer
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.placement import place
 from steer_tools.session.session import Session
-from steer_tools.tools.arguments import ComponentName
 from steer_tools.tools.choices import InterventionName, MethodName
+from steer_tools.tools.create_steering_vector import ComponentName
 
 WORDS = ["baba", "keke", "zuzu", "mimi", "dodo", "lulu"]
 
