@@ -28,7 +28,7 @@ from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.experiments.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.experiments.experiment import run_experiment
 from steer_tools.experiments.grids import STRENGTHS, Grid, measure_layer
-from steer_tools.experiments.judgement import CONTROLS, control_directions, control_plans
+from steer_tools.experiments.null_distribution import CONTROLS, control_directions, control_plans
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import current_session

@@ -51,7 +51,7 @@ print(json.dumps({"seconds": round(seconds, 1), "MiB": round(most), **said}))
 """
 EDIT = """
 from steer_tools.weights.checkpoints import copy_checkpoint, edit_checkpoint
-from steer_tools.weights.checkpoint_edits import CheckpointEdits, ProjectedOut
+from steer_tools.weights.tensor_edits import CheckpointEdits, ProjectedOut
 from steer_tools.weights.shards import find_tensors
 (root / "edited").mkdir()
 copy_checkpoint(root / "base", root / "edited")

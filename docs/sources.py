@@ -25,15 +25,9 @@ Written by `make generate` from ENGINES, METHODS, SESSION_METHODS and INTERVENTI
 
 from typing import Literal
 
-EngineName = Literal[
-{engines}
-]
-MethodName = Literal[
-{methods}
-]
-InterventionName = Literal[
-{interventions}
-]
+EngineName = Literal[{engines}]
+MethodName = Literal[{methods}]
+InterventionName = Literal[{interventions}]
 PAIRED_METHODS = "{paired}"
 CONTROL_METHODS = "{controls}"
 SCALING_INTERVENTIONS = "{scaling}"
@@ -79,7 +73,9 @@ def _definition(tool: Tool) -> str:
 
 
 def _items(names: Iterable[str]) -> str:
-    return "\n".join(f"    {json.dumps(name)}," for name in names)
+    """Return the names as the formatter would have them."""
+    quoted = [json.dumps(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else "".join(f"\n    {name}," for name in quoted) + "\n"
 
 
 def _words(names: list[str]) -> str:

@@ -20,15 +20,10 @@ from steer_tools.evaluation.questions import Question, pooling_of
 from steer_tools.evaluation.scorers import TextScore, mean_score
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import magnitudes
-from steer_tools.experiments.judgement import (
-    CONTROLS,
-    NullDistribution,
-    Ruling,
-    measure_null_distribution,
-    rule,
-    shifts_of_others,
-)
+from steer_tools.experiments.judgement import shifts_of_others
+from steer_tools.experiments.null_distribution import CONTROLS, NullDistribution, measure_null_distribution
 from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
+from steer_tools.experiments.verdicts import Ruling, rule
 from steer_tools.progress import Work
 from steer_tools.prompts import Prompt
 from steer_tools.session.session import Session

@@ -15,7 +15,8 @@ from steer_tools.evaluation.metrics import empirical_p
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import Judgement, NullDistribution
+from steer_tools.experiments.judgement import Judgement
+from steer_tools.experiments.null_distribution import NullDistribution
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
 from steer_tools.reports.markdown import question_text
 

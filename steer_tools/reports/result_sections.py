@@ -9,7 +9,8 @@ from steer_tools.evaluation.intervals import Interval
 from steer_tools.evaluation.metrics import empirical_p
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects
-from steer_tools.experiments.judgement import Dose, Judgement, NullDistribution
+from steer_tools.experiments.judgement import Dose, Judgement
+from steer_tools.experiments.null_distribution import NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.json_documents import means_by_kind
 from steer_tools.reports.markdown import code, literal, question_text, table

@@ -17,7 +17,7 @@ from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
-from steer_tools.session.condition_names import parse_condition
+from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import LoadedForModel, load_for_model
 

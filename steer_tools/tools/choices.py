@@ -5,7 +5,7 @@ Written by `make generate` from ENGINES, METHODS, SESSION_METHODS and INTERVENTI
 
 from typing import Literal
 
-EngineName = Literal["huggingface",]
+EngineName = Literal["huggingface"]
 MethodName = Literal[
     "mean_difference",
     "paired_mean_difference",

@@ -14,7 +14,6 @@ import torch
 
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
-from steer_tools.weights.checkpoint_edits import CheckpointEdits, TensorEdit, change_slice, slices
 from steer_tools.weights.shards import (
     FLOATS,
     INDEX,
@@ -29,6 +28,7 @@ from steer_tools.weights.shards import (
     write_file,
     zeros,
 )
+from steer_tools.weights.tensor_edits import CheckpointEdits, TensorEdit, change_slice, slices
 
 CONFIG, UNDO, CARD, CONTROL_VECTOR = "config.json", "undo.safetensors", "README.md", "control_vector.gguf"
 _GENERATION_CONFIG = "generation_config.json"

@@ -31,7 +31,6 @@ from steer_tools.weights.bakeable_plans import (
     read_plan,
     writing_sites,
 )
-from steer_tools.weights.checkpoint_edits import CheckpointEdits
 from steer_tools.weights.checkpoints import (
     CARD,
     CONTROL_VECTOR,
@@ -40,8 +39,9 @@ from steer_tools.weights.checkpoints import (
     copy_checkpoint,
     edit_checkpoint,
 )
-from steer_tools.weights.planned_edits import edits_for
+from steer_tools.weights.plan_into_weights import edits_for
 from steer_tools.weights.shards import INDEX, SINGLE, find_tensors
+from steer_tools.weights.tensor_edits import CheckpointEdits
 from steer_tools.workspace import Workspace
 
 

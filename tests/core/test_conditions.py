@@ -38,7 +38,7 @@ from steer_tools.engines.base import Row, Sampling
 from steer_tools.errors import ArgumentError, Cancelled, ForeignVectorError, UnsupportedCallError
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt, parse_prompts
-from steer_tools.session.condition_names import parse_condition
+from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.session import Session
 
 STEPS = 8

@@ -30,18 +30,11 @@ from steer_tools.experiments import sweeps
 from steer_tools.experiments.calibration import calibrate
 from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named, neutral_for, split
 from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judgement import (
-    KINDS,
-    Judgement,
-    NullDistribution,
-    control_directions,
-    control_plans,
-    judge,
-    rule,
-    shifts_of_others,
-)
+from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
+from steer_tools.experiments.null_distribution import KINDS, NullDistribution, control_directions, control_plans
 from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
+from steer_tools.experiments.verdicts import rule
 from steer_tools.progress import Work, report
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 from steer_tools.session.placement import PlacementOptions, place

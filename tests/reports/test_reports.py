@@ -35,8 +35,10 @@ from steer_tools.evaluation.questions import Question
 from steer_tools.experiments.evaluation_set import EvaluationSet, Splits, evaluation_set_of
 from steer_tools.experiments.experiment import Example, Experiment, SideEffects, run_experiment
 from steer_tools.experiments.grids import Cell, Grid
-from steer_tools.experiments.judgement import KINDS, Dose, Judgement, NullDistribution, Ruling, Verdict, rule
+from steer_tools.experiments.judgement import Dose, Judgement
+from steer_tools.experiments.null_distribution import KINDS, NullDistribution
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
+from steer_tools.experiments.verdicts import Ruling, Verdict, rule
 from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
 from steer_tools.prompts import ChatPrompt, TextPrompt

@@ -45,10 +45,10 @@ from steer_tools.formats import load_vector
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.session import Session
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, ablation_everywhere, read_plan, writing_sites
-from steer_tools.weights.checkpoint_edits import CheckpointEdits, Increased, ProjectedOut
 from steer_tools.weights.checkpoints import edit_checkpoint
 from steer_tools.weights.saved_model import save_edited
 from steer_tools.weights.shards import find_tensors
+from steer_tools.weights.tensor_edits import CheckpointEdits, Increased, ProjectedOut
 from steer_tools.workspace import Workspace
 
 ALL = Scope(("all",))
@@ -409,7 +409,7 @@ import sys, threading
 from pathlib import Path
 import torch
 from steer_tools.weights.checkpoints import edit_checkpoint, undo_edited_model
-from steer_tools.weights.checkpoint_edits import CheckpointEdits, ProjectedOut
+from steer_tools.weights.tensor_edits import CheckpointEdits, ProjectedOut
 from steer_tools.weights.shards import find_tensors
 
 def anonymous():
@@ -614,7 +614,7 @@ def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:
 def test_projecting_slice_by_slice_is_projecting_the_whole(
     shape: tuple[int, ...], slice_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steer_tools.weights.checkpoint_edits._SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr("steer_tools.weights.tensor_edits._SLICE_BYTES", slice_bytes)
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     along = torch.nn.functional.normalize(random_direction(8).double(), dim=0)
     axis = shape.index(8)

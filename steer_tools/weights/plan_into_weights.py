@@ -13,7 +13,7 @@ from steer_tools.engines.facets import EditableWeights, OutputParameter, Writer
 from steer_tools.engines.huggingface.checkpoint import find_bias_flag, names_on_disk
 from steer_tools.errors import BakingError
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Bakeable
-from steer_tools.weights.checkpoint_edits import CheckpointEdits, Increased, ProjectedOut
+from steer_tools.weights.tensor_edits import CheckpointEdits, Increased, ProjectedOut
 
 
 def edits_for(kind: Bakeable, engine: EditableWeights, writers: Sequence[Writer]) -> CheckpointEdits:
