@@ -172,7 +172,7 @@ def parse_prompt(value: object, name: str = "prompt") -> Prompt:
             return TokenPrompt(tuple(cast(Sequence[int], items)))
         if all(isinstance(item, Mapping) for item in items):
             return _parse_chat(cast(Sequence[Mapping[str, object]], items), name)
-    raise PromptError(f"{name} is {value!r:.80}", valid=VALID_PROMPT, fix="")
+    raise PromptError(f"{name} is {value!r:.80}", valid=VALID_PROMPT)
 
 
 def plain(prompt: Prompt) -> PromptLike:
@@ -234,9 +234,8 @@ def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatProm
             raise PromptError(
                 f"{name}, message {i}, is {dict(message)!r:.80}",
                 valid="messages with exactly the keys 'role' and 'content', both texts",
-                fix="",
             )
         parsed.append((role, _encodable(content, name)))
     if not any(content.strip() for _, content in parsed):
-        raise PromptError(f"{name} holds only blank messages", valid="at least one message with text", fix="")
+        raise PromptError(f"{name} holds only blank messages", valid="at least one message with text")
     return ChatPrompt(tuple(parsed))

@@ -80,7 +80,7 @@ class Workspace:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES:
                 raise VectorFileError(
-                    f"{self.resolve(path)} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes", fix=""
+                    f"{self.resolve(path)} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes"
                 )
             return file.read()
 
@@ -100,15 +100,14 @@ class Workspace:
                     found = os.fstat(descriptor)
                     if not stat.S_ISREG(found.st_mode):
                         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-                        raise VectorFileError(f"{target} is {what}", valid="the path of a file", fix="")
+                        raise VectorFileError(f"{target} is {what}", valid="the path of a file")
                     with os.fdopen(descriptor, "rb", closefd=False) as file:
                         yield file
                 finally:
                     os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise VectorFileError(
-                f"There is no file {target}",
-                fix="steering_status lists the vectors that are saved in the workspace.",
+                f"There is no file {target}", fix="steering_status lists the vectors that are saved in the workspace."
             ) from error
         except OSError as error:
             raise VectorFileError(f"{target} cannot be read ({error.strerror})", fix="Choose another path.") from error
@@ -216,7 +215,6 @@ class Workspace:
             raise WorkspacePathError(
                 f"A part of the path {str(target)!r} is a link or no folder",
                 valid=f"real folders and files inside {self.root}",
-                fix="",
             ) from error
         finally:
             os.close(descriptor)
@@ -248,7 +246,7 @@ def path_text(path: object) -> str:
 
 
 def _no_file(path: object) -> WorkspacePathError:
-    return WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path", fix="")
+    return WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path")
 
 
 def _names_a_file(text: str) -> bool:

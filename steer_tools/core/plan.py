@@ -8,7 +8,7 @@ from steer_tools.core.conditions import Condition
 from steer_tools.core.interventions import Intervention
 from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.site import Site
-from steer_tools.core.values import Value, digest_of
+from steer_tools.core.values import Value
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ class Placement(Value):
 
 
 Plan: TypeAlias = tuple[Placement, ...]
-
-
-def plan_digest(plan: Plan) -> str:
-    """Return 64 hex digits that are the same for equal plans in any process."""
-    return digest_of(plan)
 
 
 def decided(plan: Plan, holds: Callable[[Condition], bool]) -> Plan:

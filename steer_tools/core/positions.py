@@ -60,10 +60,10 @@ class Scope:
         if isinstance(text, Scope):
             return text
         parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
-        terms = [_parse_term(part) for part in parts]
-        if not terms or None in terms:
-            raise ArgumentError(f"positions is {text!r}", valid=VALID_POSITIONS, fix="")
-        return cls(tuple(dict.fromkeys(term for term in terms if term is not None)))
+        terms = [term for part in parts if (term := _parse_term(part)) is not None]
+        if not terms or len(terms) < len(parts):
+            raise ArgumentError(f"positions is {text!r}", valid=VALID_POSITIONS)
+        return cls(tuple(dict.fromkeys(terms)))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.terms))
@@ -134,11 +134,10 @@ class BatchGeometry:
 
     def _term(self, term: Term) -> Tensor:
         length = self.prompt_lengths[:, None]
-        if isinstance(term, PromptSlice):
-            start = _bound(term.start, length, default=torch.zeros_like(length))
-            stop = _bound(term.stop, length, default=length)
-            return (self.positions >= start) & (self.positions < stop)
         match term:
+            case PromptSlice(start, stop):
+                end = length if stop is None else _bound(stop, length)
+                return (self.positions >= _bound(start or 0, length)) & (self.positions < end)
             case "generated":
                 return self.positions >= length - 1
             case "prompt":
@@ -174,14 +173,11 @@ def _parse_term(text: str) -> Term | None:
     if text in NAMED_POSITIONS:
         return text
     if match := _SLICE.fullmatch(text):
-        start, stop = (None if group is None else int(group) for group in match.groups())
-        return PromptSlice(start, stop)
+        return PromptSlice(*(None if group is None else int(group) for group in match.groups()))
     return None
 
 
-def _bound(value: int | None, length: Tensor, default: Tensor) -> Tensor:
-    if value is None:
-        return default
+def _bound(value: int, length: Tensor) -> Tensor:
     if value < 0:
         return (length + value).clamp(min=0)
     return torch.minimum(torch.full_like(length, value), length)

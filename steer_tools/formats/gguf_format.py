@@ -82,7 +82,7 @@ class GgufFormat(VectorFormat):
         directions: dict[int, torch.Tensor] = {}
         for tensor in tensors:
             if tensor.layer in directions:
-                raise VectorFileError(f"{name} holds `direction.{tensor.layer}` twice", valid="once a layer", fix="")
+                raise VectorFileError(f"{name} holds `direction.{tensor.layer}` twice", valid="once a layer")
             begin = start + tensor.offset
             directions[tensor.layer] = tensor_of(encoded.data[begin : begin + tensor.size], tensor.dtype)
         notes = (f"It says that it is meant for a model of the kind {hint!r}.",) if hint else ()
@@ -129,7 +129,7 @@ class _Cursor:
 def _begin(cursor: _Cursor) -> int:
     """Read the first 16 bytes and return how many tensors there are."""
     if cursor.take(4) != b"GGUF":
-        raise VectorFileError(f"{cursor.name} is no GGUF file", valid="a control vector in GGUF", fix="")
+        raise VectorFileError(f"{cursor.name} is no GGUF file", valid="a control vector in GGUF")
     version = cursor.number()
     if version not in (2, 3):
         what = "big-endian" if version & 0xFFFF == 0 else f"of version {version}"
@@ -160,7 +160,7 @@ def _read_metadata(cursor: _Cursor) -> tuple[str, int]:
             fix="A model's or an adapter's file is none.",
         )
     if alignment == 0 or alignment & (alignment - 1):
-        raise VectorFileError(f"{cursor.name} is aligned to {alignment} bytes", valid="a power of two", fix="")
+        raise VectorFileError(f"{cursor.name} is aligned to {alignment} bytes", valid="a power of two")
     return "" if hint == "unknown" else hint, alignment
 
 
@@ -189,12 +189,10 @@ def _read_entry(cursor: _Cursor) -> _Entry:
     kind, offset = cursor.number(), cursor.number("Q")
     found = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,5})", name)
     if found is None:
-        raise VectorFileError(
-            f"{cursor.name} holds a tensor {name[:40]!r}", valid="tensors `direction.<N>`, N from 1", fix=""
-        )
+        raise VectorFileError(f"{cursor.name} holds a tensor {name[:40]!r}", valid="tensors `direction.<N>`, N from 1")
     if len(shape) != 1:
         raise DirectionError(
-            f"{name} of {cursor.name} has the shape {tuple(shape[:8])}", valid="one vector, shape (width,)", fix=""
+            f"{name} of {cursor.name} has the shape {tuple(shape[:8])}", valid="one vector, shape (width,)"
         )
     if kind not in _DTYPES:
         raise VectorFileError(

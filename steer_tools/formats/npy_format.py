@@ -46,7 +46,7 @@ class NpyFormat(VectorFormat):
             return decode_bare(direction, name, unsaid)
         header = Header.parse(encoded.sidecar, f"{name}.json")
         if len(header.layers) != 1:
-            raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer", fix="")
+            raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer")
         vector = SteeringVector.from_directions(
             {header.layers[0]: direction}, component=header.component, head=header.head, info=header.info
         )

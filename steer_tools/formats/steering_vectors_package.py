@@ -48,7 +48,7 @@ def from_steering_vectors(loaded: LayerActivations) -> SteeringVector:
     component = _COMPONENTS.get(loaded.layer_type)
     if component is None:
         raise UnsupportedFeatureError(
-            f"The layer type is {loaded.layer_type!r}", valid=", ".join(map(repr, _COMPONENTS)), fix=""
+            f"The layer type is {loaded.layer_type!r}", valid=", ".join(map(repr, _COMPONENTS))
         )
     return SteeringVector.from_directions(loaded.layer_activations, component=component)
 
@@ -64,7 +64,6 @@ def to_steering_vectors(vector: SteeringVector) -> SteeringVectorFields:
         raise UnsupportedFeatureError(
             f"The component is {vector.component!r} and the head {vector.head}",
             valid=f"{', '.join(map(repr, _LAYER_TYPES))}, of all heads",
-            fix="",
         )
     return {
         "layer_activations": {layer: direction.clone() for layer, direction in vector.directions.items()},

@@ -66,7 +66,6 @@ class VllmLensFormat(VectorFormat):
             raise DirectionError(
                 f"{name} has activations of the shape {shape[:8]} for the layers {layers[:8]}",
                 valid="one row a layer, and each layer once",
-                fix="",
             )
         rows = _numbers(wire.activations, name).reshape(shape)
         directions = {
@@ -98,7 +97,7 @@ class _Wire(BaseModel):
 
 def _parse(text: bytes, name: str) -> _Wire:
     if len(text) > _MOST_JSON_BYTES:
-        raise VectorFileError(f"{name} has {len(text):,} bytes", valid=f"at most {_MOST_JSON_BYTES:,}", fix="")
+        raise VectorFileError(f"{name} has {len(text):,} bytes", valid=f"at most {_MOST_JSON_BYTES:,}")
     try:
         return _Wire.model_validate_json(text)
     except ValidationError as error:
@@ -119,14 +118,11 @@ def _numbers(given: _Numbers, name: str) -> torch.Tensor:
         raise VectorFileError(
             f"The activations of {name} are {given.dtype[:40]!r} that were {given.original_dtype[:40]!r}",
             valid=", ".join(original for _, original in _DTYPES),
-            fix="",
         )
     expected = prod(given.shape) * dtype.itemsize
     if min(given.shape) < 0 or expected > _MOST_NUMBER_BYTES:
         raise VectorFileError(
-            f"{name} claims activations of the shape {given.shape}",
-            valid=f"at most {_MOST_NUMBER_BYTES:,} bytes",
-            fix="",
+            f"{name} claims activations of the shape {given.shape}", valid=f"at most {_MOST_NUMBER_BYTES:,} bytes"
         )
     try:
         numbers = base64.b64decode(given.data, validate=True)

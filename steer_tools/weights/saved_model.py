@@ -31,14 +31,7 @@ from steer_tools.weights.bakeable_plans import (
     read_plan,
     writing_sites,
 )
-from steer_tools.weights.checkpoints import (
-    CARD,
-    CONTROL_VECTOR,
-    UNDO,
-    coarsest_dtype,
-    copy_checkpoint,
-    edit_checkpoint,
-)
+from steer_tools.weights.checkpoints import CARD, CONTROL_VECTOR, UNDO, coarsest_dtype, copy_checkpoint, edit_checkpoint
 from steer_tools.weights.plan_into_weights import edits_for
 from steer_tools.weights.shards import INDEX, SINGLE, find_tensors
 from steer_tools.weights.tensor_edits import CheckpointEdits

@@ -13,9 +13,10 @@ import torch
 
 from steer_tools.core.conditions import Both, Condition, Either, Not, Reading, Threshold
 from steer_tools.core.interventions import INTERVENTIONS, Add, Clamp, Intervention, ProjectOut, Replace
-from steer_tools.core.plan import Placement, plan_digest
+from steer_tools.core.plan import Placement
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
+from steer_tools.core.values import digest_of
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.site_edits import SiteEdits
 
@@ -57,7 +58,7 @@ def test_a_copy_of_a_placement_is_equal_and_has_its_digest(name: str, transport:
 
     assert copied.intervention is not placement.intervention
     assert copied == placement and hash(copied) == hash(placement)
-    assert copied.digest == placement.digest and plan_digest((copied,)) == plan_digest((placement,))
+    assert copied.digest == placement.digest and digest_of((copied,)) == digest_of((placement,))
 
 
 def test_each_field_of_a_placement_changes_it_and_its_digest() -> None:
@@ -113,22 +114,22 @@ def test_the_order_of_a_plan_is_part_of_it() -> None:
     first, second = a_placement(), a_placement(Add(a_tensor()))
 
     assert (first, second) != (second, first)
-    assert plan_digest((first, second)) != plan_digest((second, first))
-    assert plan_digest(()) != plan_digest((first,))
+    assert digest_of((first, second)) != digest_of((second, first))
+    assert digest_of(()) != digest_of((first,))
 
 
 def test_another_process_gives_a_plan_the_same_digest() -> None:
     plan = tuple(a_placement(of_kind(name)) for name in INTERVENTIONS)
     program = (
-        "import pickle, sys; from steer_tools.core.plan import plan_digest;"
-        "print(plan_digest(pickle.load(sys.stdin.buffer)))"
+        "import pickle, sys; from steer_tools.core.values import digest_of;"
+        "print(digest_of(pickle.load(sys.stdin.buffer)))"
     )
 
     done = subprocess.run(
         [sys.executable, "-c", program], input=pickle.dumps(plan), capture_output=True, check=True, timeout=120
     )
 
-    assert done.stdout.decode().strip() == plan_digest(plan)
+    assert done.stdout.decode().strip() == digest_of(plan)
 
 
 def test_a_digest_is_made_once_and_does_not_travel() -> None:

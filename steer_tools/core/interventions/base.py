@@ -3,8 +3,8 @@
 It must not know hooks, rows, positions or files.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError
 
 _Fact = TypeVar("_Fact", float, Tensor)
+MEAN = "the prompts' mean activation"
+_WORDS = {"direction": "a direction", "mean": MEAN, "eraser": "the eraser of a mean difference"}
 
 
 class Intervention(Protocol):
@@ -44,17 +46,21 @@ class Intervention(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class OfDirection(Value):
-    """What kinds have that need the direction (width,) alone, as it is saved."""
+class OfVector(Value):
+    """What kinds have that need a vector's tensors alone: their fields are `direction`, `mean` or `eraser`."""
 
     name: ClassVar[str]
-    direction: Tensor
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the direction as it is saved, with its length."""
-        refuse_target(cls.name, target)
-        return cls(vector.directions[layer])
+        """Take the tensors as they are saved, the direction with its length."""
+        if target is not None:
+            raise ArgumentError(
+                f"target is {target!r}, and the intervention {cls.name!r} has no target", fix="Leave it out."
+            )
+        facts = {"direction": vector.directions, "mean": vector.means, "eraser": vector.erasers}
+        names = [field.name for field in fields(cls)]
+        return cast(Any, cls)(*(known(facts[name].get(layer), cls.name, _WORDS[name], layer) for name in names))
 
 
 def plus(hidden: Tensor, change: Tensor) -> Tensor:
@@ -73,12 +79,6 @@ def projection(hidden: Tensor, along: Tensor) -> Tensor:
     """Return along·h of each token, (tokens, 1)."""
     # A matrix product may sum a row in another order when there are more rows.
     return (hidden * along).sum(dim=-1, keepdim=True)
-
-
-def refuse_target(name: str, target: float | None) -> None:
-    """Refuse a target that is given to a kind without one."""
-    if target is not None:
-        raise ArgumentError(f"target is {target!r}, and the intervention {name!r} has no target", fix="Leave it out.")
 
 
 def finite_target(name: str, target: float) -> float:

@@ -7,26 +7,19 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from steer_tools.core.interventions.base import (
-    OfDirection,
-    finite_target,
-    known,
-    plus,
-    projection,
-    refuse_target,
-    unit_of,
-)
+from steer_tools.core.interventions.base import MEAN, OfVector, finite_target, known, plus, projection, unit_of
 from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError
 
 
 @dataclass(frozen=True, eq=False)
-class Add(OfDirection):
+class Add(OfVector):
     """hidden + strength · direction (Turner et al. 2023, arXiv 2308.10248); `direction` is (width,)."""
 
     name: ClassVar[str] = "add"
     scales_direction: ClassVar[bool] = True
+    direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Add the direction at full length, a multiple a token."""
@@ -34,11 +27,12 @@ class Add(OfDirection):
 
 
 @dataclass(frozen=True, eq=False)
-class AddKeepingNorm(OfDirection):
+class AddKeepingNorm(OfVector):
     """Addition, then each token's own norm again; a token that the addition makes zero stays as it was."""
 
     name: ClassVar[str] = "add_keeping_norm"
     scales_direction: ClassVar[bool] = True
+    direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Add, and give each token its length back."""
@@ -52,11 +46,12 @@ class AddKeepingNorm(OfDirection):
 
 
 @dataclass(frozen=True, eq=False)
-class Replace(OfDirection):
+class Replace(OfVector):
     """The direction, as long as it is saved, in place of the hidden state; `direction` is (width,)."""
 
     name: ClassVar[str] = "replace"
     scales_direction: ClassVar[bool] = False
+    direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Go the share `strength` of the way; at 1 nothing of `hidden` is left."""
@@ -64,17 +59,11 @@ class Replace(OfDirection):
 
 
 @dataclass(frozen=True, eq=False)
-class Zero(Value):
+class Zero(OfVector):
     """Zero in place of the hidden state."""
 
     name: ClassVar[str] = "zero"
     scales_direction: ClassVar[bool] = False
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take nothing: the vector says only where."""
-        refuse_target(cls.name, target)
-        return cls()
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Shrink each token by the share `strength`."""
@@ -82,18 +71,12 @@ class Zero(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Value):
+class Mean(OfVector):
     """The mean activation of the vector's own prompts in place of the hidden state; `mean` is (width,)."""
 
     name: ClassVar[str] = "mean"
     scales_direction: ClassVar[bool] = False
     mean: Tensor
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the mean, which only vectors made of prompts have."""
-        refuse_target(cls.name, target)
-        return cls(known(vector.means.get(layer), cls.name, "the prompts' mean activation", layer))
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Go the share `strength` of the way; at 1 nothing of `hidden` is left."""
@@ -139,7 +122,7 @@ class Rotate(Value):
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
         """Turn from the prompts' mean activation towards the direction, by `target` degrees, 90 by default."""
-        mean = known(vector.means.get(layer), cls.name, "the prompts' mean activation", layer)
+        mean = known(vector.means.get(layer), cls.name, MEAN, layer)
         angle = _QUARTER_TURN if target is None else finite_target(cls.name, target)
         return cls(vector.directions[layer], mean, angle)
 

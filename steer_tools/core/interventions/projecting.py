@@ -6,15 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from steer_tools.core.interventions.base import (
-    OfDirection,
-    finite_target,
-    known,
-    plus,
-    projection,
-    refuse_target,
-    unit_of,
-)
+from steer_tools.core.interventions.base import OfVector, finite_target, known, plus, projection, unit_of
 from steer_tools.core.values import Value
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, DirectionError
@@ -24,11 +16,12 @@ _ERASER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut(OfDirection):
+class ProjectOut(OfVector):
     """h − û(û·h): directional ablation (Arditi et al. 2024, arXiv 2406.11717); `direction` is (width,)."""
 
     name: ClassVar[str] = "project_out"
     scales_direction: ClassVar[bool] = False
+    direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Take away the share `strength` of the component."""
@@ -104,7 +97,7 @@ class Clamp(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Erase(Value):
+class Erase(OfVector):
     """h − û(w·(h − mean)): the least edit after which no linear probe tells the classes (LEACE).
 
     Belrose et al. 2023, arXiv 2306.03819; for two classes the map has rank one.
@@ -129,14 +122,6 @@ class Erase(Value):
                 valid="1, or the concept is not erased",
                 fix="Create the vector again.",
             )
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the eraser and the mean, which only vectors made of prompts have."""
-        refuse_target(cls.name, target)
-        eraser = known(vector.erasers.get(layer), cls.name, "the eraser of a mean difference", layer)
-        mean = known(vector.means.get(layer), cls.name, "the prompts' mean activation", layer)
-        return cls(vector.directions[layer], eraser, mean)
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Take away the share `strength` of what a linear probe could find."""

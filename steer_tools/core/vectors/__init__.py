@@ -3,24 +3,7 @@
 It must not know files, models or what an engine does with a vector.
 """
 
-from steer_tools.core.vectors.algebra import (
-    Opposition,
-    cosines,
-    layer_cosines,
-    layer_norms,
-    oppositions,
-    orthogonalized,
-)
+from steer_tools.core.vectors.algebra import cosines, layer_cosines, oppositions, orthogonalized
 from steer_tools.core.vectors.vector import SteeringVector, VectorInfo, combine
 
-__all__ = [
-    "Opposition",
-    "SteeringVector",
-    "VectorInfo",
-    "combine",
-    "cosines",
-    "layer_cosines",
-    "layer_norms",
-    "oppositions",
-    "orthogonalized",
-]
+__all__ = ["SteeringVector", "VectorInfo", "combine", "cosines", "layer_cosines", "oppositions", "orthogonalized"]

@@ -1,6 +1,6 @@
 """How steering vectors lie to each other, and a vector without its part along others. It must not know models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -43,8 +43,8 @@ def orthogonalized(vector: SteeringVector, against: Sequence[SteeringVector]) ->
     for layer in vector.layers:
         direction = vector.directions[layer].double()
         # By singular values, since parallel vectors span less than their number.
-        _, sizes, basis = torch.linalg.svd(_units(against, layer), full_matrices=False)  # (rank, width)
-        basis = basis[sizes > CANCELLED * sizes[0]]
+        _, sizes, basis = torch.linalg.svd(_units(v.directions[layer] for v in against), full_matrices=False)
+        basis = basis[sizes > CANCELLED * sizes[0]]  # (rank, width)
         directions[layer] = direction - basis.T @ (basis @ direction)
         if directions[layer].norm() <= CANCELLED * direction.norm():
             raise DirectionError(
@@ -67,19 +67,14 @@ def cosines(vectors: Sequence[SteeringVector], layer: int) -> Tensor:
     for vector in vectors:
         if layer not in vector.directions:
             raise LayerError(f"A vector has no direction for layer {layer}", valid=f"its layers {list(vector.layers)}")
-    units = _units(vectors, layer)
+    units = _units(vector.directions[layer] for vector in vectors)
     return units @ units.T
 
 
 def layer_cosines(vector: SteeringVector) -> Tensor:
     """Return the cosine of each pair of the vector's layers in their order, (layers, layers) float64."""
-    units = normalize(torch.stack([vector.directions[layer].double() for layer in vector.layers]), dim=1, eps=0.0)
+    units = _units(vector.directions.values())
     return units @ units.T
-
-
-def layer_norms(vector: SteeringVector) -> dict[int, float]:
-    """Return the norm of each direction, by layer."""
-    return {layer: vector.magnitude(layer) for layer in vector.layers}
 
 
 def oppositions(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> tuple[Opposition, ...]:
@@ -91,14 +86,12 @@ def oppositions(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> 
     """
     signs = torch.tensor(weights, dtype=torch.float64).sign()
     shared = sorted(set[int].intersection(*(set(vector.layers) for vector in vectors)))
-    found: list[Opposition] = []
-    for layer in shared:
-        signed = (cosines(vectors, layer) * signs[:, None] * signs).tolist()
-        pairs = combinations(range(len(vectors)), 2)
-        found.extend(Opposition(i, j, layer, signed[i][j]) for i, j in pairs if signed[i][j] < OPPOSED)
-    return tuple(found)
+    signed = {layer: (cosines(vectors, layer) * signs[:, None] * signs).tolist() for layer in shared}
+    pairs = list(combinations(range(len(vectors)), 2))
+    every = (Opposition(i, j, layer, signed[layer][i][j]) for layer in shared for i, j in pairs)
+    return tuple(opposition for opposition in every if opposition.cosine < OPPOSED)
 
 
-def _units(vectors: Sequence[SteeringVector], layer: int) -> Tensor:
-    """Return (vectors, width) float64 of length 1."""
-    return normalize(torch.stack([vector.directions[layer].double() for vector in vectors]), dim=1, eps=0.0)
+def _units(directions: Iterable[Tensor]) -> Tensor:
+    """Return (directions, width) float64 of length 1."""
+    return normalize(torch.stack([direction.double() for direction in directions]), dim=1, eps=0.0)

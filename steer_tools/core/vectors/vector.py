@@ -69,7 +69,6 @@ class VectorInfo(BaseModel):
         return VectorInfo(method=method, **first.model_dump(include=agreed))
 
 
-_NOTHING: Mapping[int, Tensor] = MappingProxyType({})
 # What is left of float32 vectors that cancel is at most this share of their lengths.
 CANCELLED = 1e-6
 
@@ -94,8 +93,8 @@ class SteeringVector:
     component: Component = "residual"
     info: VectorInfo = field(default_factory=VectorInfo)
     head: int | None = None
-    means: Mapping[int, Tensor] = field(default_factory=lambda: _NOTHING)
-    erasers: Mapping[int, Tensor] = field(default_factory=lambda: _NOTHING)
+    means: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    erasers: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def from_directions(
@@ -117,25 +116,24 @@ class SteeringVector:
             ArgumentError: A head is named for another component than attention.
         """
         if not directions:
-            raise DirectionError("There is no direction", valid="at least one layer with a tensor", fix="")
+            raise DirectionError("There is no direction", valid="at least one layer with a tensor")
         if head is not None and (component != "attention" or head < 0):
             raise ArgumentError(
                 f"head is {head} and component is {component!r}", valid="a head, from 0, of the component 'attention'"
             )
-        checked = {layer: _checked(directions[layer], "direction", layer) for layer in sorted(directions)}
-        kept = [
-            {n: _checked(t, what, n) for n, t in (given or {}).items()}
-            for what, given in (("mean", means), ("eraser", erasers))
-        ]
-        if strangers := {layer for tensors in kept for layer in tensors} - set(checked):
+        given = {"direction": dict(sorted(directions.items())), "mean": means or {}, "eraser": erasers or {}}
+        checked, *others = (
+            MappingProxyType({layer: _checked(tensor, what, layer) for layer, tensor in tensors.items()})
+            for what, tensors in given.items()
+        )
+        if strangers := set[int]().union(*others) - set(checked):
             raise LayerError(f"There are means or erasers, but no directions, for the layers {sorted(strangers)}")
-        widths = {len(tensor) for tensors in (checked, *kept) for tensor in tensors.values()}
+        widths = {len(tensor) for tensors in (checked, *others) for tensor in tensors.values()}
         if len(widths) > 1:
             raise DirectionError(
-                f"The directions have different widths {sorted(widths)}", valid="one width, the model's", fix=""
+                f"The directions have different widths {sorted(widths)}", valid="one width, the model's"
             )
-        frozen = [MappingProxyType(tensors) for tensors in (checked, *kept)]
-        return cls(frozen[0], component, info or VectorInfo(), head, frozen[1], frozen[2])
+        return cls(checked, component, info or VectorInfo(), head, *others)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -279,10 +277,10 @@ def _checked(tensor: Tensor, what: str, layer: int) -> Tensor:
             fix="A (1, width) array is refused, since it would broadcast: take its row 0.",
         )
     if not tensor.is_floating_point():
-        raise DirectionError(f"The {what} of layer {layer} has dtype {tensor.dtype}", valid="floats", fix="")
+        raise DirectionError(f"The {what} of layer {layer} has dtype {tensor.dtype}", valid="floats")
     copied = tensor.detach().to("cpu", torch.float32, copy=True)
     if not copied.isfinite().all():
-        raise DirectionError(f"The {what} of layer {layer} holds NaN or infinity", valid="finite floats", fix="")
+        raise DirectionError(f"The {what} of layer {layer} holds NaN or infinity", valid="finite floats")
     if not copied.any():
-        raise DirectionError(f"The {what} of layer {layer} is all zero", valid="a vector of some length", fix="")
+        raise DirectionError(f"The {what} of layer {layer} is all zero", valid="a vector of some length")
     return copied

@@ -18,11 +18,7 @@ METHODS: dict[str, Method] = {
     if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == estimators.__name__
 }
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "method_named",
-]
+__all__ = ["METHODS", "Method", "method_named"]
 
 
 def method_named(name: object, options: Mapping[str, object] | None = None) -> Method:
@@ -32,7 +28,7 @@ def method_named(name: object, options: Mapping[str, object] | None = None) -> M
         ArgumentError: There is none, or it has no such option, or an option's value is out of range.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, METHODS)), fix="")
+        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, METHODS)))
     kind = type(METHODS[name])
     given = dict(options or {})
     if strangers := given.keys() - {option.name for option in fields(kind)}:
