@@ -148,10 +148,8 @@ def split_by_label(
             f"There are {len(examples)} examples and the labels {list(labels)!r:.80}",
             valid="one label for each example, 1 where it shows the behaviour and 0 where it does not",
         )
-    sides: dict[bool, list[PromptLike]] = {True: [], False: []}
-    for example, label in zip(examples, labels, strict=True):
-        sides[bool(label)].append(example)
-    return sides[True], sides[False]
+    shows = [example for example, label in zip(examples, labels, strict=True) if label]
+    return shows, [example for example, label in zip(examples, labels, strict=True) if not label]
 
 
 def parse_prompt(value: object, name: str = "prompt") -> Prompt:

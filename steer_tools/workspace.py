@@ -30,6 +30,7 @@ class Workspace:
     def __init__(self, root: str | os.PathLike[str], *, is_confined: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
         self.is_confined = is_confined
+        self._no_follow = os.O_NOFOLLOW if is_confined else 0
         if is_confined:
             if os.open not in os.supports_dir_fd:
                 raise UnsupportedFeatureError(
@@ -94,8 +95,9 @@ class Workspace:
         """
         target = self.resolve(path)
         try:
-            with self._parent(target, create=False) as (folder, name):
-                descriptor = os.open(name, os.O_RDONLY | _NO_WAIT | _BYTES | self._no_follow, dir_fd=folder)
+            with self._parent(target, create=False) as (folder, base):
+                flags = os.O_RDONLY | _NO_WAIT | _BYTES | self._no_follow
+                descriptor = os.open(base / target.name, flags, dir_fd=folder)
                 try:
                     found = os.fstat(descriptor)
                     if not stat.S_ISREG(found.st_mode):
@@ -128,12 +130,12 @@ class Workspace:
         targets = {self.resolve(path): content for path, content in contents.items()}
         first = next(iter(targets))
         try:
-            with self._parent(first, create=True) as (folder, _):
-                parts: dict[str, str] = {}
+            with self._parent(first, create=True) as (folder, base):
+                parts: dict[Path, Path] = {}
                 try:
                     for target, content in targets.items():
-                        name = target.name if folder is not None else str(target)
-                        part = parts[name] = f"{name}.{secrets.token_hex(4)}.part"
+                        part = base / f"{target.name}.{secrets.token_hex(4)}.part"
+                        parts[base / target.name] = part
                         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES | self._no_follow
                         with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
                             file.write(content)
@@ -143,7 +145,8 @@ class Workspace:
                         os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
                     for part in parts.values():
-                        self._discard(part, folder)
+                        with suppress(OSError):
+                            os.unlink(part, dir_fd=folder)
                     raise
         except OSError as error:
             raise VectorFileError(
@@ -163,13 +166,13 @@ class Workspace:
         target = self.resolve(path)
         part, old = (f"{target.name}.{secrets.token_hex(4)}.{kind}" for kind in ("part", "old"))
         try:
-            with self._parent(target, create=True) as (folder, _):
-                os.mkdir(part if folder is not None else target.with_name(part), 0o755, dir_fd=folder)
+            with self._parent(target, create=True) as (folder, base):
+                os.mkdir(base / part, 0o755, dir_fd=folder)
                 try:
                     yield target.with_name(part)
                     with suppress(FileNotFoundError):
-                        self._rename(target.name, old, target, folder)
-                    self._rename(part, target.name, target, folder)
+                        os.rename(base / target.name, base / old, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.rename(base / part, base / target.name, src_dir_fd=folder, dst_dir_fd=folder)
                 finally:
                     for name in (part, old):
                         shutil.rmtree(target.with_name(name), ignore_errors=True)
@@ -187,17 +190,16 @@ class Workspace:
                 if name.lower().endswith(suffixes) and not name.startswith(".") and not path.is_symlink():
                     yield path
 
-    @property
-    def _no_follow(self) -> int:
-        return os.O_NOFOLLOW if self.is_confined else 0
-
     @contextmanager
-    def _parent(self, target: Path, *, create: bool) -> Generator[tuple[int | None, str]]:
-        """Open the folder of `target`; when confined, step by step from the root and through no symlink."""
+    def _parent(self, target: Path, *, create: bool) -> Generator[tuple[int | None, Path]]:
+        """Open the folder of `target`; when confined, step by step from the root and through no symlink.
+
+        A file in it is meant by its name below the path that is given with the folder's descriptor.
+        """
         if not self.is_confined:
             if create:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            yield None, str(target)
+            yield None, target.parent
             return
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -208,7 +210,7 @@ class Workspace:
                 step = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = step
-            yield descriptor, target.name
+            yield descriptor, Path()
         except OSError as error:
             if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
                 raise
@@ -218,19 +220,6 @@ class Workspace:
             ) from error
         finally:
             os.close(descriptor)
-
-    @staticmethod
-    def _rename(name: str, new: str, target: Path, folder: int | None) -> None:
-        """Rename within the folder of `target`, which is open as `folder` when confined."""
-        if folder is None:
-            target.with_name(name).rename(target.with_name(new))
-        else:
-            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=folder)
-
-    @staticmethod
-    def _discard(part: str, folder: int | None) -> None:
-        with suppress(OSError):
-            os.unlink(part, dir_fd=folder)
 
 
 def path_text(path: object) -> str:
@@ -257,7 +246,7 @@ def _names_a_file(text: str) -> bool:
     return "\0" not in text and text.rpartition(os.sep)[2] not in ("", ".", "..")
 
 
-def _refuse_folder(name: str, folder: int | None) -> None:
+def _refuse_folder(name: Path, folder: int | None) -> None:
     with suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(name))
