@@ -13,10 +13,11 @@ from pkgutil import iter_modules
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.base import Encoded, Unsaid, VectorFormat, rows_named
+from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
 from steer_tools.formats.pt_format import PtFormat
-from steer_tools.formats.rotalabs_format import RotalabsFormat, describes_a_vector
-from steer_tools.formats.steering_vectors_package import from_steering_vectors, to_steering_vectors
+from steer_tools.formats.rotalabs_format import RotalabsFormat, description_of
+from steer_tools.formats.steering_vectors_package import from_steering_vectors as from_steering_vectors
+from steer_tools.formats.steering_vectors_package import to_steering_vectors as to_steering_vectors
 from steer_tools.workspace import Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
@@ -37,20 +38,6 @@ FORMATS = _formats()
 # be anything, so a listing leaves it out.
 SUFFIXES = (".safetensors", ".npy", ".gguf")
 _ALL_SUFFIXES = tuple({vector_format.suffix: None for vector_format in FORMATS})
-
-__all__ = [
-    "FORMATS",
-    "SUFFIXES",
-    "Loaded",
-    "format_for",
-    "format_named",
-    "from_steering_vectors",
-    "load_vector",
-    "read_vector",
-    "save_vector",
-    "to_steering_vectors",
-    "with_suffix",
-]
 
 
 @dataclass(frozen=True)
@@ -77,10 +64,10 @@ def format_named(name: str) -> VectorFormat:
     Raises:
         ArgumentError: There is none.
     """
-    found = [vector_format for vector_format in FORMATS if vector_format.name == name]
-    if not found:
-        raise ArgumentError(f"format is {name!r}", valid=", ".join(repr(one.name) for one in FORMATS))
-    return found[0]
+    by_name = {vector_format.name: vector_format for vector_format in FORMATS}
+    if name not in by_name:
+        raise ArgumentError(f"format is {name!r}", valid=", ".join(map(repr, by_name)))
+    return by_name[name]
 
 
 def format_for(path: str | os.PathLike[str], layer_count: int = 1, name: str | None = None) -> VectorFormat:
@@ -179,7 +166,7 @@ def read_vector(
     workspace: Workspace | None = None,
 ) -> Loaded:
     """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
-    unsaid = Unsaid(layer_if_unknown, rows_named(rows))
+    unsaid = Unsaid(layer_if_unknown, rows)
     workspace = workspace or Workspace(Path.cwd())
     workspace.resolve(path)
     chosen = _format_of(with_suffix(path), workspace)
@@ -197,6 +184,6 @@ def _format_of(name: str, workspace: Workspace) -> VectorFormat:
         return by_ending
     rotalabs = format_named(RotalabsFormat.name)
     _, description = rotalabs.files(name)
-    if description is not None and workspace.holds(description) and describes_a_vector(workspace.read(description)):
+    if description is not None and workspace.holds(description) and description_of(workspace.read(description)):
         return rotalabs
     return by_ending

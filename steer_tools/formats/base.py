@@ -7,7 +7,7 @@ transformers' `output_hidden_states`, where row i is the *input* of block i, so 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,8 +17,7 @@ from steer_tools.core.site import Component
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError, DirectionError, UnsupportedFeatureError, VectorFileError
 
-Rows: TypeAlias = Literal["block_outputs", "hidden_states"]
-ROWS: tuple[Rows, ...] = ("block_outputs", "hidden_states")
+ROWS = ("block_outputs", "hidden_states")
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,18 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What a caller says about an array that says nothing itself: its layer, or what the rows of a stack are."""
+    """What a caller says about an array that says nothing itself: its layer, or what the rows of a stack are.
+
+    Raises:
+        ArgumentError: `rows` is none of ROWS.
+    """
 
     layer: int | None = None
-    rows: Rows | None = None
+    rows: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows not in ROWS:
+            raise ArgumentError(f"rows is {self.rows!r}", valid=" or ".join(map(repr, ROWS)))
 
 
 @dataclass(frozen=True)
@@ -118,17 +125,6 @@ def tensor_of(data: bytes | memoryview, dtype: torch.dtype) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def rows_named(name: str | None) -> Rows | None:
-    """Return `name` if it says what rows are, or None as it is.
-
-    Raises:
-        ArgumentError: It says something else.
-    """
-    if name is not None and name not in ROWS:
-        raise ArgumentError(f"rows is {name!r}", valid=" or ".join(map(repr, ROWS)))
-    return name
-
-
 def decode_bare(array: Tensor, name: str, unsaid: Unsaid) -> Decoded:
     """Return the vector of one array.
 
@@ -155,7 +151,7 @@ def decode_bare(array: Tensor, name: str, unsaid: Unsaid) -> Decoded:
     return Decoded(SteeringVector.from_directions({unsaid.layer: array}))
 
 
-def _stack(array: Tensor, name: str, rows: Rows | None) -> Decoded:
+def _stack(array: Tensor, name: str, rows: str | None) -> Decoded:
     count = len(array)
     if rows is None:
         raise DirectionError(
@@ -165,9 +161,8 @@ def _stack(array: Tensor, name: str, rows: Rows | None) -> Decoded:
             fix="Say which of the two it is, or save one row alone.",
         )
     if rows == "block_outputs":
-        return Decoded(
-            SteeringVector.from_directions(dict(enumerate(array)), info=VectorInfo(model_layers=count or None))
-        )
+        info = VectorInfo(model_layers=count or None)
+        return Decoded(SteeringVector.from_directions(dict(enumerate(array)), info=info))
     if count < 3:
         raise DirectionError(
             f"{name} has {count} rows, and of hidden states neither the first nor the last is an output of a block",
@@ -175,10 +170,8 @@ def _stack(array: Tensor, name: str, rows: Rows | None) -> Decoded:
             fix="Say rows='block_outputs' if row i is the output of block i.",
         )
     vector = SteeringVector.from_directions(dict(enumerate(array[1:-1])), info=VectorInfo(model_layers=count - 1))
-    return Decoded(
-        vector,
-        (
-            f"Of {count} rows, row 0 (the embedding) and row {count - 1} (the last block after the final norm, "
-            "which is another space than the stream) are left out.",
-        ),
+    note = (
+        f"Of {count} rows, row 0 (the embedding) and row {count - 1} (the last block after the final norm, which is "
+        "another space than the stream) are left out."
     )
+    return Decoded(vector, (note,))

@@ -62,18 +62,15 @@ def convert_vector(
 
 
 def _only(vector: SteeringVector, layer: int) -> SteeringVector:
-    """Return `vector` with one of its layers."""
     if layer not in vector.directions:
         raise LayerError(
             f"layer is {layer}, and the file holds the layers {list(vector.layers)}",
             valid="one of them",
             fix="A direction belongs to the layer that it was made at; another layer is chosen where it is applied.",
         )
-    kept = [
-        MappingProxyType({n: t for n, t in tensors.items() if n == layer})
-        for tensors in (vector.directions, vector.means, vector.erasers)
-    ]
-    return replace(vector, directions=kept[0], means=kept[1], erasers=kept[2])
+    kinds = ("directions", "means", "erasers")
+    kept = {kind: MappingProxyType({n: t for n, t in getattr(vector, kind).items() if n == layer}) for kind in kinds}
+    return replace(vector, **kept)
 
 
 def _lost(vector: SteeringVector, written: SteeringVector, chosen: VectorFormat) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ class _Cursor:
 
 
 def _begin(cursor: _Cursor) -> int:
-    """Read the first 16 bytes and return how many tensors there are."""
+    """Return how many tensors there are."""
     if cursor.take(4) != b"GGUF":
         raise VectorFileError(f"{cursor.name} is no GGUF file", valid="a control vector in GGUF")
     version = cursor.number()
@@ -165,25 +165,19 @@ def _read_metadata(cursor: _Cursor) -> tuple[str, int]:
 
 
 def _read_value(cursor: _Cursor, kind: int) -> bytes:
-    """Return a value's bytes, those of an array only skipped; an array of arrays, which nobody writes, is refused."""
+    """Return a value's bytes, of an array any of them; an array of arrays, which nobody writes, is refused."""
+    kind, count = (cursor.number(), cursor.number("Q")) if kind == _ARRAY else (kind, 1)
     if kind == _STRING:
-        return cursor.take(cursor.number("Q"))
-    if kind == _ARRAY:
-        kind, count = cursor.number(), cursor.number("Q")
-        if kind == _STRING:
-            for _ in range(count):
-                cursor.take(cursor.number("Q"))
-            return b""
-        if kind in _SIZES:
-            cursor.take(count * _SIZES[kind])
-            return b""
+        value = b""
+        for _ in range(count):
+            value = cursor.take(cursor.number("Q"))
+        return value
     if kind not in _SIZES:
         raise VectorFileError(f"The header of {cursor.name} has a value of the kind {kind}", fix="Export it again.")
-    return cursor.take(_SIZES[kind])
+    return cursor.take(count * _SIZES[kind])
 
 
 def _read_entry(cursor: _Cursor) -> _Entry:
-    """Read what the header says of one tensor."""
     name = cursor.text()
     shape = [cursor.number("Q") for _ in range(cursor.number())]
     kind, offset = cursor.number(), cursor.number("Q")

@@ -118,15 +118,7 @@ def read_tensors(data: bytes, name: str) -> Tensor | dict[int, Tensor]:
             fix=_WAY_OUT,
         ) from error
     # What zipfile and pickletools let through at hostile bytes.
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        LookupError,
-        EOFError,
-        OverflowError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OverflowError, RuntimeError) as error:
         raise VectorFileError(
             f"{name} is truncated or forged ({error})", fix="Save the tensor again by torch.save(tensor, path)."
         ) from error
@@ -165,11 +157,8 @@ def _tensor(described: Description, numbers: bytes) -> Tensor:
 def _record(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     """Return a record that is stored as it is: what unpacks could be larger than the file, or want a large window."""
     record = archive.getinfo(name)
-    if (
-        record.compress_type != zipfile.ZIP_STORED
-        or record.file_size != record.compress_size
-        or record.file_size > most
-    ):
+    is_stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == record.compress_size
+    if not is_stored or record.file_size > most:
         raise ValueError(f"the record {name[:80]!r} is compressed or claims {record.file_size:,} bytes")
     return archive.read(record)
 
@@ -180,11 +169,8 @@ _STORAGES = {
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.DoubleStorage": torch.float64,
 }
-_TENSOR, _PARAMETER, _NO_HOOKS = (
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "collections.OrderedDict",
-)
+_TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+_NO_HOOKS = "collections.OrderedDict"
 _CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "NONE": None, "EMPTY_TUPLE": ()}
 _LITERALS = ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -205,20 +191,17 @@ def describe(pickled: bytes) -> Description | dict[int, Description]:
             stack.append(_CONSTANTS[step])
         elif step in _TUPLES:
             stack[-_TUPLES[step] :] = [tuple(stack[-_TUPLES[step] :])]
+        elif step == "TUPLE":
+            start = marks.pop()
+            stack[start:] = [tuple(stack[start:])]
         elif step == "EMPTY_DICT":
             stack.append(dict[int, Description]())
-        elif step == "SETITEM":
-            _fill(stack[-3], stack[-2:])
-            del stack[-2:]
-        elif step == "SETITEMS":
-            start = marks.pop()
+        elif step in ("SETITEM", "SETITEMS"):
+            start = marks.pop() if step == "SETITEMS" else -2
             _fill(stack[start - 1], stack[start:])
             del stack[start:]
         elif step == "MARK":
             marks.append(len(stack))
-        elif step == "TUPLE":
-            start = marks.pop()
-            stack[start:] = [tuple(stack[start:])]
         elif step in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif step in ("BINGET", "LONG_BINGET"):

@@ -38,7 +38,7 @@ class RotalabsFormat(VectorFormat):
     def encode(self, vector: SteeringVector) -> Encoded:
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()
-        description = _Description(
+        description = PairDescription(
             behavior=_UNKNOWN,
             layer_index=layer,
             model_name=vector.info.model_name or _UNKNOWN,
@@ -50,7 +50,7 @@ class RotalabsFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the pair, whose two halves must agree on the shape."""
-        description = _description(encoded.sidecar)
+        description = description_of(encoded.sidecar)
         if description is None:
             raise VectorFileError(f"The description beside {name} is malformed", fix="Save the pair again.")
         tensor = read_tensors(encoded.data, name)
@@ -65,12 +65,9 @@ class RotalabsFormat(VectorFormat):
         return Decoded(vector, (f"It is meant for the behaviour {description.behavior!r:.80}.",))
 
 
-def describes_a_vector(text: bytes) -> bool:
-    """Return whether a JSON text is the description of such a pair."""
-    return _description(text) is not None
+class PairDescription(BaseModel):
+    """What the JSON file says of the tensor beside it."""
 
-
-class _Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     behavior: str
@@ -81,11 +78,12 @@ class _Description(BaseModel):
     metadata: dict[str, object] = {}
 
 
-def _description(text: bytes | None) -> _Description | None:
+def description_of(text: bytes | None) -> PairDescription | None:
+    """Return what a JSON text says of such a pair; None where it is no description of one."""
     if text is None or len(text) > _MOST_DESCRIPTION_BYTES:
         return None
     try:
-        return _Description.model_validate_json(text)
+        return PairDescription.model_validate_json(text)
     except ValidationError:
         return None
 
