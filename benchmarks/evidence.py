@@ -134,7 +134,7 @@ def _may_work(evaluation_set: EvaluationSet, way: Method, options: SweepOptions,
         return False
     site = Site(swept.cell.layer)
     read = [session.engine.read(side, [site], "response")[site] for side in (contrast.positive, contrast.negative)]
-    directions = [direction for _, direction in control_directions(Examples.of(*read), CONTROLS, options.seed)]
+    directions = [direction for _, direction in control_directions(Examples(*read), CONTROLS, options.seed)]
     for start in range(0, CONTROLS, _AT_ONCE):
         plans = control_plans(placement, directions[start : start + _AT_ONCE])
         unsteered, *steered = propensities(session.engine, judgement.asked, [(), *plans])

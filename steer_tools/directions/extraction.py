@@ -15,11 +15,11 @@ from steer_tools.core.site import Component, Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import Method
-from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION
+from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION, HeldOut
 from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.engines.base import Engine, PoolingFunction
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
-from steer_tools.prompts import ContrastPrompts, Prompt
+from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session
 
 # So many prompts of each side are read at once; what is kept of more does not grow, where the method allows.
@@ -106,8 +106,7 @@ def extract(
     fits = {site.layer: fitted for site, fitted in _fit(engine, contrast, where, methods).items()}
     if contrast.fewest_different() < MIN_PER_CLASS_FOR_SEPARATION or any(m.keeps_length for m in methods.values()):
         # Repeated prompts would be held out from themselves, and a trained direction has seen all of them.
-        nothing = {"separation": None, "d_prime": None, "misses": None, "false_alarms": None}
-        fits = {layer: replace(fitted, **nothing) for layer, fitted in fits.items()}
+        fits = {layer: replace(fitted, **vars(HeldOut())) for layer, fitted in fits.items()}
     info = VectorInfo(
         method=way.name,
         pooling=where.pooling if isinstance(where.pooling, str) else "custom",
@@ -188,11 +187,9 @@ def _warnings(engine: Engine, contrast: ContrastPrompts, where: Where, fits: dic
 
 def _confounds(engine: Engine, contrast: ContrastPrompts, where: Where) -> list[str]:
     """Say where the sides differ in what the vector would hold beside, or instead of, the behaviour."""
-
-    def tokens_of(side: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        return [engine.tokenize(prompt).tokens for prompt in side]
-
-    positive, negative = tokens_of(contrast.positive), tokens_of(contrast.negative)
+    positive, negative = (
+        [engine.tokenize(prompt).tokens for prompt in side] for side in (contrast.positive, contrast.negative)
+    )
     warnings: list[str] = []
     if where.pooling == "last":
         ends = [Counter(tokens[-1] for tokens in side) for side in (positive, negative)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steer_tools.directions.methods.base import Method
 from steer_tools.directions.moments import Moments
-from steer_tools.directions.separation import best_threshold, held_out, mean_pair_cosine
+from steer_tools.directions.separation import HeldOut, best_threshold, held_out, mean_pair_cosine
 from steer_tools.directions.statistics import Activations, Examples
 from steer_tools.errors import DirectionError, PromptError
 
@@ -22,9 +22,9 @@ _PARALLEL = 1 - 1e-12
 KEPT_EXAMPLES = 512
 
 
-@dataclass(frozen=True, eq=False)
-class FittedDirection:
-    """A direction with what was measured while it was found.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedDirection(HeldOut):
+    """A direction with what was measured while it was found, also on held-out folds.
 
     Direction, projections and mean are those of all examples. Of a long stream the other figures, and the eraser's
     covariance, are those of its first examples (KEPT_EXAMPLES), unless the method keeps all.
@@ -39,11 +39,6 @@ class FittedDirection:
         eraser: (width,) float32, w with w·û = 1, so that h − û·(w·(h − mean)) is the least edit after which no linear
             probe tells the classes (LEACE, Belrose et al. 2023, arXiv 2306.03819); None unless û is the contrast's.
         pair_agreement: Mean cosine between the differences of two pairs; None without pairs, or with one.
-        separation: Area under the ROC curve on held-out folds, in [0, 1]; None with too few examples to hold out, as
-            are the next three.
-        d_prime: Distance of the held-out classes in standard deviations; None also where these are 0.
-        misses: Share of the held-out positive examples that the threshold of the other folds takes for negative.
-        false_alarms: Share of the held-out negative examples that it takes for positive.
     """
 
     direction: Tensor
@@ -54,10 +49,6 @@ class FittedDirection:
     threshold: float
     eraser: Tensor | None
     pair_agreement: float | None
-    separation: float | None
-    d_prime: float | None
-    misses: float | None
-    false_alarms: float | None
 
 
 class Fitter:
@@ -144,18 +135,6 @@ class Fitter:
             )
 
 
-def fit(method: Method, positive: Tensor, negative: Tensor, *, precision: float = 0.0) -> FittedDirection:
-    """Find the direction from activations (n, width) and (m, width), as a Fitter does with one block.
-
-    Raises:
-        PromptError: The method does not take so many examples, or works on pairs and n is not m.
-        DirectionError: An activation is not finite, or the classes do not differ.
-    """
-    fitter = Fitter(method, precision=precision)
-    fitter.add(positive, negative)
-    return fitter.finish()
-
-
 def _measured(method: Method, data: Activations, kept: Examples, contrast_norm: float) -> FittedDirection:
     raw, threshold = method.raw_with_threshold(data)
     norm = float(raw.norm())
@@ -175,8 +154,8 @@ def _measured(method: Method, data: Activations, kept: Examples, contrast_norm: 
         # Σ within the classes does for LEACE's total covariance: their inverses take the contrast to one line.
         whitened = kept.solve_within(data.contrast)
         eraser = (whitened / (whitened @ unit)).float()
-    figures = held_out(method, kept)
     return FittedDirection(
+        **vars(held_out(method, kept) or HeldOut()),
         direction=direction.float(),
         contrast_norm=contrast_norm,
         mean=((data.positive_mean + data.negative_mean) / 2).float(),
@@ -185,10 +164,6 @@ def _measured(method: Method, data: Activations, kept: Examples, contrast_norm: 
         threshold=best_threshold(kept.positive @ unit, kept.negative @ unit) if threshold is None else threshold / norm,
         eraser=eraser,
         pair_agreement=mean_pair_cosine(kept.positive - kept.negative) if method.is_paired else None,
-        separation=figures and figures.separation,
-        d_prime=figures and figures.d_prime,
-        misses=figures and figures.misses,
-        false_alarms=figures and figures.false_alarms,
     )
 
 

@@ -28,21 +28,8 @@ class Moments(Activations):
         if self._pair_squares is not None:
             differences = positive - negative
             self._pair_squares.addmm_(differences.T, differences)
-
-    @property
-    @override
-    def counts(self) -> tuple[int, int]:
-        return self._positive.count, self._negative.count
-
-    @property
-    @override
-    def positive_mean(self) -> Tensor:
-        return self._positive.mean
-
-    @property
-    @override
-    def negative_mean(self) -> Tensor:
-        return self._negative.mean
+        self.counts = self._positive.count, self._negative.count
+        self.positive_mean, self.negative_mean = self._positive.mean, self._negative.mean
 
     @property
     @override

@@ -12,9 +12,9 @@ _FOLDS = 4
 MIN_PER_CLASS_FOR_SEPARATION = 2 * _FOLDS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Figures of the held-out folds together.
+    """Figures of the held-out folds together; all None with too few examples to hold out.
 
     Attributes:
         separation: Mean area under the ROC curve, in [0, 1], 0.5 being chance.
@@ -23,10 +23,10 @@ class HeldOut:
         false_alarms: Share of the negative examples above it.
     """
 
-    separation: float
-    d_prime: float | None
-    misses: float
-    false_alarms: float
+    separation: float | None = None
+    d_prime: float | None = None
+    misses: float | None = None
+    false_alarms: float | None = None
 
 
 def held_out(method: Method, data: Examples) -> HeldOut | None:

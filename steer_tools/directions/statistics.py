@@ -5,7 +5,6 @@ within the classes, ρ its shrinkage, and Σ = (1 − ρ)·S + ρ·(tr S / d)·I
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,23 +12,6 @@ from typing_extensions import override
 
 # Below this the inverse loses the digits that a float64 has to lose: 1e-10 of the result is right here.
 LEAST_SHRINKAGE = 1e-6
-
-
-def solve_rows(rows: Tensor, vector: Tensor, shrinkage: float | None) -> Tensor:
-    """Return Σ⁻¹ · vector up to a factor, from centred rows X (n, width) with S = XᵀX / n."""
-    count, width = rows.shape
-    quartic = float(rows.square().sum(dim=1).square().sum())
-    if count >= width:
-        return solve_scatter(rows.T @ rows, count, quartic, vector, shrinkage)
-    gram = rows @ rows.T
-    trace = float(gram.trace())
-    if trace == 0:
-        return vector
-    rho = _shrinkage(gram, trace, quartic, count, width) if shrinkage is None else shrinkage
-    # Woodbury: (λI + κXᵀX)⁻¹ v = (v − κXᵀ(λI + κXXᵀ)⁻¹Xv) / λ, and factors do not matter here.
-    floor, slope = rho * trace / width, 1 - rho
-    inner = floor * torch.eye(count, dtype=rows.dtype) + slope * gram
-    return vector - slope * (rows.T @ _solve(inner, rows @ vector))
 
 
 def solve_scatter(scatter: Tensor, count: int, quartic: float, vector: Tensor, shrinkage: float | None) -> Tensor:
@@ -59,22 +41,17 @@ def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 class Activations(ABC):
-    """Positive and negative activations, as far as statistics tell of them; every vector is (width,) in float64."""
+    """Positive and negative activations, as far as statistics tell of them; every vector is (width,) in float64.
 
-    @property
-    @abstractmethod
-    def counts(self) -> tuple[int, int]:
-        """The numbers of positive and of negative examples."""
+    Attributes:
+        counts: The numbers of positive and of negative examples.
+        positive_mean: μ₊.
+        negative_mean: μ₋.
+    """
 
-    @property
-    @abstractmethod
-    def positive_mean(self) -> Tensor:
-        """μ₊."""
-
-    @property
-    @abstractmethod
-    def negative_mean(self) -> Tensor:
-        """μ₋."""
+    counts: tuple[int, int]
+    positive_mean: Tensor
+    negative_mean: Tensor
 
     @property
     @abstractmethod
@@ -99,32 +76,13 @@ class Activations(ABC):
         return self.positive_mean - self.negative_mean
 
 
-@dataclass(frozen=True, eq=False)
 class Examples(Activations):
-    """All activations: `positive` (n, width) and `negative` (m, width), float64."""
+    """All activations: `positive` (n, width) and `negative` (m, width), which are kept in float64."""
 
-    positive: Tensor
-    negative: Tensor
-
-    @classmethod
-    def of(cls, positive: Tensor, negative: Tensor) -> "Examples":
-        """Convert to float64."""
-        return cls(positive.double(), negative.double())
-
-    @property
-    @override
-    def counts(self) -> tuple[int, int]:
-        return len(self.positive), len(self.negative)
-
-    @property
-    @override
-    def positive_mean(self) -> Tensor:
-        return self.positive.mean(dim=0)
-
-    @property
-    @override
-    def negative_mean(self) -> Tensor:
-        return self.negative.mean(dim=0)
+    def __init__(self, positive: Tensor, negative: Tensor) -> None:
+        self.positive, self.negative = positive.double(), negative.double()
+        self.counts = len(positive), len(negative)
+        self.positive_mean, self.negative_mean = self.positive.mean(dim=0), self.negative.mean(dim=0)
 
     @property
     @override
@@ -138,8 +96,20 @@ class Examples(Activations):
 
     def solve_within(self, vector: Tensor, shrinkage: float | None = None) -> Tensor:
         """Solve in the space of examples or of dimensions, whichever is smaller."""
-        centred = torch.cat([self.positive - self.positive_mean, self.negative - self.negative_mean])
-        return solve_rows(centred, vector, shrinkage)
+        rows = torch.cat([self.positive - self.positive_mean, self.negative - self.negative_mean])
+        count, width = rows.shape
+        quartic = float(rows.square().sum(dim=1).square().sum())
+        if count >= width:
+            return solve_scatter(rows.T @ rows, count, quartic, vector, shrinkage)
+        gram = rows @ rows.T
+        trace = float(gram.trace())
+        if trace == 0:
+            return vector
+        rho = _shrinkage(gram, trace, quartic, count, width) if shrinkage is None else shrinkage
+        # Woodbury: (λI + κXᵀX)⁻¹ v = (v − κXᵀ(λI + κXXᵀ)⁻¹Xv) / λ, and factors do not matter here.
+        floor, slope = rho * trace / width, 1 - rho
+        inner = floor * torch.eye(count, dtype=rows.dtype) + slope * gram
+        return vector - slope * (rows.T @ _solve(inner, rows @ vector))
 
 
 def top_component(rows: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def run_experiment(
         site = Site(swept.cell.layer)
         read = [engine.read(side, [site], where.pooling)[site] for side in (contrast.positive, contrast.negative)]
         null = measure_null_distribution(
-            engine, plan[0], Examples.of(*read), swept.judgement.asked, controls, options.seed
+            engine, plan[0], Examples(*read), swept.judgement.asked, controls, options.seed
         )
     with work.stage(_EFFECTS):
         side_effects, best, worst = _side_effects(session, evaluation_set, swept, per_token=options.per_token)

@@ -178,8 +178,8 @@ def detect(
     return {
         site: fit_detector(
             direction,
-            Examples.of(seen[0][site], seen[1][site]),
-            Examples.of(held_out[0][site], held_out[1][site]),
+            Examples(seen[0][site], seen[1][site]),
+            Examples(held_out[0][site], held_out[1][site]),
             labelled.groups,
         )
         for site, direction in directions.items()

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers import family_models
+from helpers.contrast_classes import fit
 from helpers.oracle import outputs_by_hand
 from helpers.small_models import LAYERS, WIDTH, make_model, make_tokenizer
 from steer_tools import create_steering_vector, load_vector, split_by_label
 from steer_tools.core.interventions import INTERVENTIONS
 from steer_tools.core.site import Site
 from steer_tools.directions import extraction
-from steer_tools.directions.fitting import fit
 from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
 from steer_tools.engines.base import Row, TokenizedPrompt

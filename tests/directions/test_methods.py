@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contrast_classes import WIDTH, classes, cosine, planted_direction, suitable
-from steer_tools.directions.fitting import Fitter, fit
+from helpers.contrast_classes import WIDTH, classes, cosine, fit, planted_direction, suitable
+from steer_tools.directions.fitting import Fitter
 from steer_tools.directions.methods import METHODS, Method, method_named
 from steer_tools.directions.session_methods import GivenDirection
 from steer_tools.errors import ArgumentError, DirectionError, PromptError

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, cosine
-from steer_tools.directions.fitting import fit
+from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, cosine, fit
 from steer_tools.directions.methods import METHODS, method_named
 from steer_tools.directions.statistics import Examples
 from steer_tools.errors import DirectionError
@@ -67,7 +66,7 @@ def test_a_random_direction_has_the_cosine_of_chance_and_a_found_one_has_not() -
 
 def test_a_covariance_direction_varies_as_the_activations_do_within_their_classes() -> None:
     positive, negative, truth = classes(0, 200, 30.0, anisotropic_covariance())
-    data = Examples.of(positive + 50, negative + 50)
+    data = Examples(positive + 50, negative + 50)
     centred = torch.cat([side - side.mean(0) for side in (positive, negative)])
     together = torch.cat([positive, negative]) - torch.cat([positive, negative]).mean(0)
     values, axes = torch.linalg.eigh(centred.T @ centred / 400)
@@ -96,7 +95,7 @@ def test_a_balanced_shuffle_holds_none_of_a_common_difference_and_a_plain_one_do
 
     for seed in range(20):
         method = method_named("balanced_shuffle", {"seed": seed})
-        before, after = (method.raw(Examples.of(positive + extra, negative)) for extra in (0 * common, common))
+        before, after = (method.raw(Examples(positive + extra, negative)) for extra in (0 * common, common))
         torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
         assert before.norm() > 0
     if ours == theirs:
@@ -125,7 +124,7 @@ def test_exactly_half_of_the_pairs_are_swapped_and_an_odd_one_is_left_out(count:
     left_out = set()
 
     for seed in range(60):
-        weights = method_named("balanced_shuffle", {"seed": seed}).raw(Examples.of(positive, negative))
+        weights = method_named("balanced_shuffle", {"seed": seed}).raw(Examples(positive, negative))
         assert int((weights > 0).sum()) == int((weights < 0).sum()) == count // 2
         assert weights.abs().max() == weights[weights != 0].abs().min()
         left_out |= set((weights == 0).nonzero()[:, 0].tolist())

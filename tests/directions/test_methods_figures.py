@@ -10,8 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes
-from steer_tools.directions.fitting import fit
+from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, fit
 from steer_tools.directions.methods import METHODS, Method
 from steer_tools.directions.separation import best_threshold, held_out, mean_pair_cosine, roc_area
 from steer_tools.directions.statistics import Examples
@@ -239,6 +238,6 @@ def test_directions_other_than_the_contrasts_have_no_eraser(name: str) -> None:
 def test_held_out_figures_of_too_few_are_none() -> None:
     positive, negative, _ = classes(0, 8)
 
-    assert held_out(METHODS["lda"], Examples.of(positive, negative)) is not None
-    assert held_out(METHODS["lda"], Examples.of(positive, negative[:7])) is None
-    assert held_out(METHODS["lda"], Examples.of(positive[:7], negative)) is None
+    assert held_out(METHODS["lda"], Examples(positive, negative)) is not None
+    assert held_out(METHODS["lda"], Examples(positive, negative[:7])) is None
+    assert held_out(METHODS["lda"], Examples(positive[:7], negative)) is None

@@ -14,8 +14,7 @@ import torch
 from sklearn.covariance import ledoit_wolf, shrunk_covariance
 from torch import Tensor
 
-from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, cosine
-from steer_tools.directions.fitting import fit
+from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, cosine, fit
 from steer_tools.directions.methods import METHODS, Method
 from steer_tools.directions.methods.estimators import ArtificialTomography, LinearDiscriminant, LogisticRegression
 from steer_tools.directions.statistics import Examples
@@ -181,16 +180,16 @@ def test_full_shrinkage_is_the_mean_difference_and_little_is_not() -> None:
 def test_a_logistic_regression_is_the_same_in_other_units() -> None:
     positive, negative, _ = classes(0, 50)
     units = torch.logspace(-3, 3, WIDTH, dtype=torch.float64)
-    normal, threshold = METHODS["logistic"].raw_with_threshold(Examples.of(positive, negative))
+    normal, threshold = METHODS["logistic"].raw_with_threshold(Examples(positive, negative))
 
-    scaled = METHODS["logistic"].raw_with_threshold(Examples.of(positive * units, negative * units))
+    scaled = METHODS["logistic"].raw_with_threshold(Examples(positive * units, negative * units))
 
     torch.testing.assert_close(scaled[0] * units, normal, rtol=1e-5, atol=1e-7)
     assert scaled[1] == pytest.approx(threshold, rel=1e-5)
 
 
 def test_a_stronger_penalty_gives_smaller_coefficients() -> None:
-    data = Examples.of(*classes(0, 50)[:2])
+    data = Examples(*classes(0, 50)[:2])
 
     assert LogisticRegression(100.0).raw(data).norm() < 0.5 * LogisticRegression(1.0).raw(data).norm()
 
@@ -208,10 +207,10 @@ def test_lat_pairs_by_its_seed_and_not_by_the_labels() -> None:
     mixed = torch.cat([positive, negative])
     relabelled = mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(1))]
 
-    ours = ArtificialTomography().raw(Examples.of(positive, negative))
+    ours = ArtificialTomography().raw(Examples(positive, negative))
 
-    assert abs(cosine(ours, ArtificialTomography().raw(Examples.of(relabelled[:20], relabelled[20:])))) > 1 - 1e-9
-    assert abs(cosine(ours, ArtificialTomography(1).raw(Examples.of(positive, negative)))) < 1 - 1e-3
+    assert abs(cosine(ours, ArtificialTomography().raw(Examples(relabelled[:20], relabelled[20:])))) > 1 - 1e-9
+    assert abs(cosine(ours, ArtificialTomography(1).raw(Examples(positive, negative)))) < 1 - 1e-3
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, planted_direction
+from helpers.contrast_classes import WIDTH, anisotropic_covariance, classes, fit, planted_direction
 from steer_tools.directions import fitting
-from steer_tools.directions.fitting import FittedDirection, Fitter, fit
+from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import METHODS, Method
 from steer_tools.directions.moments import Moments
 from steer_tools.directions.session_methods import GivenDirection

@@ -411,7 +411,7 @@ def test_the_time_that_is_left_is_told_once_it_can_be_known(monkeypatch: pytest.
 
 def test_controls_have_the_vectors_norm_place_and_strength_and_take_turns() -> None:
     generator = torch.Generator().manual_seed(0)
-    examples = Examples.of(*(torch.randn(20, 32, generator=generator) for _ in range(2)))
+    examples = Examples(*(torch.randn(20, 32, generator=generator) for _ in range(2)))
     placement = Placement(Add(torch.randn(32, generator=generator) * 7), Site(2), 0.3, Scope.parse("all"))
 
     drawn = control_directions(examples, 99, seed=0)
@@ -430,7 +430,7 @@ def test_controls_have_the_vectors_norm_place_and_strength_and_take_turns() -> N
 
 
 def test_too_few_examples_give_random_directions_alone() -> None:
-    few = Examples.of(*(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)) for _ in range(2)))
+    few = Examples(*(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)) for _ in range(2)))
 
     drawn = control_directions(few, 20, seed=0)
 

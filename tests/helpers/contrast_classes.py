@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import Method
 
 WIDTH = 24
@@ -41,3 +42,10 @@ def suitable(method: Method, positive: Tensor, negative: Tensor) -> tuple[Tensor
 
 def cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))
+
+
+def fit(method: Method, positive: Tensor, negative: Tensor, *, precision: float = 0.0) -> FittedDirection:
+    """The direction from activations (n, width) and (m, width), taken in as one block."""
+    fitter = Fitter(method, precision=precision)
+    fitter.add(positive, negative)
+    return fitter.finish()

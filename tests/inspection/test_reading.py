@@ -120,7 +120,7 @@ def planted(apart: float, items: int = 40, width: int = 64, seed: int = 0) -> tu
     along = torch.zeros(width)
     along[5] = 1.0
     sides = [torch.randn(items, width, generator=generator) + shift * along for shift in (apart, 0.0) * 2]
-    return Examples.of(sides[0], sides[1]), Examples.of(sides[2], sides[3]), along
+    return Examples(sides[0], sides[1]), Examples(sides[2], sides[3]), along
 
 
 def test_a_detector_is_fitted_on_one_part_and_judged_on_the_other() -> None:
