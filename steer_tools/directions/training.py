@@ -18,7 +18,7 @@ from steer_tools.engines.base import Engine, Row
 from steer_tools.engines.facets import Gradients, require
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
 from steer_tools.progress import report, reporting_to
-from steer_tools.prompts import ContrastPrompts, Prompt, TokenPrompt
+from steer_tools.prompts import ContrastPrompts, TokenPrompt
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def completion_pairs(engine: Engine, contrast: ContrastPrompts) -> list[Completi
         shared = len(list(takewhile(lambda both: both[0] == both[1], zip(ids, other, strict=False))))
         if shared == 0 or shared in (len(ids), len(other)):
             raise PromptError(
-                f"The pair {_shown(positive)} and {_shown(negative)} does not begin alike and then part",
+                f"The pair {positive!s:.60} and {negative!s:.60} does not begin alike and then part",
                 valid="pairs with the same prompt and two completions, neither the beginning of the other",
                 fix="Put the same text, or the same messages, before both completions.",
             )
@@ -126,7 +126,3 @@ def _slope(engine: Gradients, pairs: Sequence[CompletionPair], site: Site, direc
         steered = [side.by_site[site][len(pair.prompt) - 1 :].double().sum(dim=0) for side in (ours, theirs)]
         slope += weight * (steered[0] - steered[1])
     return slope
-
-
-def _shown(prompt: Prompt) -> str:
-    return f"{prompt!s:.60}"

@@ -5,7 +5,7 @@ It must not know how statistics are gathered, or what length and sign a directio
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from steer_tools.directions.statistics import Activations
 from steer_tools.errors import ArgumentError
 
 Statistics: TypeAlias = Literal["means", "pair_moments", "class_moments", "examples"]
+_Default = TypeVar("_Default", bound=float | None)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Method(ABC):
     most: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            may_be_left = value is None and option.default is None
-            if not may_be_left and not _is_valid(value, option.metadata["least"], option.metadata["largest"]):
+        for declared in fields(self):
+            value = getattr(self, declared.name)
+            may_be_left = value is None and declared.default is None
+            if not may_be_left and not _is_valid(value, declared.metadata["least"], declared.metadata["largest"]):
                 raise ArgumentError(
-                    f"The option {option.name} of {self.name!r} is {value!r}", valid=describe_options(type(self))
+                    f"The option {declared.name} of {self.name!r} is {value!r}", valid=describe_options(type(self))
                 )
 
     @abstractmethod
@@ -55,29 +56,19 @@ class Method(ABC):
         return self.raw(data), None
 
 
-def whole_option(default: int, *, least: int) -> int:
-    """Declare an option that is a whole number of at least `least`."""
-    return field(default=default, metadata={"least": least, "largest": None})
-
-
-def number_option(default: float, *, least: float, largest: float | None = None) -> float:
-    """Declare an option that is a number."""
+def option(default: _Default, *, least: float, largest: float | None = None) -> _Default:
+    """Declare an option that is a number, a whole one if `least` is, or also None where that is the default."""
     return field(default=default, metadata={"least": least, "largest": largest})
-
-
-def optional_number(*, least: float, largest: float) -> float | None:
-    """Declare an option that is a number, or None, which is its default."""
-    return field(default=None, metadata={"least": least, "largest": largest})
 
 
 def describe_options(method: type[Method]) -> str:
     """Return the options of a method with their ranges and defaults, in words."""
     parts: list[str] = []
-    for option in fields(method):
-        least, largest = option.metadata["least"], option.metadata["largest"]
+    for declared in fields(method):
+        least, largest = declared.metadata["least"], declared.metadata["largest"]
         kind = "a whole number" if isinstance(least, int) else "a number"
         reach = f"of at least {least}" if largest is None else f"from {least} to {largest}"
-        parts.append(f"{option.name} ({kind} {reach}, default {option.default})")
+        parts.append(f"{declared.name} ({kind} {reach}, default {declared.default})")
     return "; ".join(parts) or f"{method.name!r} has no options"
 
 

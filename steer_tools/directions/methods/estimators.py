@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from steer_tools.directions.methods.base import Method, Statistics, number_option, optional_number, whole_option
+from steer_tools.directions.methods.base import Method, Statistics, option
 from steer_tools.directions.statistics import LEAST_SHRINKAGE, Activations, Examples, top_component
 
 
@@ -79,7 +79,7 @@ class ArtificialTomography(Method):
     name: ClassVar[str] = "lat"
     needs: ClassVar[Statistics] = "examples"
     fewest: ClassVar[int] = 2
-    seed: int = whole_option(0, least=0)
+    seed: int = option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Mix, pair, subtract, centre, and take the component."""
@@ -105,7 +105,7 @@ class LinearDiscriminant(Method):
     name: ClassVar[str] = "lda"
     needs: ClassVar[Statistics] = "class_moments"
     fewest: ClassVar[int] = 2
-    shrinkage: float | None = optional_number(least=LEAST_SHRINKAGE, largest=1.0)
+    shrinkage: float | None = option(None, least=LEAST_SHRINKAGE, largest=1.0)
 
     def raw(self, data: Activations) -> Tensor:
         """Whiten the contrast."""
@@ -122,7 +122,7 @@ class LogisticRegression(Method):
     name: ClassVar[str] = "logistic"
     needs: ClassVar[Statistics] = "examples"
     fewest: ClassVar[int] = 2
-    penalty: float = number_option(1.0, least=1e-6)
+    penalty: float = option(1.0, least=1e-6)
 
     def raw(self, data: Activations) -> Tensor:
         """Return the coefficients."""
@@ -150,7 +150,7 @@ class RandomDirection(Method):
 
     name: ClassVar[str] = "random"
     is_control: ClassVar[bool] = True
-    seed: int = whole_option(0, least=0)
+    seed: int = option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Draw standard normal numbers."""
@@ -169,7 +169,7 @@ class CovarianceDirection(Method):
     is_control: ClassVar[bool] = True
     needs: ClassVar[Statistics] = "examples"
     fewest: ClassVar[int] = 2
-    seed: int = whole_option(0, least=0)
+    seed: int = option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Add up the centred examples, each times a normal number, which needs no covariance matrix."""
@@ -192,7 +192,7 @@ class BalancedShuffle(Method):
     is_control: ClassVar[bool] = True
     needs: ClassVar[Statistics] = "examples"
     fewest: ClassVar[int] = 2
-    seed: int = whole_option(0, least=0)
+    seed: int = option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Exchange and subtract the means."""
