@@ -4,7 +4,7 @@ No model is loaded. That a vector was added or a direction projected out is clai
 tensors write to the residual stream, and where they lie, is told by their names. It must not know saved vectors.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
@@ -128,39 +128,20 @@ def audit(checkpoint: Checkpoint, base: Checkpoint) -> Audit:
     ablations = _ablations(changed)
     held = {name for ablation in ablations for name in ablation.tensors}
     rest = [one for one in changed if one.pair.name not in held]
-    additions = [one for one in rest if _is_written(one, checkpoint, base)]
+    biases = [one for one in rest if _is_written(one, checkpoint, base)]
     # Biases that differ beside other weights are a part of a training, and no vector.
-    found = _additions(additions, ablations, scale) if len(additions) == len(rest) else []
-    kinds: dict[str, Kind] = dict.fromkeys(held, "ablation")
-    kinds |= {name: "addition" for finding in found for name in finding.tensors}
-    layers = [tuple(sorted({n for name in a.tensors if (n := layer_of(name)) is not None})) for a in ablations]
+    additions = _additions(biases, ablations, scale) if len(biases) == len(rest) else []
+    findings = (*additions, *ablations)
+    kinds: dict[str, Kind] = {name: finding.kind for finding in findings for name in finding.tensors}
+    differences = [one.described(kinds.get(one.pair.name, "other")) for one in changed]
     return Audit(
         equal=len(pairing.pairs) - len(changed),
-        differences=tuple(
-            sorted(
-                (one.described(kinds.get(one.pair.name, "other")) for one in changed),
-                key=lambda difference: -(difference.change or float("inf")),
-            )
-        ),
-        findings=(
-            *found,
-            *(
-                Finding(
-                    kind="ablation",
-                    layers=at or (0,),
-                    component="residual" if at else "embedding",
-                    direction=own.direction,
-                    tensors=own.tensors,
-                    explained=own.total.explained,
-                    left=own.total.left,
-                )
-                for own, at in zip(ablations, layers, strict=True)
-            ),
-        ),
+        differences=tuple(sorted(differences, key=lambda difference: -(difference.change or float("inf")))),
+        findings=findings,
         only_in_checkpoint=pairing.only_in_checkpoint,
         only_in_base=pairing.only_in_base,
         stand_ins=pairing.stand_ins,
-        unclaimed=0 if found else len(additions),
+        unclaimed=0 if additions else len(biases),
         ignored=len(pairing.ignored),
         config_keys=differing_keys(checkpoint.config, base.config),
         are_rounded=any(len(set(pair.dtypes or ())) > 1 for pair in pairing.pairs),
@@ -176,10 +157,20 @@ class _Changed:
     change: Change | None
 
     @property
+    def measured(self) -> Change:
+        """Its change, which must have been measured."""
+        assert self.change is not None
+        return self.change
+
+    @property
+    def weight(self) -> float:
+        """How much of the change lies along its first singular direction."""
+        return self.measured.squared * self.measured.share
+
+    @property
     def allowance(self) -> float:
         """Which share of the change may be something else than an edit: what rounding makes, and a little."""
-        assert self.change is not None
-        return _UNEXPLAINED + 2 * rounding(self.change, self.pair.coarsest)
+        return _UNEXPLAINED + 2 * rounding(self.measured, self.pair.coarsest)
 
     @property
     def is_projected(self) -> bool:
@@ -206,15 +197,6 @@ class _Changed:
         return Difference(self.pair.name, kind, size, change.share if change and len(self.pair.shape) > 1 else None)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ablation:
-    """A direction, the tensors that it was projected out of, and what all of them lost."""
-
-    direction: Tensor
-    tensors: tuple[str, ...]
-    total: Removal
-
-
 def _measured(pair: Pair, sizes: Sizes) -> _Changed:
     if pair.dtypes is None:
         return _Changed(pair, None, None)
@@ -224,28 +206,31 @@ def _measured(pair: Pair, sizes: Sizes) -> _Changed:
     return _Changed(pair, axis if axes else None, change)
 
 
-def _ablations(changed: Sequence[_Changed]) -> list[_Ablation]:
+def _ablations(changed: Sequence[_Changed]) -> list[Finding]:
     """Return the directions that matrices lost, with the small tensors that lost them, too."""
-    rest = sorted((one for one in changed if one.is_projected), key=_weight, reverse=True)
+    rest = sorted((one for one in changed if one.is_projected), key=lambda one: one.weight, reverse=True)
     small = [one for one in changed if one.axis is not None and one.change and one.change.rows < _FEWEST_ROWS]
-    found: list[_Ablation] = []
+    found: list[Finding] = []
     while rest:
         along, losses = _group(rest)
         rest = [one for one in rest if one.pair.name not in losses]
-        left = _sum(losses.values()).left
+        left = sum(losses.values(), Removal()).left
         for one in (one for one in small if not any(one.pair.name in own.tensors for own in found)):
             lost = one.removal(along)
             most = one.allowance if _weight_of(one.pair.name) in losses else min(_MOST_UNEXPLAINED, one.allowance)
             if lost.remainder(1 - left) <= most * lost.squared:
                 losses[one.pair.name] = lost
-        found.append(_Ablation(along, tuple(losses), _sum(losses.values())))
+        total = sum(losses.values(), Removal())
+        at = tuple(sorted({layer for name in losses if (layer := layer_of(name)) is not None}))
+        component: Component = "residual" if at else "embedding"
+        found.append(Finding("ablation", at or (0,), component, along, tuple(losses), total.explained, total.left))
     return found
 
 
 def _group(rest: Sequence[_Changed]) -> tuple[Tensor, dict[str, Removal]]:
     """Return the direction of the first one, and what it and all others that lost the same direction lost."""
-    first = _direction(rest[0])
-    alike = [one for one in rest if abs(float(first @ _direction(one))) >= _SAME_DIRECTION]
+    first = rest[0].measured.direction
+    alike = [one for one in rest if abs(float(first @ one.measured.direction)) >= _SAME_DIRECTION]
     along = _common(alike)
     losses = _losses(alike, along)
     if len(losses) < len(alike):
@@ -259,7 +244,7 @@ def _group(rest: Sequence[_Changed]) -> tuple[Tensor, dict[str, Removal]]:
 
 
 def _common(alike: Sequence[_Changed]) -> Tensor:
-    return common_direction([_direction(one) for one in alike], [_weight(one) for one in alike])
+    return common_direction([one.measured.direction for one in alike], [one.weight for one in alike])
 
 
 def _losses(alike: Sequence[_Changed], along: Tensor) -> dict[str, Removal]:
@@ -268,15 +253,15 @@ def _losses(alike: Sequence[_Changed], along: Tensor) -> dict[str, Removal]:
     return {one.pair.name: loss for one, loss in losses if 1 - loss.explained <= min(_MOST_UNEXPLAINED, one.allowance)}
 
 
-def _additions(biases: Sequence[_Changed], ablations: Sequence[_Ablation], scale: float) -> list[Finding]:
+def _additions(biases: Sequence[_Changed], ablations: Sequence[Finding], scale: float) -> list[Finding]:
     """Return what was added at each site, beside what ablations took from the same biases."""
     found: dict[tuple[int, Component], tuple[Tensor, list[str]]] = {}
     for one in biases:
         ((before, after),) = one.pair.rows(0)
         added = (after - before)[0]
         for own in ablations:
-            if _weight_of(one.pair.name) in own.tensors:
-                added = added + (1 - own.total.left) * (before[0] @ own.direction) * own.direction
+            if own.left is not None and _weight_of(one.pair.name) in own.tensors:
+                added = added + (1 - own.left) * (before[0] @ own.direction) * own.direction
         site = (layer_of(one.pair.name) or 0, _component_of(one.pair.name))
         before_it, names = found.get(site, (torch.zeros_like(added), []))
         found[site] = before_it + scale * added, [*names, one.pair.name]
@@ -307,17 +292,3 @@ def _component_of(name: str) -> Component:
 
 def _weight_of(bias: str) -> str:
     return f"{bias.removesuffix('bias')}weight"
-
-
-def _direction(one: _Changed) -> Tensor:
-    assert one.change is not None
-    return one.change.direction
-
-
-def _weight(one: _Changed) -> float:
-    assert one.change is not None
-    return one.change.squared * one.change.share
-
-
-def _sum(removals: Iterable[Removal]) -> Removal:
-    return sum(removals, Removal())

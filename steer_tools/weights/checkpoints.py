@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
 from steer_tools.weights.shards import (
@@ -172,9 +170,3 @@ def _change(place: Place, edit: TensorEdit) -> None:
             file.seek(at)
             file.write(data)
             at += size
-
-
-def coarsest_dtype(folder: Path, edits: CheckpointEdits) -> torch.dtype:
-    """Return the least exact dtype of the tensors that change."""
-    tensors = find_tensors(folder)
-    return max((FLOATS[tensors[name].dtype] for name in edits.changed), key=lambda dtype: torch.finfo(dtype).eps)

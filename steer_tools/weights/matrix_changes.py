@@ -6,7 +6,8 @@ D = −s(Wû)ûᵀ, with s = 1 for the whole of it: that D has rank one does not
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import TypeAlias
 
 import torch
@@ -57,9 +58,7 @@ class Removal:
     along: float = 0.0
 
     def __add__(self, other: "Removal") -> "Removal":
-        return Removal(
-            self.squared + other.squared, self.had + other.had, self.kept + other.kept, self.along + other.along
-        )
+        return Removal(*map(add, astuple(self), astuple(other)))
 
     @property
     def explained(self) -> float:

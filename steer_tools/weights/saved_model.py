@@ -31,9 +31,9 @@ from steer_tools.weights.bakeable_plans import (
     read_plan,
     writing_sites,
 )
-from steer_tools.weights.checkpoints import CARD, CONTROL_VECTOR, UNDO, coarsest_dtype, copy_checkpoint, edit_checkpoint
+from steer_tools.weights.checkpoints import CARD, CONTROL_VECTOR, UNDO, copy_checkpoint, edit_checkpoint
 from steer_tools.weights.plan_into_weights import edits_for
-from steer_tools.weights.shards import INDEX, SINGLE, find_tensors
+from steer_tools.weights.shards import FLOATS, INDEX, SINGLE, find_tensors
 from steer_tools.weights.tensor_edits import CheckpointEdits
 from steer_tools.workspace import Workspace
 
@@ -90,17 +90,25 @@ def save_edited(
         ArgumentError: The folder is there already, and save_edited_model did not write it.
     """
     engine = engine_for_baking(session)
-    writers = engine.find_writers()
+    model, writers = cast(Any, engine.module), engine.find_writers()
     kind = read_plan(baking.plan, writing_sites(writers))
     edits = edits_for(kind, engine, writers)
     target = session.workspace.resolve(folder)
     if target.exists() and not (target / UNDO).is_file():
         raise ArgumentError(f"{target} is there already", valid="a new folder, or one that save_edited_model wrote")
-    if target == _source_of(engine):
+    source = _source_of(engine)
+    if target == source:
         raise ArgumentError(f"{target} is the folder that the model was loaded from", valid="another folder")
     with session.workspace.new_folder(folder) as part:
-        _write_checkpoint(engine, part)
-        edits = _as_named_in(part, edits, cast(Any, engine.module).base_model_prefix)
+        if source is None:
+            model.save_pretrained(part)
+        else:
+            copy_checkpoint(source, part)
+        engine.tokenizer.save_pretrained(part)
+        prefix = f"{model.base_model_prefix}."
+        # Some are saved without the prefix of the model inside.
+        if not any(name.startswith(prefix) for name in find_tensors(part)):
+            edits = edits.renamed(lambda name: name.removeprefix(prefix))
         edit_checkpoint(part, edits)
         proof, warnings = _proved(engine, baking.plan, part, prompts or engine.neutral_prompts, edits)
         layers = _write_control_vector(kind, part)
@@ -121,25 +129,7 @@ def model_folder(session: Session) -> Path | None:
     return _source_of(engine_for_baking(session))
 
 
-def _write_checkpoint(engine: EditableWeights, folder: Path) -> None:
-    """Write the unedited checkpoint: copied where the model was loaded from a folder, else saved out of memory."""
-    source = _source_of(engine)
-    if source is None:
-        cast(Any, engine.module).save_pretrained(folder)
-    else:
-        copy_checkpoint(source, folder)
-    engine.tokenizer.save_pretrained(folder)
-
-
-def _as_named_in(folder: Path, edits: CheckpointEdits, prefix: str) -> CheckpointEdits:
-    """Return the edits with the checkpoint's names: some were saved without the prefix of the model inside."""
-    names = find_tensors(folder)
-    has_prefix = any(name.startswith(f"{prefix}.") for name in names)
-    return edits if has_prefix else edits.renamed(lambda name: name.removeprefix(f"{prefix}."))
-
-
 def _source_of(engine: EditableWeights) -> Path | None:
-    """Return the folder that the model was loaded from, if it was one with a safetensors checkpoint."""
     name = str(getattr(cast(Any, engine.module).config, "_name_or_path", ""))
     source = Path(name).absolute()
     return source if name and ((source / SINGLE).is_file() or (source / INDEX).is_file()) else None
@@ -153,7 +143,8 @@ def _proved(
     reloaded, tokenizer = load_pretrained(str(folder), dtype=engine.info.dtype, device_map=device_map)
     if device_map is None:
         reloaded.to(engine.info.device)
-    dtypes = (coarsest_dtype(folder, edits), getattr(torch, engine.info.dtype))
+    tensors = find_tensors(folder)
+    dtypes = [getattr(torch, engine.info.dtype), *(FLOATS[tensors[name].dtype] for name in edits.changed)]
     # The same tokens for both, so that the weights are what is compared.
     baked = HuggingFaceEngine(reloaded, engine.tokenizer)
     try:

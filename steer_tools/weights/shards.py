@@ -62,7 +62,9 @@ class Place:
     def chunks(self) -> Iterator[bytes]:
         """Yield its bytes in pieces."""
         with self.opened(self.file) as file:
-            yield from _pieces(file, self.start, self.size)
+            file.seek(self.start)
+            for at in range(0, self.size, _CHUNK):
+                yield file.read(min(_CHUNK, self.size - at))
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,3 @@ def overwrite(place: Place, chunks: Iterable[bytes]) -> None:
         file.seek(place.start)
         for chunk in chunks:
             file.write(chunk)
-
-
-def _pieces(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
-    file.seek(start)
-    for at in range(0, size, _CHUNK):
-        yield file.read(min(_CHUNK, size - at))

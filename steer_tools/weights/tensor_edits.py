@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,19 +14,6 @@ from steer_tools.weights.shards import FLOATS, Place
 _SLICE_BYTES = 2**22
 
 
-class TensorEdit(Protocol):
-    """How one tensor changes."""
-
-    @property
-    def free_axis(self) -> int:
-        """The axis along which its parts change by themselves, if the tensor has that axis."""
-        ...
-
-    def apply(self, tensor: Tensor) -> Tensor:
-        """Return the changed copy, in the same dtype."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class ProjectedOut:
     """W − û(ûᵀW), with `axis` along the residual stream and `along` the unit vector û (width,)."""
@@ -36,11 +23,11 @@ class ProjectedOut:
 
     @property
     def free_axis(self) -> int:
-        """The first axis that is not summed over."""
+        """The first axis that is not summed over: along it the parts of the tensor change by themselves."""
         return 1 if self.axis == 0 else 0
 
     def apply(self, tensor: Tensor) -> Tensor:
-        """Project."""
+        """Return the changed copy, in the same dtype."""
         return project_out(tensor, self.axis, self.along)
 
 
@@ -54,6 +41,9 @@ class Increased:
     def apply(self, tensor: Tensor) -> Tensor:
         """Add in float64."""
         return (tensor.double() + self.by).to(tensor.dtype)
+
+
+TensorEdit: TypeAlias = ProjectedOut | Increased
 
 
 @dataclass(frozen=True)
