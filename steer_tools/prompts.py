@@ -22,24 +22,23 @@ class Message(TypedDict):
 PromptLike: TypeAlias = str | list[Message] | list[int]
 
 
+class _Written:
+    def __str__(self) -> str:
+        return repr(plain(cast(Prompt, self)))
+
+
 @dataclass(frozen=True)
-class TextPrompt:
+class TextPrompt(_Written):
     """A text, tokenised as it stands."""
 
     text: str
 
-    def __str__(self) -> str:
-        return repr(self.text)
-
 
 @dataclass(frozen=True)
-class ChatPrompt:
+class ChatPrompt(_Written):
     """(role, content) messages, rendered by the tokenizer's own chat template."""
 
     messages: tuple[tuple[str, str], ...]
-
-    def __str__(self) -> str:
-        return repr([{"role": role, "content": content} for role, content in self.messages])
 
     @property
     def ends_with_assistant(self) -> bool:
@@ -48,13 +47,10 @@ class ChatPrompt:
 
 
 @dataclass(frozen=True)
-class TokenPrompt:
+class TokenPrompt(_Written):
     """Token ids, used exactly as given."""
 
     tokens: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return repr(list(self.tokens))
 
 
 Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
@@ -186,16 +182,11 @@ def plain(prompt: Prompt) -> PromptLike:
 
 def prompt_text(prompt: Prompt | PromptLike) -> str:
     """Return what a prompt says: of a chat, each message in a line of its own, with its role."""
-    match prompt:
-        case str() | TextPrompt():
-            return prompt if isinstance(prompt, str) else prompt.text
-        case ChatPrompt(messages):
-            said = list(messages)
-        case TokenPrompt():
-            said = list[tuple[str, str]]()
-        case _:
-            said = [(item["role"], item["content"]) for item in prompt if not isinstance(item, int)]
-    return "\n".join(f"{role}: {content}" for role, content in said) or str(prompt)
+    given = plain(prompt) if isinstance(prompt, TextPrompt | ChatPrompt | TokenPrompt) else prompt
+    if isinstance(given, str):
+        return given
+    said = [f"{item['role']}: {item['content']}" for item in given if not isinstance(item, int)]
+    return "\n".join(said) or str(given)
 
 
 def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:

@@ -106,20 +106,6 @@ class BatchGeometry:
     after_user: Tensor | None = None
     _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @classmethod
-    def from_columns(
-        cls,
-        real: Tensor,
-        start: int,
-        prompt_lengths: Tensor,
-        first: Tensor | None = None,
-        after_user: Tensor | None = None,
-    ) -> "BatchGeometry":
-        """Build from `real` (rows, columns), true where a column is no padding; the pass holds columns start onward."""
-        counted = real.long().cumsum(dim=1) - 1
-        positions = counted.masked_fill(~real, -1)[:, start:]
-        return cls(positions, prompt_lengths, first, after_user)
-
     def last(self, tokens: int) -> "BatchGeometry":
         """Return the geometry of the last `tokens` of each row."""
         return self if tokens == self.positions.shape[1] else replace(self, positions=self.positions[:, -tokens:])
@@ -166,6 +152,12 @@ class BatchGeometry:
                 return self.positions >= self.after_user[:, None]
             case _:
                 raise AssertionError(f"unparsed position {term!r}")
+
+
+def positions_of(real: Tensor, start: int) -> Tensor:
+    """Return the positions in columns `start` onward, for `real` (rows, columns), true where a column is no padding."""
+    counted = real.long().cumsum(dim=1) - 1
+    return counted.masked_fill(~real, -1)[:, start:]
 
 
 def _parse_term(text: str) -> Term | None:

@@ -43,9 +43,15 @@ def held_out(method: Method, data: Examples) -> HeldOut | None:
     for fold in range(_FOLDS):
         held_positive, held_negative = (torch.arange(count) % _FOLDS == fold for count in data.counts)
         training = Examples(data.positive[~held_positive], data.negative[~held_negative])
-        unit, threshold = unit_and_threshold(method, training)
-        if threshold is None:
+        raw, threshold = method.raw_with_threshold(training)
+        norm = float(raw.norm())
+        sign = -1 if not method.is_control and float(raw @ training.contrast) < 0 else 1
+        # Where the method finds nothing the direction is zero, so that it tells nothing.
+        unit = raw if norm == 0 else raw * (sign / norm)
+        if threshold is None or norm == 0:
             threshold = best_threshold(training.positive @ unit, training.negative @ unit)
+        else:
+            threshold /= norm
         high.append(data.positive[held_positive] @ unit - threshold)
         low.append(data.negative[held_negative] @ unit - threshold)
         areas.append(roc_area(high[-1], low[-1]))
@@ -57,19 +63,6 @@ def held_out(method: Method, data: Examples) -> HeldOut | None:
         misses=float((positive <= 0).double().mean()),
         false_alarms=float((negative > 0).double().mean()),
     )
-
-
-def unit_and_threshold(method: Method, data: Examples) -> tuple[Tensor, float | None]:
-    """Return û (width,), pointing to the positive class unless it is a control, and the method's own threshold on û·h.
-
-    Where the method finds nothing û is zero, so that it tells nothing.
-    """
-    raw, threshold = method.raw_with_threshold(data)
-    norm = float(raw.norm())
-    if norm == 0:
-        return raw, None
-    sign = -1 if not method.is_control and float(raw @ data.contrast) < 0 else 1
-    return raw * (sign / norm), None if threshold is None else threshold / norm
 
 
 def roc_area(high: Tensor, low: Tensor) -> Tensor:

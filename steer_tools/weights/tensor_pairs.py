@@ -35,11 +35,6 @@ class Checkpoint:
     sizes: Sizes
     tensors: Mapping[str, Place]
 
-    @property
-    def unties(self) -> bool:
-        """Whether its config says that embedding and unembedding are two matrices."""
-        return self.config.get("tie_word_embeddings") is False
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -182,9 +177,9 @@ def _stand_in(name: str, place: Place, other: Checkpoint, own: Mapping[str, Plac
         return None, True
     # Outside the blocks, embeddings and nothing else are matrices of one shape.
     alike = [p for n, p in other.tensors.items() if p.shape == place.shape and layer_of(n) is None]
-    if not other.unties and len(place.shape) == 2 and layer_of(name) is None and len(alike) == 1:
-        return alike[0], True
-    return None, False
+    may_be_tied = other.config.get("tie_word_embeddings") is not False and len(place.shape) == 2
+    is_tied = may_be_tied and layer_of(name) is None and len(alike) == 1
+    return (alike[0], True) if is_tied else (None, False)
 
 
 def _rows(place: Place, axis: int, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.oracle import SCOPES
-from steer_tools.core.positions import BatchGeometry, Scope
+from steer_tools.core.positions import BatchGeometry, Scope, positions_of
 from steer_tools.errors import ArgumentError
 
 LENGTHS = (1, 3, 5)
@@ -17,7 +17,7 @@ def left_padded(start: int) -> BatchGeometry:
     real = torch.ones(len(LENGTHS), COLUMNS, dtype=torch.bool)
     for row, length in enumerate(LENGTHS):
         real[row, : 5 - length] = False
-    return BatchGeometry.from_columns(real, start, torch.tensor(LENGTHS), torch.tensor([0, 1, 1]))
+    return BatchGeometry(positions_of(real, start), torch.tensor(LENGTHS), torch.tensor([0, 1, 1]))
 
 
 @pytest.mark.parametrize("scope", SCOPES)

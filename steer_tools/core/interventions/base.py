@@ -46,10 +46,11 @@ class Intervention(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class OfVector(Value):
-    """What kinds have that need a vector's tensors alone: their fields are `direction`, `mean` or `eraser`."""
+class Kind(Value):
+    """What the kinds share; one whose fields are `direction`, `mean` and `eraser` alone needs no more to be made."""
 
     name: ClassVar[str]
+    scales_direction: ClassVar[bool] = False
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:

@@ -7,14 +7,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from steer_tools.core.interventions.base import MEAN, OfVector, finite_target, known, plus, projection, unit_of
-from steer_tools.core.values import Value
+from steer_tools.core.interventions.base import MEAN, Kind, finite_target, known, plus, projection, unit_of
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError
 
 
 @dataclass(frozen=True, eq=False)
-class Add(OfVector):
+class Add(Kind):
     """hidden + strength · direction (Turner et al. 2023, arXiv 2308.10248); `direction` is (width,)."""
 
     name: ClassVar[str] = "add"
@@ -27,7 +26,7 @@ class Add(OfVector):
 
 
 @dataclass(frozen=True, eq=False)
-class AddKeepingNorm(OfVector):
+class AddKeepingNorm(Kind):
     """Addition, then each token's own norm again; a token that the addition makes zero stays as it was."""
 
     name: ClassVar[str] = "add_keeping_norm"
@@ -46,11 +45,10 @@ class AddKeepingNorm(OfVector):
 
 
 @dataclass(frozen=True, eq=False)
-class Replace(OfVector):
+class Replace(Kind):
     """The direction, as long as it is saved, in place of the hidden state; `direction` is (width,)."""
 
     name: ClassVar[str] = "replace"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
@@ -59,11 +57,10 @@ class Replace(OfVector):
 
 
 @dataclass(frozen=True, eq=False)
-class Zero(OfVector):
+class Zero(Kind):
     """Zero in place of the hidden state."""
 
     name: ClassVar[str] = "zero"
-    scales_direction: ClassVar[bool] = False
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
         """Shrink each token by the share `strength`."""
@@ -71,11 +68,10 @@ class Zero(OfVector):
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(OfVector):
+class Mean(Kind):
     """The mean activation of the vector's own prompts in place of the hidden state; `mean` is (width,)."""
 
     name: ClassVar[str] = "mean"
-    scales_direction: ClassVar[bool] = False
     mean: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
@@ -94,7 +90,7 @@ _PARALLEL = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Rotate(Value):
+class Rotate(Kind):
     """The part of h in one plane turned by strength · angle from `second` towards `direction`; the rest is untouched.
 
     The plane and the norm are kept as in Angular Steering (Vu and Nguyen 2025, arXiv 2510.26243), which turns *to* an
@@ -107,7 +103,6 @@ class Rotate(Value):
     """
 
     name: ClassVar[str] = "rotate"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
     second: Tensor
     angle: float = _QUARTER_TURN

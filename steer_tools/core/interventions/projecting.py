@@ -6,8 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from steer_tools.core.interventions.base import OfVector, finite_target, known, plus, projection, unit_of
-from steer_tools.core.values import Value
+from steer_tools.core.interventions.base import Kind, finite_target, known, plus, projection, unit_of
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, DirectionError
 
@@ -16,11 +15,10 @@ _ERASER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut(OfVector):
+class ProjectOut(Kind):
     """h − û(û·h): directional ablation (Arditi et al. 2024, arXiv 2406.11717); `direction` is (width,)."""
 
     name: ClassVar[str] = "project_out"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
 
     def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ class ProjectOut(OfVector):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Value):
+class Affine(Kind):
     """h − û(û·h) + û·reference: affine concept editing (Marshall et al. 2024, arXiv 2411.09003).
 
     Attributes:
@@ -39,7 +37,6 @@ class Affine(Value):
     """
 
     name: ClassVar[str] = "affine"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
     reference: float
 
@@ -59,7 +56,7 @@ class Affine(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp(Value):
+class Clamp(Kind):
     """The component û·h brought into [low, high]; a token that is inside keeps every bit.
 
     Attributes:
@@ -69,7 +66,6 @@ class Clamp(Value):
     """
 
     name: ClassVar[str] = "clamp"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
     low: float
     high: float
@@ -97,7 +93,7 @@ class Clamp(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Erase(OfVector):
+class Erase(Kind):
     """h − û(w·(h − mean)): the least edit after which no linear probe tells the classes (LEACE).
 
     Belrose et al. 2023, arXiv 2306.03819; for two classes the map has rank one.
@@ -109,7 +105,6 @@ class Erase(OfVector):
     """
 
     name: ClassVar[str] = "erase"
-    scales_direction: ClassVar[bool] = False
     direction: Tensor
     eraser: Tensor
     mean: Tensor

@@ -26,28 +26,20 @@ class MeanDifference(Method):
 
 
 @dataclass(frozen=True)
-class PairedMeanDifference(Method):
+class PairedMeanDifference(MeanDifference):
     """Mean over pairs of x₊ᵢ − x₋ᵢ: contrastive activation addition (Rimsky et al. 2023, arXiv 2312.06681)."""
 
     name: ClassVar[str] = "paired_mean_difference"
     is_paired: ClassVar[bool] = True
 
-    def raw(self, data: Activations) -> Tensor:
-        """Subtract the means, which averages the differences."""
-        return data.contrast
-
 
 @dataclass(frozen=True)
-class ActivationAddition(Method):
+class ActivationAddition(MeanDifference):
     """x₊ − x₋ of one pair (Turner et al. 2023, arXiv 2308.10248)."""
 
     name: ClassVar[str] = "act_add"
     is_paired: ClassVar[bool] = True
     most: ClassVar[int | None] = 1
-
-    def raw(self, data: Activations) -> Tensor:
-        """Subtract."""
-        return data.contrast
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steer_tools.core.positions import BatchGeometry
+from steer_tools.core.positions import BatchGeometry, positions_of
 from steer_tools.errors import UnsupportedCallError
 
 # What models call what they keep between steps; most say past_key_values.
@@ -207,7 +207,7 @@ def geometry_of(
     if copies > 1:
         real = real.repeat_interleave(copies, 0)
         by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
-    return BatchGeometry.from_columns(real, place.start, cast(Tensor, by_row[0]), *by_row[1:])
+    return BatchGeometry(positions_of(real, place.start), cast(Tensor, by_row[0]), *by_row[1:])
 
 
 def layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
