@@ -6,7 +6,7 @@ way is one frozen class with `name`, `is_paired` and `find`, added to SESSION_ME
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 from torch import Tensor
 
@@ -72,15 +72,16 @@ class ReadyMethod:
     warnings: tuple[str, ...] = ()
 
 
+ReadyMethods: TypeAlias = dict[Site, ReadyMethod]
+
+
 class SessionMethod(Protocol):
     """One such way, with its options."""
 
     name: ClassVar[str]
     is_paired: ClassVar[bool]
 
-    def find(
-        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
-    ) -> dict[Site, ReadyMethod]:
+    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
         """Return a direction at each site, where the mean activations of the prompts differ by `contrasts` (width,)."""
         ...
 
@@ -99,9 +100,7 @@ class SaeFeature:
     sae: str = ""
     feature: int = -1
 
-    def find(
-        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
-    ) -> dict[Site, ReadyMethod]:
+    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
         """Read the row, which is the same at each site."""
         if type(self.sae) is not str or not self.sae:
             raise ArgumentError(
@@ -110,7 +109,7 @@ class SaeFeature:
             )
         direction = feature_direction(session.workspace, self.sae, self.feature)
         trained_at = feature_site(session.workspace, self.sae)
-        found: dict[Site, ReadyMethod] = {}
+        found: ReadyMethods = {}
         for site, difference in contrasts.items():
             warnings: list[str] = []
             if trained_at not in (None, site):
@@ -131,9 +130,7 @@ class Trained(TrainingOptions):
     name: ClassVar[str] = "trained"
     is_paired: ClassVar[bool] = True
 
-    def find(
-        self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]
-    ) -> dict[Site, ReadyMethod]:
+    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
         """Train one at each site by itself."""
         engine = session.engine
         pairs = completion_pairs(engine, contrast)

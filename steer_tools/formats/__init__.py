@@ -155,18 +155,11 @@ def load_vector(
         UnsupportedFeatureError: It asks for something that a steering vector does not have.
         WorkspacePathError: The path leaves a confined workspace.
     """
-    return read_vector(path, layer_if_unknown=layer_if_unknown, rows=rows, workspace=workspace).vector
+    return read_vector(path, Unsaid(layer_if_unknown, rows), workspace=workspace).vector
 
 
-def read_vector(
-    path: str | os.PathLike[str],
-    *,
-    layer_if_unknown: int | None = None,
-    rows: str | None = None,
-    workspace: Workspace | None = None,
-) -> Loaded:
+def read_vector(path: str | os.PathLike[str], unsaid: Unsaid, *, workspace: Workspace | None = None) -> Loaded:
     """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
-    unsaid = Unsaid(layer_if_unknown, rows)
     workspace = workspace or Workspace(Path.cwd())
     workspace.resolve(path)
     chosen = _format_of(with_suffix(path), workspace)

@@ -10,7 +10,7 @@ import torch
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import LayerError, VectorFileError
 from steer_tools.formats import Loaded, format_for, read_vector, save_vector
-from steer_tools.formats.base import VectorFormat
+from steer_tools.formats.base import Unsaid, VectorFormat
 from steer_tools.workspace import Workspace
 
 
@@ -48,11 +48,10 @@ def convert_vector(
         SteeringError: As `load_vector` and `save_vector` do.
     """
     options = options or ConversionOptions()
-    loaded = read_vector(source, layer_if_unknown=options.layer, rows=options.rows, workspace=workspace)
+    loaded = read_vector(source, Unsaid(options.layer, options.rows), workspace=workspace)
     vector = loaded.vector if options.layer is None else _only(loaded.vector, options.layer)
     path = save_vector(vector, target, format_name=options.format_name, workspace=workspace)
-    again = read_vector(path, layer_if_unknown=vector.layers[0], workspace=workspace)
-    written = again.vector
+    written = read_vector(path, Unsaid(vector.layers[0]), workspace=workspace).vector
     if written.layers != vector.layers or not all(
         torch.equal(written.directions[n], vector.directions[n]) for n in vector.layers
     ):

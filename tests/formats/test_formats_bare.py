@@ -13,6 +13,7 @@ import torch
 from steer_tools import load_vector
 from steer_tools.errors import ArgumentError, DirectionError, SteeringError, VectorFileError
 from steer_tools.formats import read_vector
+from steer_tools.formats.base import Unsaid
 from steer_tools.workspace import Workspace
 
 WIDTH = 6
@@ -60,7 +61,7 @@ def test_a_bare_vector_without_a_layer_is_refused(workspace: Workspace, put: Put
 
 
 def test_row_i_of_block_outputs_is_the_output_of_block_i(workspace: Workspace, put: Put) -> None:
-    loaded = read_vector(put(stack(4)), rows="block_outputs", workspace=workspace)
+    loaded = read_vector(put(stack(4)), Unsaid(rows="block_outputs"), workspace=workspace)
 
     assert loaded.vector.layers == (0, 1, 2, 3)
     assert all(torch.equal(loaded.vector.directions[i], stack(4)[i]) for i in range(4))
@@ -71,7 +72,7 @@ def test_row_i_of_block_outputs_is_the_output_of_block_i(workspace: Workspace, p
 def test_row_i_of_hidden_states_is_the_input_of_block_i_and_the_first_and_last_are_no_outputs(
     workspace: Workspace, put: Put
 ) -> None:
-    loaded = read_vector(put(stack(5)), rows="hidden_states", workspace=workspace)
+    loaded = read_vector(put(stack(5)), Unsaid(rows="hidden_states"), workspace=workspace)
 
     assert loaded.vector.layers == (0, 1, 2)
     assert all(torch.equal(loaded.vector.directions[i], stack(5)[i + 1]) for i in range(3))

@@ -15,6 +15,7 @@ from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import read_vector
+from steer_tools.formats.base import Unsaid
 from steer_tools.workspace import Workspace
 
 WIDTH = 20
@@ -109,7 +110,7 @@ def test_what_the_library_writes_is_read(
     tensors = {f"direction.{n}": array for n, array in arrays.items()}
     library_file(workspace.root / "v.gguf", tensors, architecture, alignment)
 
-    loaded = read_vector("v.gguf", workspace=workspace)
+    loaded = read_vector("v.gguf", Unsaid(), workspace=workspace)
 
     assert loaded.vector.layers == (1, 3)
     assert all(np.array_equal(loaded.vector.directions[n].numpy(), a.astype(np.float32)) for n, a in arrays.items())

@@ -18,6 +18,7 @@ from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, VectorFileError
 from steer_tools.formats import read_vector
+from steer_tools.formats.base import Unsaid
 from steer_tools.formats.pt_format import read_tensors, write_tensor
 from steer_tools.workspace import Workspace
 
@@ -301,7 +302,7 @@ def test_a_pair_is_found_by_either_name(workspace: Workspace) -> None:
     assert sorted(file.name for file in workspace.root.iterdir()) == ["v.json", "v.pt"]
     assert path.name == "v.pt"
     for name in ("v.pt", "v.json"):
-        loaded = read_vector(name, layer_if_unknown=5, workspace=workspace)
+        loaded = read_vector(name, Unsaid(5), workspace=workspace)
         assert (loaded.format.name, loaded.vector.layers, loaded.vector.info) == ("rotalabs", (3,), INFO)
         assert torch.equal(loaded.vector.directions[3], numbers(WIDTH))
 

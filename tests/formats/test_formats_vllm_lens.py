@@ -16,6 +16,7 @@ import zstandard
 from steer_tools import SteeringVector, load_vector, save_vector
 from steer_tools.errors import DirectionError, LayerError, SteeringError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import from_steering_vectors, read_vector, to_steering_vectors
+from steer_tools.formats.base import Unsaid
 from steer_tools.workspace import Workspace
 
 ROWS = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
@@ -56,7 +57,7 @@ def packed(data: bytes) -> dict[str, Any]:
 def test_row_i_belongs_to_the_i_th_layer_index(workspace: Workspace, dtype: torch.dtype) -> None:
     workspace.write("v.json", wire(ROWS.to(dtype)))
 
-    loaded = read_vector("v.json", workspace=workspace)
+    loaded = read_vector("v.json", Unsaid(), workspace=workspace)
 
     assert loaded.vector.layers == (1, 4)
     assert torch.equal(loaded.vector.directions[4], ROWS[0].to(dtype).float())
@@ -73,7 +74,7 @@ def test_numbers_that_are_not_packed_are_read(workspace: Workspace) -> None:
 def test_the_scale_is_part_of_what_strength_1_adds(workspace: Workspace) -> None:
     workspace.write("v.json", wire(scale=-2.5))
 
-    loaded = read_vector("v.json", workspace=workspace)
+    loaded = read_vector("v.json", Unsaid(), workspace=workspace)
 
     assert torch.equal(loaded.vector.directions[4], -2.5 * ROWS[0])
     assert "-2.5, is multiplied into" in loaded.notes[0]
