@@ -47,13 +47,12 @@ class Work:
         def tell(done: int, of: int, message: str) -> None:
             if outer is not None:
                 share = (self._done + size * done / of) / total
-                outer(round(1000 * share), 1000, f"{name}{self._time_left(share)}")
+                passed = time.monotonic() - self._started
+                is_known = share > 0 and passed > 1
+                left = f", about {passed / share * (1 - share):.0f} s left" if is_known else ""
+                outer(round(1000 * share), 1000, f"{name}{left}")
 
         tell(0, 1, name)
         with reporting_to(tell):
             yield
         self._done += size
-
-    def _time_left(self, share: float) -> str:
-        passed = time.monotonic() - self._started
-        return f", about {passed / share * (1 - share):.0f} s left" if share > 0 and passed > 1 else ""

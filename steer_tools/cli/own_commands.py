@@ -84,11 +84,12 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a vector's file from or to another library's format, and tell what the new file does not say."""
-    from steer_tools.formats.conversion import ConversionOptions, convert_vector
+    from steer_tools.formats.base import Unsaid
+    from steer_tools.formats.conversion import convert_vector
     from steer_tools.workspace import Workspace
 
     folder = Workspace(workspace or Workspace.default().root)
-    done = convert_vector(source, target, ConversionOptions(layer, rows, format_name), workspace=folder)
+    done = convert_vector(source, target, Unsaid(layer, rows), format_name, workspace=folder)
     show(_conversion_document(source, done), _conversion_shown(source, done), as_json=as_json)
 
 

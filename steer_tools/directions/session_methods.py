@@ -6,7 +6,7 @@ way is one frozen class with `name`, `is_paired` and `find`, added to SESSION_ME
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from torch import Tensor
 
@@ -75,17 +75,6 @@ class ReadyMethod:
 ReadyMethods: TypeAlias = dict[Site, ReadyMethod]
 
 
-class SessionMethod(Protocol):
-    """One such way, with its options."""
-
-    name: ClassVar[str]
-    is_paired: ClassVar[bool]
-
-    def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
-        """Return a direction at each site, where the mean activations of the prompts differ by `contrasts` (width,)."""
-        ...
-
-
 @dataclass(frozen=True)
 class SaeFeature:
     """A feature of a sparse autoencoder: its decoder row (Bricken et al. 2023).
@@ -101,7 +90,7 @@ class SaeFeature:
     feature: int = -1
 
     def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
-        """Read the row, which is the same at each site."""
+        """Read the row, the same for each site, where the prompts' mean activations differ by `contrasts` (width,)."""
         if type(self.sae) is not str or not self.sae:
             raise ArgumentError(
                 f"sae is {self.sae!r}",
@@ -131,7 +120,7 @@ class Trained(TrainingOptions):
     is_paired: ClassVar[bool] = True
 
     def find(self, session: Session, contrast: ContrastPrompts, contrasts: Mapping[Site, Tensor]) -> ReadyMethods:
-        """Train one at each site by itself."""
+        """Train one at each site by itself, where the prompts' mean activations differ by `contrasts` (width,)."""
         engine = session.engine
         pairs = completion_pairs(engine, contrast)
         return {
@@ -140,7 +129,8 @@ class Trained(TrainingOptions):
         }
 
 
-SESSION_METHODS: dict[str, type[SaeFeature] | type[Trained]] = {kind.name: kind for kind in (SaeFeature, Trained)}
+SessionMethod: TypeAlias = SaeFeature | Trained
+SESSION_METHODS: dict[str, type[SessionMethod]] = {kind.name: kind for kind in (SaeFeature, Trained)}
 
 
 def way_named(name: object, options: Mapping[str, object] | None) -> Method | SessionMethod:

@@ -15,15 +15,6 @@ from steer_tools.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class ConversionOptions:
-    """The one layer to convert, or that of a bare array; what a stack's rows are; the format of the target."""
-
-    layer: int | None = None
-    rows: str | None = None
-    format_name: str | None = None
-
-
-@dataclass(frozen=True)
 class Conversion:
     """What was read, where it was written, and what of it the written file does not say."""
 
@@ -37,26 +28,28 @@ class Conversion:
 def convert_vector(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    options: ConversionOptions | None = None,
+    unsaid: Unsaid,
+    format_name: str | None = None,
     *,
     workspace: Workspace | None = None,
 ) -> Conversion:
     """Read `source`, write `target`, and read that again, so that what is reported is what is there.
 
+    Of a source that says its layers, the one of `unsaid` is converted alone.
+
     Raises:
-        LayerError: The source says its layers, and `layer` is none of them.
+        LayerError: The source says its layers, and that one is none of them.
         SteeringError: As `load_vector` and `save_vector` do.
     """
-    options = options or ConversionOptions()
-    loaded = read_vector(source, Unsaid(options.layer, options.rows), workspace=workspace)
-    vector = loaded.vector if options.layer is None else _only(loaded.vector, options.layer)
-    path = save_vector(vector, target, format_name=options.format_name, workspace=workspace)
+    loaded = read_vector(source, unsaid, workspace=workspace)
+    vector = loaded.vector if unsaid.layer is None else _only(loaded.vector, unsaid.layer)
+    path = save_vector(vector, target, format_name=format_name, workspace=workspace)
     written = read_vector(path, Unsaid(vector.layers[0]), workspace=workspace).vector
     if written.layers != vector.layers or not all(
         torch.equal(written.directions[n], vector.directions[n]) for n in vector.layers
     ):
         raise VectorFileError(f"{path} does not hold what was written to it", fix="Write it again.")
-    chosen = format_for(target, len(vector.layers), options.format_name)
+    chosen = format_for(target, len(vector.layers), format_name)
     return Conversion(loaded, path, chosen, written, _lost(vector, written, chosen))
 
 

@@ -17,7 +17,8 @@ from steer_tools.cli import main
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import LayerError
 from steer_tools.formats import FORMATS
-from steer_tools.formats.conversion import ConversionOptions, convert_vector
+from steer_tools.formats.base import Unsaid
+from steer_tools.formats.conversion import convert_vector
 from steer_tools.workspace import Workspace
 
 WIDTH = 6
@@ -67,7 +68,7 @@ NAMES = [vector_format.name for vector_format in FORMATS]
 def test_every_format_converts_to_every_other_bit_for_bit(workspace: Workspace, source: str, target: str) -> None:
     path = save_vector(vector_at(3), "source", format_name=source, workspace=workspace)
 
-    done = convert_vector(path, "target", ConversionOptions(3, None, target), workspace=workspace)
+    done = convert_vector(path, "target", Unsaid(3), target, workspace=workspace)
 
     loaded = load_vector(done.path, layer_if_unknown=3, workspace=workspace)
     assert (done.read.format.name, done.format.name) == (source, target)
@@ -171,7 +172,7 @@ def test_a_layer_is_not_given_another_number(workspace: Workspace) -> None:
     save_vector(vector_at(1), "v", workspace=workspace)
 
     with pytest.raises(LayerError, match=r"layer is 2, and the file holds the layers \[1\]"):
-        convert_vector("v", "w", ConversionOptions(2), workspace=workspace)
+        convert_vector("v", "w", Unsaid(2), workspace=workspace)
     assert not (workspace.root / "w.safetensors").exists()
 
 

@@ -3,8 +3,9 @@
 It must not know hooks, rows, positions or files.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ MEAN = "the prompts' mean activation"
 _WORDS = {"direction": "a direction", "mean": MEAN, "eraser": "the eraser of a mean difference"}
 
 
-class Intervention(Protocol):
+@dataclass(frozen=True, eq=False)
+class Intervention(Value, ABC):
     """One kind of edit, with its own tensors and parameters.
 
     Attributes:
@@ -28,33 +30,18 @@ class Intervention(Protocol):
     """
 
     name: ClassVar[str]
-    scales_direction: ClassVar[bool]
+    scales_direction: ClassVar[bool] = False
 
     @classmethod
     def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
         """Take what this kind needs from `vector` at `layer`; `target` None is the kind's own default.
 
+        A kind without a target whose fields are `direction`, `mean` and `eraser` alone gets these as they are saved.
+
         Raises:
             ArgumentError: The vector does not have it, or the target is not finite, or the kind has none.
             DirectionError: What it has does not fit together.
         """
-        ...
-
-    def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
-        """Return the edited copy of `hidden` (tokens, width), in its dtype; `strength` is (tokens, 1) or a scalar."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Kind(Value):
-    """What the kinds share; one whose fields are `direction`, `mean` and `eraser` alone needs no more to be made."""
-
-    name: ClassVar[str]
-    scales_direction: ClassVar[bool] = False
-
-    @classmethod
-    def from_vector(cls, vector: SteeringVector, layer: int, target: float | None) -> Self:
-        """Take the tensors as they are saved, the direction with its length."""
         if target is not None:
             raise ArgumentError(
                 f"target is {target!r}, and the intervention {cls.name!r} has no target", fix="Leave it out."
@@ -62,6 +49,10 @@ class Kind(Value):
         facts = {"direction": vector.directions, "mean": vector.means, "eraser": vector.erasers}
         names = [field.name for field in fields(cls)]
         return cast(Any, cls)(*(known(facts[name].get(layer), cls.name, _WORDS[name], layer) for name in names))
+
+    @abstractmethod
+    def edit(self, hidden: Tensor, strength: Tensor) -> Tensor:
+        """Return the edited copy of `hidden` (tokens, width), in its dtype; `strength` is (tokens, 1) or a scalar."""
 
 
 def plus(hidden: Tensor, change: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from steer_tools.core.interventions.base import MEAN, Kind, finite_target, known, plus, projection, unit_of
+from steer_tools.core.interventions.base import MEAN, Intervention, finite_target, known, plus, projection, unit_of
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Kind):
+class Add(Intervention):
     """hidden + strength · direction (Turner et al. 2023, arXiv 2308.10248); `direction` is (width,)."""
 
     name: ClassVar[str] = "add"
@@ -26,7 +26,7 @@ class Add(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class AddKeepingNorm(Kind):
+class AddKeepingNorm(Intervention):
     """Addition, then each token's own norm again; a token that the addition makes zero stays as it was."""
 
     name: ClassVar[str] = "add_keeping_norm"
@@ -45,7 +45,7 @@ class AddKeepingNorm(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Replace(Kind):
+class Replace(Intervention):
     """The direction, as long as it is saved, in place of the hidden state; `direction` is (width,)."""
 
     name: ClassVar[str] = "replace"
@@ -57,7 +57,7 @@ class Replace(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Zero(Kind):
+class Zero(Intervention):
     """Zero in place of the hidden state."""
 
     name: ClassVar[str] = "zero"
@@ -68,7 +68,7 @@ class Zero(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Kind):
+class Mean(Intervention):
     """The mean activation of the vector's own prompts in place of the hidden state; `mean` is (width,)."""
 
     name: ClassVar[str] = "mean"
@@ -90,7 +90,7 @@ _PARALLEL = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Rotate(Kind):
+class Rotate(Intervention):
     """The part of h in one plane turned by strength · angle from `second` towards `direction`; the rest is untouched.
 
     The plane and the norm are kept as in Angular Steering (Vu and Nguyen 2025, arXiv 2510.26243), which turns *to* an

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from steer_tools.core.interventions.base import Kind, finite_target, known, plus, projection, unit_of
+from steer_tools.core.interventions.base import Intervention, finite_target, known, plus, projection, unit_of
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, DirectionError
 
@@ -15,7 +15,7 @@ _ERASER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut(Kind):
+class ProjectOut(Intervention):
     """h − û(û·h): directional ablation (Arditi et al. 2024, arXiv 2406.11717); `direction` is (width,)."""
 
     name: ClassVar[str] = "project_out"
@@ -28,7 +28,7 @@ class ProjectOut(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Kind):
+class Affine(Intervention):
     """h − û(û·h) + û·reference: affine concept editing (Marshall et al. 2024, arXiv 2411.09003).
 
     Attributes:
@@ -56,7 +56,7 @@ class Affine(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp(Kind):
+class Clamp(Intervention):
     """The component û·h brought into [low, high]; a token that is inside keeps every bit.
 
     Attributes:
@@ -93,7 +93,7 @@ class Clamp(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Erase(Kind):
+class Erase(Intervention):
     """h − û(w·(h − mean)): the least edit after which no linear probe tells the classes (LEACE).
 
     Belrose et al. 2023, arXiv 2306.03819; for two classes the map has rank one.
