@@ -99,7 +99,6 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
 
 
 def _entry(entry: object, key: str, name: str) -> tuple[torch.dtype, tuple[int, int], int, int]:
-    """Return the dtype, the shape and the place of one tensor."""
     table = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
     dtype, shape, place = _DTYPES.get(table.get("dtype", "")), table.get("shape"), table.get("data_offsets")
     numbers = [*(shape or ()), *(place or ())] if isinstance(shape, list) and isinstance(place, list) else []

@@ -151,7 +151,6 @@ def _contrasts(engine: Engine, contrast: ContrastPrompts, where: Where) -> dict[
 def _fit(
     engine: Engine, contrast: ContrastPrompts, where: Where, methods: dict[Site, Method]
 ) -> dict[Site, FittedDirection]:
-    """Read block after block, and fit the direction of each site."""
     precision = torch.finfo(getattr(torch, engine.info.dtype)).eps
     fitters = {site: Fitter(method, precision=precision) for site, method in methods.items()}
     for start in range(0, max(len(contrast.positive), len(contrast.negative)), _BLOCK):

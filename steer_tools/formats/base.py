@@ -58,7 +58,7 @@ class VectorFormat(ABC):
     name: ClassVar[str]
     suffix: ClassVar[str]
     convention: ClassVar[str]
-    holds_several_layers: ClassVar[bool]
+    holds_several_layers: ClassVar[bool] = True
 
     def files(self, name: str) -> tuple[str, str | None]:
         """Return the names of the file and of the one beside it, where the format has one."""

@@ -40,11 +40,9 @@ class GgufFormat(VectorFormat):
     convention: ClassVar[str] = (
         "`direction.<N>` acts on the output of block N, from 0 (llama.cpp has no 0); strength 1 adds the tensor"
     )
-    holds_several_layers: ClassVar[bool] = True
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
-        """Serialise all layers, as repeng does."""
         require_residual(vector, self.name)
         if 0 in vector.directions:
             raise UnsupportedFeatureError(
@@ -107,7 +105,6 @@ class _Cursor:
         self._data, self._end = data, min(len(data), _MOST_HEADER_BYTES)
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes and step over them."""
         if count > self._end - self.position:
             raise VectorFileError(
                 f"The header of {self.name} claims more bytes than there are, or than a control vector needs "

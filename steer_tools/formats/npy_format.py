@@ -28,7 +28,6 @@ class NpyFormat(VectorFormat):
 
     @override
     def files(self, name: str) -> tuple[str, str | None]:
-        """Return the array's name and that of the description beside it."""
         return name, f"{name}.json"
 
     @override

@@ -213,13 +213,9 @@ def describe(pickled: bytes) -> Description | dict[int, Description]:
             stack.append(_built(function, arguments))
         elif step not in ("PROTO", "FRAME", "STOP"):
             raise NotATensorError(f"a pickle with the step {step}")
-    match stack:
-        case [Description() as tensor]:
-            return tensor
-        case [dict() as tensors] if tensors:
-            return cast("dict[int, Description]", tensors)
-        case _:
-            raise NotATensorError("a pickle of something else")
+    if len(stack) != 1 or not stack[0] or not isinstance(stack[0], Description | dict):
+        raise NotATensorError("a pickle of something else")
+    return cast("Description | dict[int, Description]", stack[0])
 
 
 def _fill(target: object, items: list[object]) -> None:

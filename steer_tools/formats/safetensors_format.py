@@ -25,7 +25,6 @@ class SafetensorsFormat(VectorFormat):
     name: ClassVar[str] = "safetensors"
     suffix: ClassVar[str] = ".safetensors"
     convention: ClassVar[str] = "`layer.<n>` acts on the output of block n, from 0; strength 1 adds the tensor"
-    holds_several_layers: ClassVar[bool] = True
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:

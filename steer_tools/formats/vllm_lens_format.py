@@ -39,7 +39,6 @@ class VllmLensFormat(VectorFormat):
     convention: ClassVar[str] = (
         "`layer_indices` are the blocks whose output is steered, from 0; strength 1 adds scale x row"
     )
-    holds_several_layers: ClassVar[bool] = True
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:

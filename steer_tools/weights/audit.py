@@ -4,6 +4,7 @@ No model is loaded. That a vector was added or a direction projected out is clai
 tensors write to the residual stream, and where they lie, is told by their names. It must not know saved vectors.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -158,13 +159,11 @@ class _Changed:
 
     @property
     def measured(self) -> Change:
-        """Its change, which must have been measured."""
         assert self.change is not None
         return self.change
 
     @property
     def weight(self) -> float:
-        """How much of the change lies along its first singular direction."""
         return self.measured.squared * self.measured.share
 
     @property
@@ -186,12 +185,10 @@ class _Changed:
         )
 
     def removal(self, along: Tensor) -> Removal:
-        """Measure what it takes away along a direction."""
         assert self.axis is not None
         return removal(partial(self.pair.rows, self.axis), along)
 
     def described(self, kind: Kind) -> Difference:
-        """Return the difference for people."""
         change = self.change
         size = (change.squared / change.before) ** 0.5 if change and change.before else None
         return Difference(self.pair.name, kind, size, change.share if change and len(self.pair.shape) > 1 else None)
@@ -262,7 +259,8 @@ def _additions(biases: Sequence[_Changed], ablations: Sequence[Finding], scale: 
         for own in ablations:
             if own.left is not None and _weight_of(one.pair.name) in own.tensors:
                 added = added + (1 - own.left) * (before[0] @ own.direction) * own.direction
-        site = (layer_of(one.pair.name) or 0, _component_of(one.pair.name))
+        component: Component = "attention" if re.search("attn|attention", one.pair.name) else "residual"
+        site = (layer_of(one.pair.name) or 0, component)
         before_it, names = found.get(site, (torch.zeros_like(added), []))
         found[site] = before_it + scale * added, [*names, one.pair.name]
     return [
@@ -284,10 +282,6 @@ def _is_written(one: _Changed, checkpoint: Checkpoint, base: Checkpoint) -> bool
         and layer_of(one.pair.name) is not None
         and "expert" not in one.pair.name
     )
-
-
-def _component_of(name: str) -> Component:
-    return "attention" if "attn" in name or "attention" in name else "residual"
 
 
 def _weight_of(bias: str) -> str:

@@ -159,7 +159,6 @@ def _set_config(folder: Path, edits: CheckpointEdits) -> None:
 
 
 def _change(place: Place, edit: TensorEdit) -> None:
-    """Change one tensor where it lies, slice by slice."""
     at = place.start
     with place.file.open("r+b") as file:
         for size in slices(place, edit):

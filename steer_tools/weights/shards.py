@@ -27,16 +27,12 @@ Opening: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
 
 
 class _Entry(BaseModel):
-    """What a file's header says of a tensor."""
-
     dtype: str
     shape: tuple[NonNegativeInt, ...]
     data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
 class _Index(BaseModel):
-    """What is read of an index: tensor → file."""
-
     weight_map: dict[str, str]
 
 

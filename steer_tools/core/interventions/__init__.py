@@ -1,8 +1,8 @@
 """What is done to a hidden state: hidden and a strength → hidden, purely, and the table of all kinds.
 
-A new intervention is one frozen class here with `name`, `scales_direction`, `from_vector` and `edit`: INTERVENTIONS
-finds it, and `make generate` tells the tools. Strength 0 is the identity for each. It must not know hooks, rows or
-positions: it is handed the chosen tokens in float32 and hands them back.
+A new intervention is one frozen subclass of `Intervention` here with `name` and `edit`: INTERVENTIONS finds it, and
+`make generate` tells the tools. Strength 0 is the identity for each. It must not know hooks, rows or positions: it is
+handed the chosen tokens in float32 and hands them back.
 """
 
 from importlib import import_module

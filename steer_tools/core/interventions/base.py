@@ -26,7 +26,7 @@ class Intervention(Value, ABC):
     Attributes:
         name: What callers write.
         scales_direction: Whether the strength multiplies the direction, so that a unit of strength can be a length;
-            else it is the share of a whole edit, or of an angle.
+            else, as by default, it is the share of a whole edit, or of an angle.
     """
 
     name: ClassVar[str]

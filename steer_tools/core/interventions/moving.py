@@ -132,6 +132,5 @@ class Rotate(Intervention):
 
 
 def _orthogonal_part(second: Tensor, direction: Tensor) -> Tensor:
-    """Return `second` without its part along `direction`, in float64."""
     second, along = second.double(), unit_of(direction, direction.double())
     return second - (second @ along) * along

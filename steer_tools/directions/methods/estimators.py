@@ -146,8 +146,7 @@ class RandomDirection(Method):
 
     def raw(self, data: Activations) -> Tensor:
         """Draw standard normal numbers."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(len(data.contrast), generator=generator, dtype=torch.float64)
+        return torch.randn(len(data.contrast), generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
