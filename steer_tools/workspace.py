@@ -56,9 +56,8 @@ class Workspace:
             raise _no_file(path)
         given = Path(text if self.is_confined else os.path.expanduser(text))  # noqa: PTH111  # Leaves an unknown user's ~ alone.
         absolute = Path(os.path.normpath(self.root / given))
-        if self.is_confined and (
-            ".." in given.parts or absolute == self.root or not absolute.is_relative_to(self.root)
-        ):
+        stays = ".." not in given.parts and absolute != self.root and absolute.is_relative_to(self.root)
+        if self.is_confined and not stays:
             raise WorkspacePathError(
                 f"The path {text!r} lies outside the workspace",
                 valid=f"a path inside {self.root}, such as 'vectors/happy.safetensors'",

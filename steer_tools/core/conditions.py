@@ -78,8 +78,6 @@ class Not(Value):
 
 @dataclass(frozen=True, eq=False)
 class _OfTwo(Value):
-    """What conditions have that ask two others."""
-
     first: Condition
     second: Condition
 

@@ -102,12 +102,8 @@ def _entry(entry: object, key: str, name: str) -> tuple[torch.dtype, tuple[int, 
     table = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
     dtype, shape, place = _DTYPES.get(table.get("dtype", "")), table.get("shape"), table.get("data_offsets")
     numbers = [*(shape or ()), *(place or ())] if isinstance(shape, list) and isinstance(place, list) else []
-    if (
-        dtype is None
-        or len(numbers) != 4
-        or not all(type(n) is int and 0 <= n < 2**48 for n in numbers)
-        or 0 in numbers[:2]
-    ):
+    are_counts = all(type(n) is int and 0 <= n < 2**48 for n in numbers)
+    if dtype is None or len(numbers) != 4 or not are_counts or 0 in numbers[:2]:
         raise VectorFileError(
             f"The tensor {key!r} of {name} is {table.get('dtype')} {shape}",
             valid="a matrix of floats, one row or column a feature",

@@ -60,8 +60,7 @@ class Fitter:
 
     def __init__(self, method: Method, *, precision: float = 0.0) -> None:
         self._method, self._precision = method, precision
-        self._positive: list[Tensor] = []
-        self._negative: list[Tensor] = []
+        self._kept: tuple[list[Tensor], list[Tensor]] = ([], [])
         self._moments: Moments | None = None
         self._width: int | None = None
 
@@ -75,19 +74,15 @@ class Fitter:
         self._check(positive, negative)
         positive, negative = (block.detach().to("cpu", torch.float64, copy=True) for block in (positive, negative))
         self._width = positive.shape[1]
-        fills = [
-            self._method.needs != "examples" and sum(map(len, blocks)) >= KEPT_EXAMPLES
-            for blocks in (self._positive, self._negative)
-        ]
-        if self._moments is None and any(fills):
+        are_full = [self._method.needs != "examples" and sum(map(len, side)) >= KEPT_EXAMPLES for side in self._kept]
+        if self._moments is None and any(are_full):
             self._moments = Moments(self._width, self._method.needs)
-            self._moments.add(torch.cat(self._positive), torch.cat(self._negative))
+            self._moments.add(*map(torch.cat, self._kept))
         if self._moments is not None:
             self._moments.add(positive, negative)
-        if not fills[0]:
-            self._positive.append(positive)
-        if not fills[1]:
-            self._negative.append(negative)
+        for side, block, is_full in zip(self._kept, (positive, negative), are_full, strict=True):
+            if not is_full:
+                side.append(block)
 
     def finish(self) -> FittedDirection:
         """Find the direction of what was taken in.
@@ -98,7 +93,7 @@ class Fitter:
         """
         if self._width is None:
             raise _unsuitable_counts(self._method, (0, 0))
-        kept = Examples(torch.cat(self._positive), torch.cat(self._negative))
+        kept = Examples(*map(torch.cat, self._kept))
         data = kept if self._moments is None else self._moments
         counts = data.counts
         if min(counts) < self._method.fewest or max(counts) > (self._method.most or max(counts)):

@@ -37,7 +37,6 @@ def held_out(method: Method, data: Examples) -> HeldOut | None:
     """
     if min(data.counts) < MIN_PER_CLASS_FOR_SEPARATION:
         return None
-    areas: list[Tensor] = []
     high: list[Tensor] = []
     low: list[Tensor] = []
     for fold in range(_FOLDS):
@@ -54,7 +53,7 @@ def held_out(method: Method, data: Examples) -> HeldOut | None:
             threshold /= norm
         high.append(data.positive[held_positive] @ unit - threshold)
         low.append(data.negative[held_negative] @ unit - threshold)
-        areas.append(roc_area(high[-1], low[-1]))
+    areas = [roc_area(*fold) for fold in zip(high, low, strict=True)]
     positive, negative = torch.cat(high), torch.cat(low)
     spread = ((positive.var() + negative.var()) / 2).sqrt()
     return HeldOut(

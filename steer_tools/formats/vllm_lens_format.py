@@ -67,9 +67,7 @@ class VllmLensFormat(VectorFormat):
                 valid="one row a layer, and each layer once",
             )
         rows = _numbers(wire.activations, name).reshape(shape)
-        directions = {
-            layer: row if wire.scale == 1 else wire.scale * row for layer, row in zip(layers, rows, strict=True)
-        }
+        directions = {layer: wire.scale * row for layer, row in zip(layers, rows, strict=True)}
         notes = () if wire.scale == 1 else (f"Its scale, {wire.scale:g}, is multiplied into the directions.",)
         return Decoded(SteeringVector.from_directions(directions), notes)
 

@@ -18,9 +18,7 @@ from steer_tools.weights.shards import (
     SINGLE,
     NewTensor,
     Place,
-    copied,
     find_tensors,
-    overwrite,
     read_header,
     weight_files,
     write_file,
@@ -58,7 +56,7 @@ def edit_checkpoint(folder: Path, edits: CheckpointEdits) -> None:
         "config": (folder / CONFIG).read_text(encoding="utf-8"),
         "index": (folder / INDEX).read_text(encoding="utf-8") if (folder / INDEX).is_file() else None,
     }
-    write_file(folder / UNDO, {name: copied(place) for name, place in undone.items()}, {_METADATA: json.dumps(before)})
+    write_file(folder / UNDO, undone, {_METADATA: json.dumps(before)})
     _add(folder, tensors, edits)
     _set_config(folder, edits)
     tensors = find_tensors(folder)
@@ -97,7 +95,7 @@ def undo_edited_model(folder: str | os.PathLike[str]) -> Undone:
     new = _SECOND if before["index"] is None else _ADDED
     removed = sum(place.file.name == new for place in tensors.values())
     for name, place in saved.items():
-        overwrite(tensors[name], place.chunks())
+        tensors[name].overwrite(place.chunks)
     (folder / CONFIG).write_text(cast(str, before["config"]), encoding="utf-8")
     if before["index"] is not None:
         (folder / INDEX).write_text(before["index"], encoding="utf-8")
@@ -122,12 +120,12 @@ def _refuse_unfit(folder: Path, tensors: dict[str, Place], edits: CheckpointEdit
 
 def _add(folder: Path, tensors: dict[str, Place], edits: CheckpointEdits) -> None:
     """Write what is new to a file of its own; a copy whose name is taken is written over what has it."""
-    new: dict[str, NewTensor] = {}
+    new: dict[str, NewTensor | Place] = {}
     for name, source in edits.copies.items():
         if name in tensors:
-            overwrite(tensors[name], tensors[source].chunks())
+            tensors[name].overwrite(tensors[source].chunks)
         else:
-            new[name] = copied(tensors[source])
+            new[name] = tensors[source]
     for name, shape in edits.zeros.items():
         beside = tensors.get(f"{name.rpartition('.')[0]}.weight", next(iter(tensors.values())))
         new[name] = zeros(shape, beside.dtype)

@@ -22,15 +22,7 @@ from steer_tools.errors import ArgumentError, BakingError
 from steer_tools.formats import save_vector
 from steer_tools.prompts import Prompt, TextPrompt
 from steer_tools.session.session import Session
-from steer_tools.weights.bakeable_plans import (
-    Ablation,
-    Addition,
-    Bakeable,
-    Baking,
-    engine_for_baking,
-    read_plan,
-    writing_sites,
-)
+from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, engine_for_baking, read_plan, writing_sites
 from steer_tools.weights.checkpoints import CARD, CONTROL_VECTOR, UNDO, copy_checkpoint, edit_checkpoint
 from steer_tools.weights.plan_into_weights import edits_for
 from steer_tools.weights.shards import FLOATS, INDEX, SINGLE, find_tensors
@@ -164,7 +156,7 @@ def _proved(
     return proof, warnings
 
 
-def _write_control_vector(kind: Bakeable, folder: Path) -> tuple[int, ...]:
+def _write_control_vector(kind: Addition | Ablation, folder: Path) -> tuple[int, ...]:
     """Write what llama.cpp can add to the unedited model, where it can: at the output of layers from 1 on."""
     if isinstance(kind, Ablation) or any(s.component != "residual" or s.layer == 0 for s in kind.by_site):
         return ()
@@ -173,7 +165,7 @@ def _write_control_vector(kind: Bakeable, folder: Path) -> tuple[int, ...]:
     return vector.layers
 
 
-def card_of(model_name: str, kind: Bakeable, source: str, proof: Proof) -> str:
+def card_of(model_name: str, kind: Addition | Ablation, source: str, proof: Proof) -> str:
     """Return the card in Markdown; `source` names the vectors."""
     match kind:
         case Addition(by_site):

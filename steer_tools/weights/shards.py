@@ -55,12 +55,20 @@ class Place:
     size: int
     opened: Opening = field(default=open_file, repr=False, compare=False)
 
+    @property
     def chunks(self) -> Iterator[bytes]:
-        """Yield its bytes in pieces."""
+        """Its bytes in pieces, read anew each time."""
         with self.opened(self.file) as file:
             file.seek(self.start)
             for at in range(0, self.size, _CHUNK):
                 yield file.read(min(_CHUNK, self.size - at))
+
+    def overwrite(self, chunks: Iterable[bytes]) -> None:
+        """Write bytes over its own, where it lies."""
+        with self.file.open("r+b") as file:
+            file.seek(self.start)
+            for chunk in chunks:
+                file.write(chunk)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Plac
     return places, metadata
 
 
-def write_file(path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
+def write_file(path: Path, tensors: Mapping[str, NewTensor | Place], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, one piece of a tensor after the other."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -153,20 +161,7 @@ def write_file(path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[s
                 file.write(chunk)
 
 
-def copied(place: Place) -> NewTensor:
-    """Return a new tensor with the bytes of one that is there."""
-    return NewTensor(place.dtype, place.shape, place.size, place.chunks())
-
-
 def zeros(shape: tuple[int, ...], dtype: str) -> NewTensor:
     """Return a new tensor of zeros."""
     size = prod(shape) * FLOATS[dtype].itemsize
     return NewTensor(dtype, shape, size, (bytes(min(_CHUNK, size - at)) for at in range(0, size, _CHUNK)))
-
-
-def overwrite(place: Place, chunks: Iterable[bytes]) -> None:
-    """Write bytes over those of a tensor, where it lies."""
-    with place.file.open("r+b") as file:
-        file.seek(place.start)
-        for chunk in chunks:
-            file.write(chunk)

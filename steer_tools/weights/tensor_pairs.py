@@ -74,7 +74,7 @@ class Pair:
         """Return whether both have the same values, once they are rounded to the coarser dtype: −0 is 0."""
         places = [place for place in (self.before, self.after) if place]
         is_alike = len(places) == 2 and places[0].dtype == places[1].dtype
-        if is_alike and all(a == b for a, b in zip_longest(*(place.chunks() for place in places))):
+        if is_alike and all(a == b for a, b in zip_longest(*(place.chunks for place in places))):
             return True
         return self.dtypes is not None and all(
             torch.equal(before, after) for before, after in self.rows(len(self.shape) - 1)

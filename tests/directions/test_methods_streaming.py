@@ -113,7 +113,7 @@ def test_a_fitter_keeps_no_row_of_a_long_stream_beyond_its_share(monkeypatch: py
             fitter.add(torch.randn(10, WIDTH), torch.randn(10, WIDTH))
 
     def kept(fitter: Fitter) -> int:
-        return sum(block.untyped_storage().nbytes() for block in (*fitter._positive, *fitter._negative))
+        return sum(block.untyped_storage().nbytes() for side in fitter._kept for block in side)
 
     assert kept(many) == kept(few) == 2 * 20 * WIDTH * 8
 

@@ -59,8 +59,7 @@ def cosines(vectors: Sequence[SteeringVector], layer: int) -> Tensor:
     """Return the cosine of each pair at `layer`, (vectors, vectors) float64.
 
     Raises:
-        ArgumentError: As `require_alike` does.
-        ForeignVectorError: As `require_alike` does.
+        ArgumentError, ForeignVectorError: As `require_alike` does.
         LayerError: One of them lacks the layer.
     """
     require_alike(vectors)
@@ -81,8 +80,7 @@ def oppositions(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> 
     """Return the pairs whose weighted directions have a cosine below OPPOSED, at the layers that all have.
 
     Raises:
-        ArgumentError: As `require_alike` does.
-        ForeignVectorError: As `require_alike` does.
+        ArgumentError, ForeignVectorError: As `require_alike` does.
     """
     signs = torch.tensor(weights, dtype=torch.float64).sign()
     shared = sorted(set[int].intersection(*(set(vector.layers) for vector in vectors)))

@@ -150,17 +150,15 @@ class RandomDirection(Method):
 
 
 @dataclass(frozen=True)
-class CovarianceDirection(Method):
+class CovarianceDirection(RandomDirection):
     """A normal draw that has the examples' covariance within the classes: where activations vary by themselves.
 
     In the covariance of both classes together the contrast is often what varies most, and the control would be it.
     """
 
     name: ClassVar[str] = "random_covariance"
-    is_control: ClassVar[bool] = True
     needs: ClassVar[Statistics] = "examples"
     fewest: ClassVar[int] = 2
-    seed: int = option(0, least=0)
 
     def raw(self, data: Activations) -> Tensor:
         """Add up the centred examples, each times a normal number, which needs no covariance matrix."""
