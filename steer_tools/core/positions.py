@@ -156,8 +156,7 @@ class BatchGeometry:
 
 def positions_of(real: Tensor, start: int) -> Tensor:
     """Return the positions in columns `start` onward, for `real` (rows, columns), true where a column is no padding."""
-    counted = real.long().cumsum(dim=1) - 1
-    return counted.masked_fill(~real, -1)[:, start:]
+    return (real.long().cumsum(dim=1) - 1).masked_fill(~real, -1)[:, start:]
 
 
 def _parse_term(text: str) -> Term | None:

@@ -69,16 +69,15 @@ def layers_with(engine: Engine, component: Component, head: int | None) -> list[
     Raises:
         SteeringError: None has it, as for the first layer.
     """
-    refusal: SteeringError | None = None
-    found: list[int] = []
+    found, refusals = list[int](), list[SteeringError]()
     for layer in engine.info.steerable_layers:
         try:
             engine.width(Site(layer, component, head))
             found.append(layer)
         except (UnsupportedFeatureError, LayerError) as error:
-            refusal = refusal or error
-    if refusal is not None and not found:
-        raise refusal
+            refusals.append(error)
+    if refusals and not found:
+        raise refusals[0]
     return found
 
 

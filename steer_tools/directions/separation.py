@@ -37,8 +37,7 @@ def held_out(method: Method, data: Examples) -> HeldOut | None:
     """
     if min(data.counts) < MIN_PER_CLASS_FOR_SEPARATION:
         return None
-    high: list[Tensor] = []
-    low: list[Tensor] = []
+    high, low = list[Tensor](), list[Tensor]()
     for fold in range(_FOLDS):
         held_positive, held_negative = (torch.arange(count) % _FOLDS == fold for count in data.counts)
         training = Examples(data.positive[~held_positive], data.negative[~held_negative])

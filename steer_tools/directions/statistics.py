@@ -16,24 +16,27 @@ LEAST_SHRINKAGE = 1e-6
 
 def solve_scatter(scatter: Tensor, count: int, quartic: float, vector: Tensor, shrinkage: float | None) -> Tensor:
     """Return Σ⁻¹ · vector up to a factor, from n·S (width, width) and the sum of the n rows' fourth powers of norm."""
-    width = len(scatter)
-    trace = float(scatter.trace())
-    if trace == 0:
-        return vector
-    rho = _shrinkage(scatter, trace, quartic, count, width) if shrinkage is None else shrinkage
-    shrunk = (1 - rho) * scatter
-    shrunk.diagonal().add_(rho * trace / width)
+    slope, floor = _shrinkage(scatter, (count, len(scatter)), quartic, shrinkage)
+    shrunk = slope * scatter
+    shrunk.diagonal().add_(floor)
     return _solve(shrunk, vector)
 
 
-def _shrinkage(product: Tensor, trace: float, quartic: float, count: int, width: int) -> float:
-    """Return ρ (Ledoit and Wolf 2004, A well-conditioned estimator); XᵀX and XXᵀ have the same norm and trace."""
-    square = float(product.square().sum()) / count**2  # |S|²
-    spread = square - (trace / count) ** 2 / width  # |S − (tr S / d)·I|²
-    error = (quartic / count - square) / count  # the mean |xxᵀ − S|², over n
-    if spread <= 0:
-        return 1.0
-    return min(1.0, max(LEAST_SHRINKAGE, error / spread))
+def _shrinkage(product: Tensor, shape: tuple[int, int], quartic: float, shrinkage: float | None) -> tuple[float, float]:
+    """Return 1 − ρ and n·ρ·(tr S / d) for rows X (n, d), from XᵀX or XXᵀ, which have the same norm and trace.
+
+    Without `shrinkage` it is that of Ledoit and Wolf (2004, A well-conditioned estimator); Σ is the identity for S = 0.
+    """
+    count, width = shape
+    trace = float(product.trace())
+    if trace == 0:
+        return 0.0, 1.0
+    if shrinkage is None:
+        square = float(product.square().sum()) / count**2  # |S|²
+        spread = square - (trace / count) ** 2 / width  # |S − (tr S / d)·I|²
+        error = (quartic / count - square) / count  # the mean |xxᵀ − S|², over n
+        shrinkage = 1.0 if spread <= 0 else min(1.0, max(LEAST_SHRINKAGE, error / spread))
+    return 1 - shrinkage, shrinkage * trace / width
 
 
 def _solve(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -102,12 +105,8 @@ class Examples(Activations):
         if count >= width:
             return solve_scatter(rows.T @ rows, count, quartic, vector, shrinkage)
         gram = rows @ rows.T
-        trace = float(gram.trace())
-        if trace == 0:
-            return vector
-        rho = _shrinkage(gram, trace, quartic, count, width) if shrinkage is None else shrinkage
+        slope, floor = _shrinkage(gram, (count, width), quartic, shrinkage)
         # Woodbury: (λI + κXᵀX)⁻¹ v = (v − κXᵀ(λI + κXXᵀ)⁻¹Xv) / λ, and factors do not matter here.
-        floor, slope = rho * trace / width, 1 - rho
         inner = floor * torch.eye(count, dtype=rows.dtype) + slope * gram
         return vector - slope * (rows.T @ _solve(inner, rows @ vector))
 

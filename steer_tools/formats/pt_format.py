@@ -185,10 +185,8 @@ def describe(pickled: bytes) -> Description | dict[int, Description]:
         step = opcode.name
         if step == "GLOBAL":
             stack.append(_named(str(argument)))
-        elif step in _LITERALS:
-            stack.append(argument)
-        elif step in _CONSTANTS:
-            stack.append(_CONSTANTS[step])
+        elif step in _LITERALS or step in _CONSTANTS:
+            stack.append(_CONSTANTS.get(step, argument))
         elif step in _TUPLES:
             stack[-_TUPLES[step] :] = [tuple(stack[-_TUPLES[step] :])]
         elif step == "TUPLE":

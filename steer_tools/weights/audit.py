@@ -228,20 +228,18 @@ def _group(rest: Sequence[_Changed]) -> tuple[Tensor, dict[str, Removal]]:
     """Return the direction of the first one, and what it and all others that lost the same direction lost."""
     first = rest[0].measured.direction
     alike = [one for one in rest if abs(float(first @ one.measured.direction)) >= _SAME_DIRECTION]
-    along = _common(alike)
-    losses = _losses(alike, along)
+    along, losses = _shared(alike)
     if len(losses) < len(alike):
         # Between two directions that are like each other lies one that none of the tensors lost.
-        alike = [one for one in alike if one is rest[0] or one.pair.name in _losses([one], first)]
-        along = _common(alike)
-        losses = _losses(alike, along)
+        along, losses = _shared([one for one in alike if one is rest[0] or one.pair.name in _losses([one], first)])
     if rest[0].pair.name not in losses:
         along, losses = first, {rest[0].pair.name: rest[0].removal(first)}
     return along, losses
 
 
-def _common(alike: Sequence[_Changed]) -> Tensor:
-    return common_direction([one.measured.direction for one in alike], [one.weight for one in alike])
+def _shared(alike: Sequence[_Changed]) -> tuple[Tensor, dict[str, Removal]]:
+    along = common_direction([one.measured.direction for one in alike], [one.weight for one in alike])
+    return along, _losses(alike, along)
 
 
 def _losses(alike: Sequence[_Changed], along: Tensor) -> dict[str, Removal]:

@@ -125,8 +125,7 @@ def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Plac
             header = _HEADER.validate_json(file.read(length))
         except ValidationError as error:
             raise BakingError(f"{path} is no safetensors file", fix="Download or save it again.") from error
-    places: dict[str, Place] = {}
-    metadata: dict[str, str] = {}
+    places, metadata = dict[str, Place](), dict[str, str]()
     for name, entry in header.items():
         if isinstance(entry, dict):
             metadata |= entry

@@ -130,17 +130,16 @@ def pair_up(checkpoint: Checkpoint, base: Checkpoint) -> Pairing:
         )
     theirs = _as_named_in(checkpoint.tensors, base.tensors)
     shared = [Pair(name, theirs[name], place) for name, place in checkpoint.tensors.items() if name in theirs]
-    if odd := [pair for pair in shared if pair.before and pair.after and pair.before.shape != pair.after.shape]:
-        assert odd[0].before is not None
-        raise BakingError(
-            f"{odd[0].name!r} has the shape {list(odd[0].shape)}, and in the base {list(odd[0].before.shape)}",
-            valid="two checkpoints whose tensors have equal shapes",
-            fix="Give the checkpoint that this one was made from as the base.",
-        )
+    for pair in shared:
+        if pair.before and pair.after and pair.before.shape != pair.after.shape:
+            raise BakingError(
+                f"{pair.name!r} has the shape {list(pair.shape)}, and in the base {list(pair.before.shape)}",
+                valid="two checkpoints whose tensors have equal shapes",
+                fix="Give the checkpoint that this one was made from as the base.",
+            )
     added = {name: place for name, place in checkpoint.tensors.items() if name not in theirs}
     dropped = {name: place for name, place in theirs.items() if name not in checkpoint.tensors}
-    pairs, only = list(shared), list[list[str]]()
-    ignored: list[str] = []
+    pairs, only, ignored = list(shared), list[list[str]](), list[str]()
     for names, own, other, is_added in ((added, checkpoint, base, True), (dropped, base, checkpoint, False)):
         alone = [name for name in names if ignores(own.config, name)]
         ignored += alone

@@ -15,12 +15,12 @@ from steer_tools.core.interventions import (
     AddKeepingNorm,
     Affine,
     Clamp,
-    Erase,
     Intervention,
     ProjectOut,
-    Rotate,
     intervention_named,
 )
+from steer_tools.core.interventions.moving import Rotate
+from steer_tools.core.interventions.projecting import Erase
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError, DirectionError
 

@@ -9,8 +9,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from steer_tools.core.interventions.base import Intervention
-from steer_tools.core.interventions.moving import Add, AddKeepingNorm, Mean, Replace, Rotate, Zero
-from steer_tools.core.interventions.projecting import Affine, Clamp, Erase, ProjectOut
+from steer_tools.core.interventions.moving import Add, AddKeepingNorm, Replace, Zero
+from steer_tools.core.interventions.projecting import Affine, Clamp, ProjectOut
 from steer_tools.errors import ArgumentError
 
 __all__ = [
@@ -19,12 +19,9 @@ __all__ = [
     "AddKeepingNorm",
     "Affine",
     "Clamp",
-    "Erase",
     "Intervention",
-    "Mean",
     "ProjectOut",
     "Replace",
-    "Rotate",
     "Zero",
     "intervention_named",
 ]

@@ -190,9 +190,8 @@ class BalancedShuffle(Method):
         if len(data.positive) == len(data.negative):
             kept, swapped = _halves(data.positive - data.negative, generator)
             return (kept.mean(dim=0) - swapped.mean(dim=0)) / 2
-        (kept_positive, moved_positive), (kept_negative, moved_negative) = (
-            _halves(side, generator) for side in (data.positive, data.negative)
-        )
+        kept_positive, moved_positive = _halves(data.positive, generator)
+        kept_negative, moved_negative = _halves(data.negative, generator)
         ours, theirs = torch.cat([kept_positive, moved_negative]), torch.cat([kept_negative, moved_positive])
         return ours.mean(dim=0) - theirs.mean(dim=0)
 
