@@ -69,12 +69,12 @@ OptionalScorer = Annotated[
 
 
 class ControlsStatus(TypedDict):
-    """`reached` of `count` controls have the vector's effect; `anti_steerable`: their share of items below 0."""
+    """`reached` of `count` controls have the vector's effect; `moved_wrong_way`: their share of items below 0."""
 
     count: int
     reached: int
     largest: float
-    anti_steerable: float
+    moved_wrong_way: float
 
 
 class SideEffectsStatus(TypedDict):
@@ -237,7 +237,7 @@ def _result(
             count=len(null.means),
             reached=int((null.means >= judgement.effect).sum()),
             largest=short(float(null.means.max())),
-            anti_steerable=short(float((null.effects < 0).mean())),
+            moved_wrong_way=short(null.moved_wrong_way),
         ),
         side_effects=SideEffectsStatus(
             kl=short(damage.divergence),
@@ -281,7 +281,7 @@ def _facts(result: ExperimentResult) -> dict[str, str | None]:
     return {
         **choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"]),
         "controls": f"{controls['reached']} of {controls['count']} reach its effect, the largest has "
-        f"{nats(controls['largest'])}; {controls['anti_steerable']:.0%} of their items move the wrong way",
+        f"{nats(controls['largest'])}; {controls['moved_wrong_way']:.0%} of their items move the wrong way",
         "asking": None if result["prompting"] is None else f"{nats(result['prompting'])} nats by a prompt instead",
         "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity'])}, distinct-2 × "
         f"{brief(damage['distinct_2'])}, length × {brief(damage['length'])}",
