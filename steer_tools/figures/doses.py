@@ -5,12 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer_tools.figures import FAINT, INK, OTHER, STEERED, new_figure, plain, png, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-from typing import TYPE_CHECKING
-
 from steer_tools.figures.heat_maps import HeatMap, draw_cells, explain_marks
 
 if TYPE_CHECKING:
@@ -29,14 +23,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class DosePanel:
-    """What one vector does at each strength: the score it is for, and scores that it should leave alone.
+    """What one vector does at each strength: the score it is for, and `others` that it should leave alone.
 
-    Attributes:
-        title: Above the panel.
-        effect: The score it is for.
-        others: The scores it should leave alone.
-        chosen: A strength to mark on the curve.
-        reference: A score to compare with, drawn as a dashed line, and what it is.
+    `chosen` is a strength to mark on the curve, `reference` a score to compare with, and what it is.
     """
 
     title: str
@@ -52,8 +41,7 @@ def dose_response(panels: Sequence[DosePanel], *, title: str, score_label: str, 
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
         draw_doses(axes, panel)
-        style(axes, panel.title, strength_label)
-    every[0].set_ylabel(plain(score_label), color=INK, fontsize=9)
+        style(axes, panel.title, strength_label, score_label if axes is every[0] else "")
     return png(figure)
 
 
@@ -68,20 +56,11 @@ def draw_doses(axes: "Axes", panel: DosePanel) -> None:
     if effect.intervals:
         low, high = zip(*effect.intervals, strict=True)
         axes.fill_between(effect.strengths, low, high, color=STEERED, alpha=0.18, linewidth=0)
-    axes.plot(
-        effect.strengths,
-        effect.scores,
-        color=STEERED,
-        linewidth=2.2,
-        marker="o",
-        markersize=4,
-        label=plain(effect.label),
-    )
+    label = plain(effect.label)
+    axes.plot(effect.strengths, effect.scores, "o-", color=STEERED, linewidth=2.2, markersize=4, label=label)
     if panel.chosen is not None:
         score = effect.scores[list(effect.strengths).index(panel.chosen)]
-        axes.plot(
-            [panel.chosen], [score], "o", markersize=10, markerfacecolor="none", markeredgecolor=INK, label="chosen"
-        )
+        axes.plot([panel.chosen], [score], "o", color=INK, fillstyle="none", markersize=10, label="chosen")
     if panel.reference is not None:
         label, score = panel.reference
         axes.axhline(score, color=OTHER, linewidth=1.4, linestyle="--", label=plain(label))
@@ -118,14 +97,8 @@ def draw_controls(axes: "Axes", controls: Controls) -> None:
     for row, group in enumerate(reversed(controls.groups)):
         heights = [row + _SPREAD * ((index * _GOLDEN) % 1 - 0.5) for index in range(len(group.effects))]
         axes.plot(group.effects, heights, "o", markersize=3.5, color=OTHER, alpha=0.7, markeredgewidth=0)
-        axes.text(
-            0.02,
-            row + _SPREAD / 2 + 0.1,
-            plain(f"{group.label} ({len(group.effects)})"),
-            transform=axes.get_yaxis_transform(),
-            fontsize=8,
-            color=INK,
-        )
+        label, across = plain(f"{group.label} ({len(group.effects)})"), axes.get_yaxis_transform()
+        axes.text(0.02, row + _SPREAD / 2 + 0.1, label, transform=across, fontsize=8, color=INK)
     axes.set_ylim(-0.85, len(controls.groups) - 0.25)
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8, loc="lower left", labelcolor=INK)

@@ -17,16 +17,7 @@ _DAMAGED = "#f1f5f9"
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One layer at one signed strength.
-
-    Attributes:
-        layer: Counted from 0.
-        strength: With its sign.
-        effect: What the colour and the number say.
-        is_damaged: Whether it costs more than the budget.
-        is_in_window: Whether it is one of those to work with.
-        is_chosen: Whether it was taken.
-    """
+    """One layer at one signed strength: the effect that its colour and its number say, and how it is marked."""
 
     layer: int
     strength: float
@@ -88,22 +79,17 @@ def draw_cells(axes: "Axes", shown: HeatMap) -> None:
     colours, scale = LinearSegmentedColormap.from_list("", [AGAINST, "#ffffff", STEERED]), Normalize(-limit, limit)
     for cell in sorted(shown.cells, key=lambda own: (own.layer, own.strength)):
         x, y = columns.index(cell.strength), rows.index(cell.layer)
-        share = min(1.0, abs(cell.effect) / limit)
         face = _DAMAGED if cell.is_damaged else colours(scale(cell.effect))
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="#ffffff", linewidth=0.6))
         if cell.is_damaged:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=FAINT, linewidth=0, hatch="///"))
         if cell.is_in_window:
-            axes.add_patch(
-                Rectangle(
-                    (x - 0.44, y - 0.42), 0.88, 0.84, fill=False, edgecolor=INK, linewidth=1, linestyle=":", zorder=2
-                )
-            )
+            frame = (x - 0.44, y - 0.42), 0.88, 0.84
+            axes.add_patch(Rectangle(*frame, fill=False, edgecolor=INK, linewidth=1, linestyle=":", zorder=2))
         if cell.is_chosen:
-            axes.add_patch(
-                Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2.4, zorder=2)
-            )
-        ink = OTHER if cell.is_damaged else "#ffffff" if share > 0.6 else INK
+            frame = (x - 0.47, y - 0.46), 0.94, 0.92
+            axes.add_patch(Rectangle(*frame, fill=False, edgecolor=INK, linewidth=2.4, zorder=2))
+        ink = OTHER if cell.is_damaged else "#ffffff" if abs(cell.effect) / limit > 0.6 else INK
         axes.text(x, y, short(cell.effect), ha="center", va="center", fontsize=8, color=ink)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(-0.5, len(rows) - 0.5)
@@ -115,24 +101,14 @@ def explain_marks(figure: "Figure", shown: HeatMap) -> None:
     """Say below everything what the marks mean that are there."""
     from matplotlib.patches import Patch
 
-    handles = [
-        patch
-        for is_there, patch in (
-            (
-                any(cell.is_chosen for cell in shown.cells),
-                Patch(fill=False, edgecolor=INK, linewidth=2, label="chosen"),
-            ),
-            (
-                any(cell.is_in_window for cell in shown.cells),
-                Patch(fill=False, edgecolor=INK, linestyle=":", label="window: enough effect, within the budget"),
-            ),
-            (
-                any(cell.is_damaged for cell in shown.cells),
-                Patch(facecolor=_DAMAGED, edgecolor=FAINT, hatch="///", label="above the damage budget"),
-            ),
-        )
-        if is_there
-    ]
+    marks = {
+        "is_chosen": Patch(fill=False, edgecolor=INK, linewidth=2, label="chosen"),
+        "is_in_window": Patch(
+            fill=False, edgecolor=INK, linestyle=":", label="window: enough effect, within the budget"
+        ),
+        "is_damaged": Patch(facecolor=_DAMAGED, edgecolor=FAINT, hatch="///", label="above the damage budget"),
+    }
+    handles = [patch for mark, patch in marks.items() if any(getattr(cell, mark) for cell in shown.cells)]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
 
@@ -152,15 +128,7 @@ _WIDEST = 16.0
 
 @dataclass(frozen=True)
 class Matrix:
-    """Effects by layer, from the bottom to the top, and column.
-
-    Attributes:
-        effects: (rows, columns); None where there is none, which stays white.
-        rows: The layers' names.
-        columns: From the left to the right.
-        column_label: What the columns are.
-        effect_label: What the numbers are.
-    """
+    """Effects (rows, columns) by layer, from the bottom to the top, and column; None, where there is none, is white."""
 
     effects: Sequence[Sequence[float | None]]
     rows: Sequence[str]
@@ -183,16 +151,14 @@ def matrix(shown: Matrix, *, title: str) -> bytes:
     if len(shown.columns) <= _MOST_NUMBERED:
         for y, row in enumerate(shown.effects):
             for x, effect in enumerate(row):
-                if effect is None:
-                    continue
-                ink = "#ffffff" if abs(effect) > 0.6 * limit else INK
-                number = f"{effect:+.2f}" if round(effect, 2) else "0"
-                axes.text(x, y, number, ha="center", va="center", fontsize=7.5, color=ink)
+                if effect is not None:
+                    ink = "#ffffff" if abs(effect) > 0.6 * limit else INK
+                    number = f"{effect:+.2f}" if round(effect, 2) else "0"
+                    axes.text(x, y, number, ha="center", va="center", fontsize=7.5, color=ink)
     style(axes, shown.effect_label, shown.column_label, "layer")
-    slanted = max(map(len, shown.columns), default=0) > 3
-    axes.set_xticks(range(len(shown.columns)), [plain(name) for name in shown.columns])
-    axes.tick_params(axis="x", rotation=60 if slanted else 0)
-    axes.set_yticks(range(len(shown.rows)), [plain(name) for name in shown.rows])
+    axes.set_xticks(range(len(shown.columns)), map(plain, shown.columns))
+    axes.tick_params(axis="x", rotation=60 if max(map(len, shown.columns), default=0) > 3 else 0)
+    axes.set_yticks(range(len(shown.rows)), map(plain, shown.rows))
     if len(shown.columns) > _MOST_NUMBERED:
         figure.colorbar(image, ax=axes)
     return png(figure)

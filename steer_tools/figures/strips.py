@@ -49,10 +49,8 @@ class Scale:
     @classmethod
     def of(cls, strips: Sequence[Strip]) -> "Scale":
         """Return the scale of some strips."""
-        counted = [
-            value for strip in strips for value, counts in zip(strip.values, strip.counts, strict=True) if counts
-        ]
-        every = counted or [value for strip in strips for value in strip.values] or [0.0]
+        pairs = [pair for strip in strips for pair in zip(strip.values, strip.counts, strict=True)]
+        every = [value for value, counts in pairs if counts] or [value for value, _ in pairs] or [0.0]
         middle = median(every)
         return cls(middle, max(abs(value - middle) for value in every) or 1.0)
 
@@ -122,21 +120,16 @@ def _draw_line(axes: "Axes", line: Sequence[tuple[str, str]], y: float) -> None:
     for token, colour in line:
         width = max(1, len(token))
         axes.add_patch(Rectangle((x, y - 0.42), width, 0.84, facecolor=colour, linewidth=0))
-        words = plain(token)
-        letters = axes.text(
-            x + width / 2, y, words, ha="center", va="center", fontsize=9, color=INK, family="monospace"
-        )
-        letters.set_in_layout(False)  # A token longer than a line is cut off.
+        words = axes.text(x + width / 2, y, plain(token), ha="center", va="center", fontsize=9, color=INK)
+        words.set_family("monospace")
+        words.set_in_layout(False)  # A token longer than a line is cut off.
         x += width
 
 
 def _colour(scale: Scale, value: float, counts: bool) -> str:
-    return _mixed(scale.share(value)) if counts else "#ffffff"
-
-
-def _mixed(share: float) -> str:
-    """Return white mixed with as much of a side's colour; half of it at most, so that ink stays readable."""
+    """Return white mixed with as much of a side's colour; 60 % of it at most, so that ink stays readable."""
+    share = scale.share(value) if counts else 0.0
     colour = STEERED if share > 0 else AGAINST
-    part = 0.6 * math.sqrt(abs(share)) if share else 0.0
+    part = 0.6 * math.sqrt(abs(share))
     mixed = [round(255 + (int(colour[i : i + 2], 16) - 255) * part) for i in (1, 3, 5)]
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
