@@ -115,12 +115,13 @@ class Workspace:
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> Path:
         """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path."""
-        target = self.resolve(path)
-        self.write_together({str(target): content})
+        (target,) = self.write_together({str(self.resolve(path)): content})
         return target
 
-    def write_together(self, contents: Mapping[str, bytes]) -> None:
+    def write_together(self, contents: Mapping[str, bytes]) -> list[Path]:
         """Write several files of one folder; no name is changed before all contents are on the disk.
+
+        Return the absolute paths in their order.
 
         Raises:
             VectorFileError: A file cannot be written; files that were there are as before.
@@ -151,6 +152,7 @@ class Workspace:
             raise VectorFileError(
                 f"{first} cannot be written ({error.strerror})", fix="Choose another save_path."
             ) from error
+        return list(targets)
 
     @contextmanager
     def new_folder(self, path: str | os.PathLike[str]) -> Generator[Path]:

@@ -37,16 +37,16 @@ def code(text: str) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-def code_block(language: str, *lines: str) -> list[str]:
-    """Return lines of code, each of which begins with a letter, so that none closes the fence."""
-    return [f"```{language}", *map(visible, lines), "```"]
+def code_block(language: str, line: str) -> str:
+    """Return a line of code that begins with a letter, so that it does not close the fence."""
+    return f"```{language}\n{visible(line)}\n```"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> list[str]:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
     """Return a table whose columns from `numbers_from` on are aligned to the right."""
     rule = ["---" if i < numbers_from else "---:" for i in range(len(columns))]
     lines = [[_BARE_PIPE.sub(r"\|", cell) for cell in cells] for cells in (columns, rule, *rows)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def question_text(prompt: Prompt) -> str:

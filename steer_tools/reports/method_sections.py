@@ -1,4 +1,4 @@
-"""What was steered, how a cell was chosen, what that does not show, how to use it → lines of a report."""
+"""What was steered, how a cell was chosen, what that does not show, how to use it → blocks of a report."""
 
 import shlex
 
@@ -13,19 +13,17 @@ from steer_tools.reports.markdown import code, code_block, literal, table
 from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
 
 
-def setting_lines(
+def setting_blocks(
     swept: Sweep, evaluation_set: EvaluationSet, facts: Facts, extraction: Extraction | None = None
 ) -> list[str]:
     """Say what was steered; without `extraction` nothing is known of the vector's making here."""
     behavior, unit = evaluation_set.behavior, UNITS[swept.placed.unit]
-    cells = swept.grid.cells
-    strengths = listed([f"{strength:g}" for strength in sorted({cell.strength for cell in cells})])
-    layers = listed([str(layer) for layer in sorted({cell.layer for cell in cells})])
-    positive, negative = (literal(pole) for pole in behavior.poles)
+    strengths = listed([f"{strength:g}" for strength in sorted({cell.strength for cell in swept.grid.cells})])
+    layers = listed([str(layer) for layer in sorted({cell.layer for cell in swept.grid.cells})])
     rows = [
         ("model", f"{code(facts.model)}, {facts.model_layers} layers, hidden size {facts.hidden_size}"),
         ("behaviour", f"{literal(behavior.name)}: {literal(behavior.description)}"),
-        ("positive, negative", f"{positive}, {negative}"),
+        ("positive, negative", ", ".join(map(literal, behavior.poles))),
         ("source", literal(behavior.source)),
         ("vector", code(facts.vector_path) + (f", method {code(facts.method)}" if facts.method else "")),
     ]
@@ -39,37 +37,27 @@ def setting_lines(
         ("steered tokens", POSITIONS.get(facts.positions, literal(facts.positions))),
         ("run", f"seed {facts.seed}, {facts.seconds:.0f} s, steer-tools {literal(facts.version)}"),
     ]
-    warnings = [*(extraction.warnings if extraction else ()), *swept.placed.warnings]
-    return [
-        "",
-        "## What was steered",
-        "",
-        *table(("", ""), rows, numbers_from=2),
-        *([""] if warnings else []),
-        *(f"- **Warning:** {literal(warning, 1000)}" for warning in dict.fromkeys(warnings)),
-    ]
+    warnings = dict.fromkeys([*(extraction.warnings if extraction else ()), *swept.placed.warnings])
+    told = "\n".join(f"- **Warning:** {literal(warning, 1000)}" for warning in warnings)
+    return ["## What was steered", table(("", ""), rows, numbers_from=2), *([told] if told else [])]
 
 
-def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
+def choice_blocks(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
     """Say how layer and strength were chosen."""
     choosing, judging = evaluation_set.splits.choosing, evaluation_set.splits.judging
     groups = [len({item.group for item in part}) for part in (choosing, judging)]
     cell = swept.cell
-    lines = [
-        "",
+    blocks = [
         "## How layer and strength were chosen",
-        "",
         f"{counted(len(choosing), 'item')} in {counted(groups[0], 'group')} chose. "
         f"{counted(len(judging), 'other item')} in {counted(groups[1], 'group')} judge what was chosen. Items that are "
         "alike share a group, no group is in both parts, and none of them made the vector.",
-        "",
         f"Every cell, one layer at one strength, has a damage budget: {_budget(swept.grid.budget)}. "
         "Damage was measured for the positive strengths.",
-        "",
     ]
     if not swept.grid.enough:
         return [
-            *lines,
+            *blocks,
             "No cell moves the choosing items the right way within that budget, so there is no window of strengths "
             "to work with. The cell of the largest effect was taken all the same, to show what it does: "
             f"layer {cell.layer} at strength {cell.strength:g}, with {signed(cell.effect)} nats on the items that "
@@ -77,27 +65,21 @@ def choice_lines(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
         ]
     windows = [(str(window.layer), f"{window.least:g}", f"{window.largest:g}") for window in swept.grid.window]
     return [
-        *lines,
+        *blocks,
         f"Of the cells within it, those with at least {share(ENOUGH)} of the largest effect do enough. The gentlest of "
         "these was taken, for the largest effect lies next to where texts break: "
         f"**layer {cell.layer} at strength {cell.strength:g}**, with {signed(cell.effect)} nats on the items that "
         "chose.",
-        "",
         "Strengths that do enough within the budget:",
-        "",
-        *table(("layer", "from", "to"), windows, numbers_from=0),
+        table(("layer", "from", "to"), windows, numbers_from=0),
     ]
 
 
-def limit_lines(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
+def limit_blocks(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
     """Say what the numbers do not show."""
     behavior = evaluation_set.behavior
     asks_nobody = behavior.instruction is None
-    has_whole_texts = any(item.prompt is None for item in (*behavior.pairs, *behavior.items))
     lines = [
-        "",
-        "## What this does not show",
-        "",
         "- Log-odds compare two completions that were given. They do not say what the model would write by itself: "
         "read its texts.",
     ]
@@ -106,16 +88,17 @@ def limit_lines(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
             "- The measure asks whether the model finds the positive texts of this behaviour likelier, not whether it "
             "does the thing that they were chosen for. Whatever else differs between the two sides counts too."
         )
-    if has_whole_texts:
+    if any(item.prompt is None for item in (*behavior.pairs, *behavior.items)):
         lines.append("- Some items are two whole texts without a prompt: the model judged the texts, not answers.")
     if asks_nobody:
         lines.append(
             "- No prompt was written that asks for the behaviour, so nothing says whether asking does as well."
         )
-    return [*lines, f"- One model and one seed ({facts.seed}) were tried."]
+    lines.append(f"- One model and one seed ({facts.seed}) were tried.")
+    return ["## What this does not show", "\n".join(lines)]
 
 
-def usage_lines(swept: Sweep, facts: Facts) -> list[str]:
+def usage_blocks(swept: Sweep, facts: Facts) -> list[str]:
     """Say how to steer with the chosen cell."""
     cell, unit = swept.cell, swept.placed.unit
     call = (
@@ -127,7 +110,7 @@ def usage_lines(swept: Sweep, facts: Facts) -> list[str]:
         f"--vector {shlex.quote(facts.vector_path)} --layer {cell.layer} --strength {cell.strength:g} --unit {unit} "
         f"--positions {shlex.quote(facts.positions)}"
     )
-    return ["", "## How to use it", "", *code_block("python", call), "", *code_block("sh", command)]
+    return ["## How to use it", code_block("python", call), code_block("sh", command)]
 
 
 def _example_prompt(swept: Sweep) -> str:

@@ -20,9 +20,8 @@ _EFFECT = "change of log-odds (nats)"
 
 def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
     """Return the picture of a report: doses, cells, controls."""
-    swept, null = experiment.swept, experiment.null
+    swept, null, judgement = experiment.swept, experiment.null, experiment.swept.judgement
     groups = [ControlGroup(CONTROL_KINDS.get(kind, kind), own.tolist()) for kind, own in means_by_kind(null).items()]
-    judgement = swept.judgement
     shown = Overview(
         doses=_doses(swept),
         cells=_cells(swept),
@@ -30,9 +29,8 @@ def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
         controls=Controls(groups, judgement.effect, judgement.interval),
         controls_title=f"{len(null.kinds)} control directions",
     )
-    return overview(
-        shown, title=f"{_subject(experiment.evaluation_set.behavior.name, facts)}: {experiment.ruling.verdict}"
-    )
+    subject = _subject(experiment.evaluation_set.behavior.name, facts)
+    return overview(shown, title=f"{subject}: {experiment.ruling.verdict}")
 
 
 def heat_map_picture(swept: Sweep, behavior: str, facts: Facts) -> bytes:
@@ -67,11 +65,9 @@ def projection_picture(projection: Projection, norms: Mapping[Site, float], titl
         [value / norms[site] if counts else None for value, counts in zip(values, projection.counts, strict=True)]
         for site, values in projection.values.items()
     ]
-    rows, label = (
-        [str(site.layer) for site in projection.values],
-        "projection in typical norms; special tokens left out",
-    )
-    return matrix(Matrix(effects, rows, [*map(readable, projection.pieces)], "token", label), title=title)
+    rows, columns = [str(site.layer) for site in projection.values], [*map(readable, projection.pieces)]
+    label = "projection in typical norms; special tokens left out"
+    return matrix(Matrix(effects, rows, columns, "token", label), title=title)
 
 
 def _subject(behavior: str, facts: Facts) -> str:
@@ -102,18 +98,8 @@ def _doses(swept: Sweep) -> DosePanel:
 
 def _cells(swept: Sweep) -> HeatMap:
     grid, chosen = swept.grid, (swept.cell.layer, swept.cell.strength)
-    enough = {(cell.layer, cell.strength) for cell in grid.enough}
-    cells: list[HeatCell] = []
+    cells = [HeatCell(cell.layer, -cell.strength, cell.opposite_effect) for cell in grid.cells]
     for cell in grid.cells:
-        cells += [
-            HeatCell(
-                cell.layer,
-                cell.strength,
-                cell.effect,
-                is_damaged=not cell.damage.is_within(grid.budget),
-                is_in_window=(cell.layer, cell.strength) in enough,
-                is_chosen=(cell.layer, cell.strength) == chosen,
-            ),
-            HeatCell(cell.layer, -cell.strength, cell.opposite_effect),
-        ]
+        is_damaged, is_chosen = not cell.damage.is_within(grid.budget), (cell.layer, cell.strength) == chosen
+        cells.append(HeatCell(cell.layer, cell.strength, cell.effect, is_damaged, cell in grid.enough, is_chosen))
     return HeatMap(cells, _EFFECT, f"strength, in {UNITS[swept.placed.unit].plural}")

@@ -13,64 +13,56 @@ from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document
 from steer_tools.reports.markdown import code, literal
-from steer_tools.reports.method_sections import choice_lines, limit_lines, setting_lines, usage_lines
+from steer_tools.reports.method_sections import choice_blocks, limit_blocks, setting_blocks, usage_blocks
 from steer_tools.reports.pictures import heat_map_picture, overview_picture
-from steer_tools.reports.result_sections import control_lines, effect_lines, example_lines, side_effect_lines
+from steer_tools.reports.result_sections import control_blocks, effect_blocks, example_blocks, side_effect_blocks
 from steer_tools.reports.words import VERDICTS
 from steer_tools.workspace import Workspace
 
 HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"
 TABLE, SWEEP_DOCUMENT = "sweep.md", "sweep.json"
+_NAT = "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high."
 
 
 def experiment_markdown(experiment: Experiment, facts: Facts) -> str:
     """Return the report; its pictures lie beside it."""
     swept, evaluation_set, ruling = experiment.swept, experiment.evaluation_set, experiment.ruling
-    lines = [
+    blocks = [
         f"# {_subject(evaluation_set, facts)}: {ruling.verdict}",
-        "",
         f"**{VERDICTS[ruling.verdict]}**",
-        "",
-        *(f"- {literal(reason)}" for reason in ruling.reasons),
-        "",
-        "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high.",
-        "",
+        "\n".join(f"- {literal(reason)}" for reason in ruling.reasons),
+        _NAT,
         f"![Effect by dose, by layer and strength, and beside controls]({EVIDENCE})",
-        "",
         "*Left: the effect at each strength of the chosen layer, on the items that judge. Middle: every cell that was "
         "tried, on the items that chose. Right: each point is a control direction. The middle one alone, larger: "
         f"[{HEAT_MAP}]({HEAT_MAP}). Every number: [{DOCUMENT}]({DOCUMENT}).*",
-        *setting_lines(swept, evaluation_set, facts, experiment.extraction),
-        *choice_lines(swept, evaluation_set),
-        *effect_lines(swept, evaluation_set),
-        *control_lines(experiment.null, swept.judgement),
-        *side_effect_lines(experiment.side_effects, swept.judgement.effect, swept.grid.budget),
-        *example_lines(experiment),
-        *limit_lines(evaluation_set, facts),
-        *usage_lines(swept, facts),
+        *setting_blocks(swept, evaluation_set, facts, experiment.extraction),
+        *choice_blocks(swept, evaluation_set),
+        *effect_blocks(swept, evaluation_set),
+        *control_blocks(experiment.null, swept.judgement),
+        *side_effect_blocks(experiment.side_effects, swept.judgement.effect, swept.grid.budget),
+        *example_blocks(experiment),
+        *limit_blocks(evaluation_set, facts),
+        *usage_blocks(swept, facts),
     ]
-    return "\n".join([*lines, ""])
+    return "\n\n".join(blocks) + "\n"
 
 
 def sweep_markdown(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> str:
     """Return a short report of a sweep; its picture lies beside it. Without controls there is no verdict."""
     cell = swept.cell
-    lines = [
+    blocks = [
         f"# {_subject(evaluation_set, facts)}: layer {cell.layer}, strength {cell.strength:g}",
-        "",
         "No control directions were measured, so this says where the vector acts best, not that it works.",
-        "",
         f"![Effect by layer and strength]({HEAT_MAP})",
-        "",
-        "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high. "
-        f"Every number: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
-        *setting_lines(swept, evaluation_set, facts),
-        *choice_lines(swept, evaluation_set),
-        *effect_lines(swept, evaluation_set),
-        *limit_lines(evaluation_set, facts),
-        *usage_lines(swept, facts),
+        f"{_NAT} Every number: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
+        *setting_blocks(swept, evaluation_set, facts),
+        *choice_blocks(swept, evaluation_set),
+        *effect_blocks(swept, evaluation_set),
+        *limit_blocks(evaluation_set, facts),
+        *usage_blocks(swept, facts),
     ]
-    return "\n".join([*lines, ""])
+    return "\n\n".join(blocks) + "\n"
 
 
 def _subject(evaluation_set: EvaluationSet, facts: Facts) -> str:
@@ -121,9 +113,7 @@ def save_sweep(
 
 
 def _write(workspace: Workspace, folder: str, contents: Mapping[str, bytes]) -> ReportFiles:
-    paths = {f"{folder}/{name}": content for name, content in contents.items()}
-    workspace.write_together(paths)
-    return ReportFiles(*map(workspace.resolve, paths))
+    return ReportFiles(*workspace.write_together({f"{folder}/{name}": own for name, own in contents.items()}))
 
 
 def _json(document: Json) -> bytes:
