@@ -9,17 +9,18 @@ from typing import Any
 from rich import box
 from rich.console import Group, RenderableType
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.doses import Curve, DosePanel
 from steer_tools.prompts import PromptLike
+from steer_tools.reports.markdown import table as markdown_table
 from steer_tools.tools.check_steering import CheckResult
 from steer_tools.tools.compare_generations import TextMetrics
 from steer_tools.tools.create_steering_vector import CreateResult
-from steer_tools.tools.rendering import brief, marked, shown
+from steer_tools.tools.rendering import brief, marked, shown, table
 from steer_tools.tools.results import ModelStatus
 
 PICTURE = "dose_response.png"
@@ -58,9 +59,9 @@ class Study:
         return next(dose for dose in self.doses if dose.strength == 0)
 
     @property
-    def ends(self) -> tuple[Dose, Dose]:
-        """The doses of the lowest and of the highest strength."""
-        return self.doses[0], self.doses[-1]
+    def samples(self) -> list[tuple[str, Dose]]:
+        """The doses of the lowest strength, of none and of the highest, with their names."""
+        return [(_label(dose), dose) for dose in (self.doses[0], self.baseline, self.doses[-1])]
 
     def other_names(self) -> list[str]:
         """Return the scores that the vector should leave alone."""
@@ -109,39 +110,31 @@ def opening(model: ModelStatus, remark: str) -> RenderableType:
 
 def study(found: Study, *, is_plain: bool) -> RenderableType:
     """Show the scores of a vector in both directions, and the answers to its first prompt."""
-    low, high = found.ends
-    columns, rows = _scores((low, found.baseline, high), found)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    columns, rows = _scores([dose for _, dose in found.samples], found)
+    scores = Table(
+        *(Column(name, justify="right", no_wrap=True) for name in columns), box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for row in rows:
-        table.add_row(*row)
+        scores.add_row(*row)
     made = found.created
     facts = f"layer {made['layer']}, contrast norm {made['contrast_norm']}, separation {made['separation']}"
     if found.planted_cosine is not None:
         facts += f", cosine with the planted direction {found.planted_cosine:.2f}"
-    samples = [(_label(dose), dose) for dose in (low, found.baseline, high)]
     return Group(
         Text(),
         Text.assemble((found.name, "bold"), f"  {facts}"),
-        table,
-        _samples(found.prompts[0], samples, found.baseline, is_plain=is_plain),
+        scores,
+        _samples(found.prompts[0], found.samples, found.baseline, is_plain=is_plain),
     )
 
 
 def combination(found: Combination, *, is_plain: bool) -> RenderableType:
     """Show several vectors at once."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("exact score", "baseline", "together"):
-        table.add_column(column, justify="left" if column == "exact score" else "right")
-    for part in found.parts:
-        name = part.study.name
-        table.add_row(name, f"{found.baseline.mean(name):+.2f}", f"{found.steered.mean(name):+.2f}")
     samples = [("baseline", found.baseline), ("together", found.steered)]
     return Group(
         Text(),
         Text.assemble(("Two at once  ", "bold"), _sum_of(found.parts)),
-        table,
+        table({"exact score": "left", "baseline": "right", "together": "right"}, _scores_together(found)),
         _samples(found.prompts[0], samples, found.baseline, is_plain=is_plain),
     )
 
@@ -206,75 +199,54 @@ def document(findings: Findings, report_path: Path, picture_path: Path) -> dict[
 def markdown(findings: Findings) -> str:
     """Write the report."""
     count = len(findings.studies[0].prompts)
-    lines = [
+    blocks = [
         f"# Steering {described(findings.model)}",
-        "",
         f"Written by `steer-tools demo`. Scores are the {findings.score_label} over {count} held-out prompts, greedy, "
         "with a 95 % interval of the mean. Strength 1 is one mean difference between the two prompt sets.",
-        "",
         f"![dose response]({PICTURE})",
     ]
     for found in findings.studies:
-        lines += [
-            "",
-            f"## {found.name}",
-            "",
-            *_markdown_table(*_scores(found.doses, found)),
-        ]
-        lines += ["", f"Prompt: {_question(found.prompts[0])}", ""]
-        told = (found.ends[0], found.baseline, found.ends[1])
-        lines += [f"- **{_label(dose)}** {dose.texts[0].strip()}" for dose in told]
+        blocks += [f"## {found.name}", _markdown_table(*_scores(found.doses, found))]
+        blocks += [f"Prompt: {_question(found.prompts[0])}", _texts(found.samples)]
     if together := findings.combination:
-        rows = [
-            (p.study.name, _mean(together.baseline, p.study.name), _mean(together.steered, p.study.name))
-            for p in together.parts
-        ]
-        lines += ["", f"## Together: {_sum_of(together.parts)}", ""]
-        lines += [*_markdown_table(("score", "baseline", "together"), rows), ""]
-        lines += [f"- **baseline** {together.baseline.texts[0].strip()}"]
-        lines += [f"- **together** {together.steered.texts[0].strip()}"]
+        rows = _scores_together(together)
+        blocks += [f"## Together: {_sum_of(together.parts)}", _markdown_table(("score", "baseline", "together"), rows)]
+        blocks.append(_texts((("baseline", together.baseline), ("together", together.steered))))
     laws = [
         (law["name"].replace("_", " "), str(law["figure"]), law["expected"], "yes" if law["passed"] else "NO")
         for law in findings.proof["checks"]
     ]
-    lines += ["", "## Proof", "", *_markdown_table(("law", "figure", "expected", "holds"), laws), ""]
-    return "\n".join(lines)
-
-
-_SCORE_COLUMNS = (
-    "strength",
-    "residual",
-    "score",
-    "95 % interval",
-    "others moved",
-    "grammatical",
-    "perplexity",
-    "distinct_2",
-)
+    blocks += ["## Proof", _markdown_table(("law", "figure", "expected", "holds"), laws)]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _scores(doses: Sequence[Dose], found: Study) -> tuple[list[str], list[list[str]]]:
     """Return the columns that say something about these doses, and a row for each."""
     every = [_score_row(dose, found) for dose in doses]
-    told = [i for i in range(len(_SCORE_COLUMNS)) if any(row[i] != _NOTHING for row in every)]
-    return [_SCORE_COLUMNS[i] for i in told], [[row[i] for i in told] for row in every]
+    told = [column for column in every[0] if any(row[column] != _NOTHING for row in every)]
+    return told, [[row[column] for column in told] for row in every]
 
 
-def _score_row(dose: Dose, found: Study) -> tuple[str, ...]:
+def _score_row(dose: Dose, found: Study) -> dict[str, str]:
     low, high = _interval(dose, found.name)
     # Where the grammar is known, nothing need be guessed from perplexity and repetition.
     is_judged_blind = dose.grammatical is None
     shifts = [abs(dose.mean(name) - found.baseline.mean(name)) for name in found.other_names()]
-    return (
-        _label(dose),
-        f"{dose.residual_strength:+.2f}" if dose.strength else "",
-        f"{dose.mean(found.name):+.2f}",
-        f"{low:+.2f} to {high:+.2f}",
-        f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else _NOTHING,
-        _NOTHING if dose.grammatical is None else f"{dose.grammatical:.0%}",
-        brief(dose.metrics["perplexity"] if is_judged_blind else None),
-        brief(dose.metrics["distinct_2"] if is_judged_blind else None),
-    )
+    return {
+        "strength": _label(dose),
+        "residual": f"{dose.residual_strength:+.2f}" if dose.strength else "",
+        "score": _mean(dose, found.name),
+        "95 % interval": f"{low:+.2f} to {high:+.2f}",
+        "others moved": f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else _NOTHING,
+        "grammatical": _NOTHING if dose.grammatical is None else f"{dose.grammatical:.0%}",
+        "perplexity": brief(dose.metrics["perplexity"] if is_judged_blind else None),
+        "distinct_2": brief(dose.metrics["distinct_2"] if is_judged_blind else None),
+    }
+
+
+def _scores_together(found: Combination) -> list[tuple[str, str, str]]:
+    names = [part.study.name for part in found.parts]
+    return [(name, _mean(found.baseline, name), _mean(found.steered, name)) for name in names]
 
 
 def _samples(
@@ -314,8 +286,12 @@ def _dose_document(dose: Dose) -> dict[str, Any]:
     }
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(columns, rows, numbers_from=len(columns))
+
+
+def _texts(samples: Sequence[tuple[str, Dose]]) -> str:
+    return "\n".join(f"- **{label}** {dose.texts[0].strip()}" for label, dose in samples)
 
 
 def _interval(dose: Dose, name: str) -> Interval:
