@@ -116,6 +116,10 @@ class ContrastPrompts:
             )
         return contrast
 
+    def plain(self) -> tuple[list[PromptLike], list[PromptLike]]:
+        """Return both sides as plain values."""
+        return [*map(plain, self.positive)], [*map(plain, self.negative)]
+
     def fewest_different(self) -> int:
         """Return the number of different prompts on the side that has fewer."""
         return min(len(set(self.positive)), len(set(self.negative)))

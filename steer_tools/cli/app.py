@@ -7,8 +7,9 @@ does.
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -19,42 +20,29 @@ from steer_tools.errors import SteeringError
 from steer_tools.tools import TOOLS
 
 _TOOLS = {tool.card.command: tool for tool in TOOLS if tool.card.command is not None}
-_OWN: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "models": models,
-    "convert": convert,
-    "undo": undo,
-    "serve": serve,
+_OWN = {command.__name__: command for command in (demo, models, convert, undo, serve)}
+# What each command does, in the order of the list.
+_ABOUT = {
+    "demo": inspect.getdoc(demo) or "",
+    **{name: tool.card.about for name, tool in _TOOLS.items()},
+    "behaviors": "List and show what behaviours are made of and measured on.",
+    **{name: inspect.getdoc(command) or "" for name, command in _OWN.items()},
 }
-_BEHAVIORS = "List and show what behaviours are made of and measured on."
 
 
-class LazyCommands(MutableMapping[str, Any]):
-    """The names of all commands; each is built when it is asked for."""
-
-    def __init__(self) -> None:
-        self._built: dict[str, Any] = {}
-        self._names = dict.fromkeys(("demo", *_TOOLS, "behaviors", *_OWN))
+class LazyCommands(Mapping[str, Any]):
+    """All commands by name; each is built when it is asked for."""
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
+        if name not in _ABOUT:
             raise KeyError(name)
-        if name not in self._built:
-            self._built[name] = _built(name)
-        return self._built[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._names[name] = None
-        self._built[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._names[name]
+        return _built(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(_ABOUT)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(_ABOUT)
 
 
 class Commands(HelpfulGroup):
@@ -62,11 +50,11 @@ class Commands(HelpfulGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = LazyCommands()
+        self.commands = cast(Any, LazyCommands())
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and what it does, without building it."""
-        return [(name, _summary(name)) for name in self.commands]
+        return list(_ABOUT.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,35 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _summary(name: str) -> str:
-    if name in _TOOLS:
-        return _TOOLS[name].card.about
-    return _BEHAVIORS if name == "behaviors" else inspect.getdoc(_OWN[name]) or ""
-
-
+@cache
 def _built(name: str) -> Any:
     if name == "behaviors":
         from steer_tools.cli.behaviors import app as behaviors
 
         group = typer.main.get_command(behaviors)
-        group.help = _BEHAVIORS
+        group.help = _ABOUT[name]
         return group
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     if name == "serve":
         # The server reads its options itself, `--help` as well.
         free = {"allow_extra_args": True, "ignore_unknown_options": True}
         single.command(name=name, add_help_option=False, context_settings=free)(serve)
+    elif name in _OWN:
+        single.command(name=name, cls=HelpfulCommand)(_OWN[name])
     else:
-        single.command(name=name, cls=HelpfulCommand)(_function(name))
+        from steer_tools.cli.tool_commands import command_of
+
+        single.command(name=name, cls=HelpfulCommand)(command_of(_TOOLS[name]))
     return typer.main.get_command(single)
-
-
-def _function(name: str) -> Callable[..., None]:
-    if name in _OWN:
-        return _OWN[name]
-    from steer_tools.cli.tool_commands import command_of
-
-    return command_of(_TOOLS[name])
 
 
 def _tell_version(is_asked: bool) -> None:

@@ -8,28 +8,31 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import fmean
+from typing import Literal
 
 from rich.console import RenderableType
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.bundled_model.language import TRAITS as ALL_TRAITS
-from steer_tools.bundled_model.language import Chat, contrast_pairs, held_out_prompts, is_grammatical, score
+from steer_tools.bundled_model.language import Chat, held_out_prompts, is_grammatical, score
 from steer_tools.bundled_model.planted import load_planted_directions
 from steer_tools.cli import demo_report as report
 from steer_tools.cli.demo_report import Combination, Dose, Findings, Part, Study
 from steer_tools.cli.terminal import is_plain, say, show_json
 from steer_tools.cli.workbench import Workbench
-from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.figures.doses import dose_response
 from steer_tools.formats import load_vector
-from steer_tools.prompts import PromptLike, plain
+from steer_tools.prompts import plain
 from steer_tools.session.placement import PlacementOptions, place, steering
 from steer_tools.session.session import current_session
 from steer_tools.tools import check_steering, compare_generations, create_steering_vector, steering_status
 from steer_tools.tools.check_steering import show as proof
 from steer_tools.tools.compare_generations import CompareResult, TextMetrics
+from steer_tools.tools.create_steering_vector import CreateResult
 from steer_tools.tools.results import ModelStatus
 
 FOLDER = "demo"
@@ -42,7 +45,7 @@ TOGETHER = {"sentiment": 0.5, "sycophancy": -0.5}
 PROMPTS = 16
 # Enough for the longest answer of the language.
 ANSWER_TOKENS = 128
-_PAIRS, _ITEMS = 64, 16
+_ITEMS = 16
 _RESIDUAL = "residual: what is added, in the model's typical norms."
 _EXACT = (
     "Ships with the package, and every text has an exact score from -1 to 1. Greedy, on "
@@ -107,19 +110,10 @@ def _study_any_model(status: ModelStatus, tell: _Tell) -> Findings:
 
 def study_trait(trait: str, layer: int, save_path: str, strengths: Sequence[float], prompts: Sequence[Chat]) -> Study:
     """Make the bundled model's vector for a trait and score its answers to `prompts` exactly."""
-    pairs = contrast_pairs(trait, _PAIRS)
-    created = create_steering_vector(
-        [[*prompt, {"role": "assistant", "content": positive}] for prompt, positive, _ in pairs],
-        [[*prompt, {"role": "assistant", "content": negative}] for prompt, _, negative in pairs],
-        layer,
-        save_path,
-        method="paired_mean_difference",
-        pooling="response",
-    )
+    created = _created(trait_behavior(trait), layer, save_path, pooling="response")
     path = created["vector_path"]
-    asked: list[PromptLike] = [*prompts]
     compared = compare_generations(
-        asked, path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
+        [*prompts], path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
     )
     doses = sorted(_trait_doses(compared, prompts), key=lambda dose: dose.strength)
     cosine = load_planted_directions().cosine(trait, load_vector(path).directions[layer])
@@ -130,32 +124,17 @@ def _trait_doses(compared: CompareResult, prompts: Sequence[Chat]) -> list[Dose]
     """Score what the bundled model answered to `prompts`."""
     doses: list[Dose] = []
     for strength, residual_strength, texts, metrics in _sides(compared):
-        answered = list(zip(prompts, texts, strict=True))
-        scored = [score(prompt, text) for prompt, text in answered]
-        doses.append(
-            Dose(
-                strength,
-                residual_strength,
-                tuple(texts),
-                {trait: tuple(one[trait] for one in scored) for trait in ALL_TRAITS},
-                metrics,
-                fmean(is_grammatical(prompt, text) for prompt, text in answered),
-            )
-        )
+        scored = list(map(score, prompts, texts))
+        scores = {trait: tuple(levels[trait] for levels in scored) for trait in ALL_TRAITS}
+        grammatical = fmean(map(is_grammatical, prompts, texts))
+        doses.append(Dose(strength, residual_strength, tuple(texts), scores, metrics, grammatical))
     return doses
 
 
 def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[float]) -> Study:
     """Make a built-in behaviour's vector on any model and weigh held-out completions."""
     behavior, session = load_behavior(name), current_session()
-    contrast = contrast_prompts(behavior.pairs, as_chat=False)
-    created = create_steering_vector(
-        [plain(prompt) for prompt in contrast.positive],
-        [plain(prompt) for prompt in contrast.negative],
-        layer,
-        save_path,
-        method="paired_mean_difference",
-    )
+    created = _created(behavior, layer, save_path, pooling="last")
     asked = questions(session.engine, behavior.items[:_ITEMS], as_chat=False)
     prompts = [plain(question.prompt) for question in asked]
     path = created["vector_path"]
@@ -170,6 +149,12 @@ def study_behavior(name: str, layer: int, save_path: str, strengths: Sequence[fl
     return Study(name, created, tuple(prompts), tuple(doses))
 
 
+def _created(behavior: Behavior, layer: int, save_path: str, *, pooling: Literal["last", "response"]) -> CreateResult:
+    positive, negative = contrast_prompts(behavior.pairs, as_chat=False).plain()
+    method = "paired_mean_difference"
+    return create_steering_vector(positive, negative, layer, save_path, method=method, pooling=pooling)
+
+
 @contextmanager
 def applied(parts: Sequence[Part]) -> Generator[None]:
     """Have several vectors applied within a `with` block."""
@@ -182,8 +167,7 @@ def applied(parts: Sequence[Part]) -> Generator[None]:
 
 def study_together(parts: Sequence[Part], prompts: Sequence[Chat]) -> Combination:
     """Score the bundled model's answers to `prompts` under what is applied."""
-    asked: list[PromptLike] = [*prompts]
-    baseline, steered = _trait_doses(compare_generations(asked, max_new_tokens=ANSWER_TOKENS), prompts)
+    baseline, steered = _trait_doses(compare_generations([*prompts], max_new_tokens=ANSWER_TOKENS), prompts)
     return Combination(tuple(parts), tuple(prompts), baseline, steered)
 
 
@@ -191,8 +175,6 @@ def _sides(compared: CompareResult) -> list[tuple[float, float, list[str], TextM
     """Return (strength, residual strength, texts, metrics) of the baseline and then of each variant."""
     sides = [(0.0, 0.0, compared["baseline"]["texts"], compared["baseline"]["metrics"])]
     for variant in compared["variants"]:
-        strength, residual = variant["strength"], variant["residual_strength"]
-        sides.append(
-            (strength or 0.0, residual if isinstance(residual, float) else 0.0, variant["texts"], variant["metrics"])
-        )
+        added = variant["residual_strength"] if isinstance(variant["residual_strength"], float) else 0.0
+        sides.append((variant["strength"] or 0.0, added, variant["texts"], variant["metrics"]))
     return sides

@@ -21,13 +21,24 @@ class _Helpful:
             option.default = False
         return option
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the usage, what the command does, and its parameters under their headings."""
+        command = cast(TyperCommand, self)
+        command.format_usage(ctx, formatter)
+        command.format_help_text(ctx, formatter)
+        headings: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in command.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                headings.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for heading, records in headings.items():
+            if records:
+                _section(formatter, heading, records)
+
 
 class HelpfulCommand(_Helpful, TyperCommand):
     """A command whose options stand under their headings."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the usage, what the command does, and its parameters."""
-        _write(self, ctx, formatter)
 
 
 class HelpfulGroup(_Helpful, TyperGroup):
@@ -42,26 +53,12 @@ class HelpfulGroup(_Helpful, TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the usage, what the group is, its options and its commands."""
-        _write(self, ctx, formatter)
+        super().format_help(ctx, formatter)
         _section(formatter, "Commands", self.summaries())
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and what it does."""
         return [(name, command.help or "") for name, command in self.commands.items()]
-
-
-def _write(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:
-    command.format_usage(ctx, formatter)
-    command.format_help_text(ctx, formatter)
-    headings: dict[str, list[tuple[str, str]]] = {"Arguments": []}
-    for parameter in command.get_params(ctx):
-        record = parameter.get_help_record(ctx)
-        if record is not None:
-            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            headings.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
-    for heading, records in headings.items():
-        if records:
-            _section(formatter, heading, records)
 
 
 def _section(formatter: Any, heading: str, records: Sequence[tuple[str, str]]) -> None:

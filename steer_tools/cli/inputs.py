@@ -14,6 +14,7 @@ import typer
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.prompts import PromptLike
 
 if TYPE_CHECKING:  # At run time these would import numpy.
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # At run time these would import numpy.
 
 _CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
 _TWO_LISTS = "a JSON object with the lists 'positive' and 'negative', of texts or chats."
-_PAIRS_OF_A_TRAIT = 64
 
 
 def _option(flag: str, metavar: str, said: str, heading: str | None = None) -> Any:
@@ -333,14 +333,9 @@ def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptL
             f"--trait was given for the model {model!r}, and traits are of the bundled model's language",
             valid="--trait with --model bundled, or prompts of your own",
         )
-    from steer_tools.bundled_model.language import contrast_pairs
+    from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 
-    positive: list[PromptLike] = []
-    negative: list[PromptLike] = []
-    for prompt, shown, opposite in contrast_pairs(trait, n=_PAIRS_OF_A_TRAIT, seed=0):
-        positive.append([*prompt, {"role": "assistant", "content": shown}])
-        negative.append([*prompt, {"role": "assistant", "content": opposite}])
-    return positive, negative
+    return contrast_prompts(trait_behavior(trait).pairs, as_chat=True).plain()
 
 
 def _json_of(file: str) -> Any:

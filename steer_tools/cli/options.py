@@ -35,12 +35,11 @@ NAMES = {
     "vector_paths": "vectors",
     "weights": "weight",
 }
-STEERING, EVIDENCE, TEXT, MODEL = "Steering", "Evidence", "Text", "Model"
 _HEADINGS = {
-    STEERING: "vector layer strength layer_weight unit intervention target positions condition allow_other_model",
-    EVIDENCE: "damage_budget controls per_token",
-    TEXT: "max_new_tokens temperature",
-    MODEL: "model engine dtype device_map",
+    "Steering": "vector layer strength layer_weight unit intervention target positions condition allow_other_model",
+    "Evidence": "damage_budget controls per_token",
+    "Text": "max_new_tokens temperature",
+    "Model": "model engine dtype device_map",
 }
 HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names.split()}
 _BELOW = "A relative path is meant below the workspace."

@@ -51,21 +51,19 @@ def suggestions(
 
 def steering_command(bench: Workbench, steering: Steering, prompts: Sequence[PromptLike]) -> str:
     """Return a `compare` command for a shell, on one of the prompts."""
-    options = ["--unit", steering.unit] if steering.unit != "vector" else []
-    if steering.positions != "generated":
-        options += ["--positions", steering.positions]
-    if steering.allow_other_model:
-        options.append("--allow-other-model")
-    options += bench.flags()
-    if steering.layer is not None:
-        options += ["--layer", str(steering.layer)]
     text, is_chat = _question_in(prompts)
-    if is_chat:
-        options.append("--chat")
-    options += ["--strength", f"{-steering.strength:g}", "--strength", f"{steering.strength:g}"]
-    if bench.model == BUNDLED:  # Its answers need so many tokens.
-        options += ["--max-new-tokens", "128"]
-    command = ["steer-tools", "compare", "--vector", steering.vector_path, *options]
+    options = (
+        (steering.unit != "vector", ["--unit", steering.unit]),
+        (steering.positions != "generated", ["--positions", steering.positions]),
+        (steering.allow_other_model, ["--allow-other-model"]),
+        (True, bench.flags()),
+        (steering.layer is not None, ["--layer", str(steering.layer)]),
+        (is_chat, ["--chat"]),
+        (True, ["--strength", f"{-steering.strength:g}", "--strength", f"{steering.strength:g}"]),
+        (bench.model == BUNDLED, ["--max-new-tokens", "128"]),  # Its answers need so many.
+    )
+    said = [word for is_said, words in options if is_said for word in words]
+    command = ["steer-tools", "compare", "--vector", steering.vector_path, *said]
     # After "--" a text may begin with a dash, but no option may follow.
     return shlex.join([*command, "--", text] if text.startswith("-") else [*command[:2], text, *command[2:]])
 
@@ -77,9 +75,8 @@ def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, 
     # Half a contrast leads the bundled model's answers to an end.
     strength = 0.5 if bench.model == BUNDLED else 1.0
     unit = "contrast" if arguments["normalize"] else "vector"
-    return steering_command(
-        bench, Steering(result["vector_path"], layer, strength, unit), arguments["negative_prompts"]
-    )
+    steering = Steering(result["vector_path"], layer, strength, unit)
+    return steering_command(bench, steering, arguments["negative_prompts"])
 
 
 def _question(arguments: Mapping[str, Any]) -> PromptLike:

@@ -32,7 +32,6 @@ from steer_tools.cli.workbench import (
     choose_workspace,
     in_force,
     model_options,
-    require_vector,
     vector_options,
 )
 from steer_tools.errors import ArgumentError
@@ -156,7 +155,12 @@ class ToolCommand:
         if not self.use:
             return
         own = {option.typed.name for option in self.options}
-        require_vector([option for option in self.use if option.typed.name not in own], typed)
+        vectors = [option for option in self.use if option.typed.name not in own]
+        said = [option.flag for option in vectors if typed[option.typed.name] != option.typed.default]
+        if typed["vector"] is None and said:
+            raise ArgumentError(
+                f"{' and '.join(sorted(said))} came without --vector", valid="a vector with its options, or neither"
+            )
         other = self.tool.card.instead_of_vector
         if other and (typed["vector"] is None) == (arguments[other] is None):
             raise ArgumentError("One vector is needed", valid=f"--vector with --positions all, or --{other}")

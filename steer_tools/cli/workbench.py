@@ -5,7 +5,7 @@ Its options are those of the tools that load a model and apply a vector. It must
 
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -17,7 +17,6 @@ from steer_tools import tools
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.cli.options import Option, Place, options_of
 from steer_tools.cli.terminal import progress_bar
-from steer_tools.errors import ArgumentError
 
 WorkspaceFolder = Annotated[
     str | None,
@@ -34,13 +33,13 @@ AS_JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation
 
 def model_options() -> list[Option]:
     """Return the options that say which model is loaded, and how."""
-    return options_of(_function("load_model"), Place(defaults={"name_or_path": BUNDLED}))
+    return options_of(tools.load_model, Place(defaults={"name_or_path": BUNDLED}))
 
 
 def vector_options(*, is_required: bool) -> list[Option]:
     """Return the options that say which vector acts while a tool runs, and how."""
-    required, defaults = (("vector_path",), {}) if is_required else ((), {"vector_path": None})
-    return options_of(_function("apply_steering_vector"), Place(required=required, defaults=defaults))
+    place = Place(required=("vector_path",)) if is_required else Place(defaults={"vector_path": None})
+    return options_of(tools.apply_steering_vector, place)
 
 
 def spare_threads(model: str) -> None:
@@ -106,19 +105,6 @@ class Workbench:
             yield
 
 
-def require_vector(options: list[Option], typed: Mapping[str, Any]) -> None:
-    """Refuse what was said about a vector that is not there.
-
-    Raises:
-        ArgumentError: There is no vector, and something is not as without one.
-    """
-    said = [option.flag for option in options if typed[option.typed.name] != option.typed.default]
-    if typed["vector"] is None and said:
-        raise ArgumentError(
-            f"{' and '.join(sorted(said))} came without --vector", valid="a vector with its options, or neither"
-        )
-
-
 @contextmanager
 def in_force(arguments: Mapping[str, Any]) -> Generator[list[str]]:
     """Steer inside a `with` block and give the warnings about it; on leaving, also by an error, it is taken off."""
@@ -130,7 +116,3 @@ def in_force(arguments: Mapping[str, Any]) -> Generator[list[str]]:
         yield applied["warnings"]
     finally:
         tools.remove_steering_vector(applied["steering_id"])
-
-
-def _function(name: str) -> Callable[..., object]:
-    return next(tool.function for tool in tools.TOOLS if tool.name == name)
