@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
+from steer_tools.cli.inputs import readable
 from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson
-from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
+from steer_tools.evaluation.behaviors.behavior_json import record_of
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior, read_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
-from steer_tools.prompts import plain, prompt_text
+from steer_tools.prompts import prompt_text
 from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table
 
 Source = Annotated[
@@ -43,19 +44,12 @@ def list_behaviors(as_json: AsJson = False) -> None:
 @app.command(name="show", cls=HelpfulCommand)
 def show_behavior(name: Source, items: Examples = 3, as_json: AsJson = False) -> None:
     """Show a built-in behaviour, or what is read from a file; --json gives all of it."""
-    path = Path(name)
-    behavior = _read(name) if path.suffix or path.name != name else load_behavior(name)
+    if Path(name).suffix or Path(name).name != name:
+        with readable(name) as path, path.open("rb") as file:
+            behavior = read_behavior(file, name)
+    else:
+        behavior = load_behavior(name)
     show(_document(behavior), _described(behavior, items), as_json=as_json)
-
-
-def _read(path: str) -> Behavior:
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            return read_behavior(file, path)
-    except (OSError, RuntimeError, ValueError) as error:
-        # An unknown user's ~ is a RuntimeError, and a NUL in the name a ValueError.
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PromptError(f"The file {path!r} cannot be read ({reason})", fix="Choose another path.") from error
 
 
 def _summary(behavior: Behavior) -> dict[str, object]:
@@ -63,7 +57,7 @@ def _summary(behavior: Behavior) -> dict[str, object]:
         "name": behavior.name,
         "poles": list(behavior.poles),
         "description": behavior.description,
-        "counts": {"pairs": len(behavior.pairs), "items": len(behavior.items), "choices": len(behavior.choices)},
+        "counts": {part: len(items) for part, items in _parts(behavior).items()},
     }
 
 
@@ -72,19 +66,12 @@ def _document(behavior: Behavior) -> dict[str, object]:
         **_summary(behavior),
         "instruction": behavior.instruction,
         "source": behavior.source,
-        "pairs": [_entry(item) for item in behavior.pairs],
-        "items": [_entry(item) for item in behavior.items],
-        "choices": [_entry(item) for item in behavior.choices],
+        **{part: [*map(record_of, items)] for part, items in _parts(behavior).items()},
     }
 
 
-def _entry(item: Item) -> dict[str, object]:
-    return {
-        "prompt": None if item.prompt is None else plain(item.prompt),
-        "positive": item.positive,
-        "negative": item.negative,
-        "group": item.group,
-    }
+def _parts(behavior: Behavior) -> dict[str, Sequence[Item]]:
+    return {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
 
 
 def _table(behaviors: Sequence[Behavior]) -> Shown:
@@ -92,9 +79,8 @@ def _table(behaviors: Sequence[Behavior]) -> Shown:
     columns = {"behaviour": "whole", "poles": "fold", "what it is": "fold"}
     rows: list[list[Shown]] = []
     for behavior in behaviors:
-        counts = (len(part) for part in (behavior.pairs, behavior.items, behavior.choices))
         words = (behavior.name, " / ".join(behavior.poles), behavior.description)
-        rows.append([*map(shown, words), *map(str, counts)])
+        rows.append([*map(shown, words), *(str(len(items)) for items in _parts(behavior).values())])
     return table(columns | dict.fromkeys(("pairs", "items", "choices"), "right"), rows)
 
 
@@ -121,6 +107,6 @@ def _examples(title: str, items: Sequence[Item], poles: tuple[str, str]) -> Tabl
     for column in ("prompt", *poles):
         result.add_column(shown(column), ratio=1, overflow="fold")
     for item in items:
-        prompt = Text("(none)", style="dim italic") if item.prompt is None else shown(prompt_text(plain(item.prompt)))
+        prompt = Text("(none)", style="dim italic") if item.prompt is None else shown(prompt_text(item.prompt))
         result.add_row(prompt, shown(item.positive), shown(item.negative))
     return result

@@ -5,7 +5,8 @@ Each group of options makes the parameters of a tool that it names. It must not 
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
@@ -46,7 +47,12 @@ class Source:
 
     @abstractmethod
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return what the tool is given, after all that was typed."""
+        """Return what the tool is given, after all that was typed; None of parameters that nothing was typed for.
+
+        Raises:
+            ArgumentError: None or several of what excludes each other were given, or something by halves.
+            PromptError: A file cannot be read or has another form, or there must be prompts and are none.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,7 @@ class PromptSource(Source):
     chat: AsChat = False
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return the typed prompts and then those of the file, or None of none.
-
-        Raises:
-            PromptError: The file cannot be read or holds no list, or there must be prompts and are none.
-        """
+        """Return the typed prompts and then those of the file."""
         listed = [] if self.prompts_file is None else _listed_in(self.prompts_file)
         prompts = [as_prompt(item, self.chat) for item in (*(self.prompts or ()), *listed)]
         return {"prompts": _some(prompts) if is_required else prompts or None}
@@ -94,11 +96,7 @@ class TriedPromptSource(Source):
     ] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return the prompts of the file.
-
-        Raises:
-            PromptError: The file cannot be read, or holds no list or no prompt.
-        """
+        """Return the prompts of the file."""
         return {"test_prompts": None if self.prompts_file is None else _some(_listed_in(self.prompts_file))}
 
 
@@ -123,24 +121,15 @@ class ContrastSource(Source):
             _CONTRAST,
         ),
     ] = None
-    prompts: Annotated[
-        str | None,
-        _option("--prompts", "FILE", f"Both: {_TWO_LISTS}", _CONTRAST),
-    ] = None
+    prompts: Annotated[str | None, _option("--prompts", "FILE", f"Both: {_TWO_LISTS}", _CONTRAST)] = None
     trait: Annotated[
-        str | None,
-        _option("--trait", "NAME", "A trait of the bundled model's language, with its pairs.", _CONTRAST),
+        str | None, _option("--trait", "NAME", "A trait of the bundled model's language, with its pairs.", _CONTRAST)
     ] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return both sides, and which tokens are read: those of the response where a trait has replies.
-
-        Raises:
-            ArgumentError: None or several sources are given, or a trait for another than the bundled model.
-            PromptError: The file cannot be read or has another form.
-        """
+        """Return both sides, and which tokens are read: those of the response where a trait has replies."""
         positive, negative = self.read(typed["model"])
-        pooling = typed["pooling"] or ("response" if self.trait is not None else "last")
+        pooling = typed["pooling"] or ("last" if self.trait is None else "response")
         return {"positive_prompts": positive, "negative_prompts": negative, "pooling": pooling}
 
     def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
@@ -170,22 +159,12 @@ class OwnBehaviorSource(Source):
     makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
 
     prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts", metavar="FILE", help=f"Prompts of your own, which BEHAVIOR then only names: {_TWO_LISTS}"
-        ),
+        str | None, _option("--prompts", "FILE", f"Prompts of your own, which BEHAVIOR then only names: {_TWO_LISTS}")
     ] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return both lists and the name as it was typed, or nothing.
-
-        Raises:
-            PromptError: The file cannot be read or has another form.
-        """
-        if self.prompts is None:
-            return {}
-        positive, negative = _contrast_in(self.prompts)
-        return {"behavior_name": typed["behavior"], "positive": positive, "negative": negative}
+        """Return both lists and the name as it was typed, or nothing."""
+        return {} if self.prompts is None else _own_behavior(typed["behavior"], self.prompts)
 
 
 @dataclass(frozen=True)
@@ -194,17 +173,11 @@ class LabelSource(Source):
 
     makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
 
-    labelled: Annotated[
-        str | None, typer.Option("--labelled", metavar="FILE", help=f"Instead of a behaviour: {_TWO_LISTS}")
-    ] = None
+    labelled: Annotated[str | None, _option("--labelled", "FILE", f"Instead of a behaviour: {_TWO_LISTS}")] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return both lists, or nothing; what is wrong beside a behaviour the tool refuses.
-
-        Raises:
-            PromptError: The file cannot be read or has another form.
-        """
-        return {} if self.labelled is None else dict(zip(self.makes, _contrast_in(self.labelled), strict=True))
+        """Return both lists, or nothing; what is wrong beside a behaviour the tool refuses."""
+        return {} if self.labelled is None else _own_behavior(typed["behavior"], self.labelled)
 
 
 @dataclass(frozen=True)
@@ -214,12 +187,10 @@ class ScorerSource(Source):
     makes: ClassVar[tuple[str, ...]] = ("scorer",)
 
     keyword: Annotated[
-        list[str] | None,
-        _option("--keyword", "WORD", "1 where a text holds it, or another one. Repeat it.", _SCORER),
+        list[str] | None, _option("--keyword", "WORD", "1 where a text holds it, or another one. Repeat it.", _SCORER)
     ] = None
     pattern: Annotated[
-        str | None,
-        _option("--pattern", "REGEX", "1 where a text holds a match of this regular expression.", _SCORER),
+        str | None, _option("--pattern", "REGEX", "1 where a text holds a match of this regular expression.", _SCORER)
     ] = None
     judge_endpoint: Annotated[
         str | None,
@@ -231,25 +202,18 @@ class ScorerSource(Source):
             _SCORER,
         ),
     ] = None
-    judge_model: Annotated[
-        str | None,
-        _option("--judge-model", "NAME", "The judge's name there.", _SCORER),
-    ] = None
+    judge_model: Annotated[str | None, _option("--judge-model", "NAME", "The judge's name there.", _SCORER)] = None
     judge_question: Annotated[
         str | None,
         _option("--judge-question", "TEXT", "What it is asked of each text, to be answered from 0 to 100.", _SCORER),
     ] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return the scorer; raises as `read` does."""
+        """Return the scorer."""
         return {"scorer": self.read()}
 
     def read(self) -> "TextScorer | Judge | None":
-        """Return the scorer as the tool takes it; None where nothing was given.
-
-        Raises:
-            ArgumentError: Several were given, a part of a judge is missing, or a judge cannot be asked so.
-        """
+        """Return the scorer as the tool takes it; None where nothing was given; raises as `arguments` does."""
         judge = (self.judge_endpoint, self.judge_model, self.judge_question)
         named = {
             "--keyword": bool(self.keyword),
@@ -327,6 +291,11 @@ def _contrast_in(file: str) -> tuple[list[PromptLike], list[PromptLike]]:
     return sides["positive"], sides["negative"]
 
 
+def _own_behavior(name: str | None, file: str) -> dict[str, object]:
+    positive, negative = _contrast_in(file)
+    return {"behavior_name": name, "positive": positive, "negative": negative}
+
+
 def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
     if model != BUNDLED:
         raise ArgumentError(
@@ -346,8 +315,19 @@ def _json_of(file: str) -> Any:
 
 
 def _text_of(file: str) -> str:
+    with readable(file) as path:
+        return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def readable(file: str) -> Generator[Path]:
+    """Give the path of a file that was typed, to be read within a `with` block.
+
+    Raises:
+        PromptError: It cannot be read, or is no UTF-8 where a text is read.
+    """
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8-sig")
+        yield Path(file).expanduser()
     except UnicodeDecodeError as error:
         raise PromptError(f"The file {file!r} is not UTF-8 text", fix="Save it as UTF-8.") from error
     except (OSError, RuntimeError, ValueError) as error:

@@ -71,10 +71,11 @@ def behavior_document(behavior: Behavior) -> dict[str, object]:
     if behavior.instruction is not None:
         document["instruction"] = behavior.instruction
     parts = {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
-    return document | {part: [_record(item) for item in items] for part, items in parts.items() if items}
+    return document | {part: [record_of(item) for item in items] for part, items in parts.items() if items}
 
 
-def _record(item: Item) -> dict[str, object]:
+def record_of(item: Item) -> dict[str, object]:
+    """Return the JSON form of an item, from which `item_of_record` makes it again."""
     prompt = None if item.prompt is None else plain(item.prompt)
     return {"prompt": prompt, "positive": item.positive, "negative": item.negative, "group": item.group}
 
