@@ -297,7 +297,6 @@ TOOL = Tool(
         command="ablate",
         about="Find the parts that a behaviour needs, by taking each out.",
         positional=("behavior_name",),
-        is_destructive=True,
     ),
     show,
 )

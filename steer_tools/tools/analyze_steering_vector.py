@@ -261,7 +261,6 @@ TOOL = Tool(
         command="analyze",
         about="Say what a vector means: tokens, norms, and what is like it.",
         positional=("vector_path",),
-        is_destructive=True,
     ),
     show,
 )

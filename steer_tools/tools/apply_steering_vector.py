@@ -58,4 +58,4 @@ def _stacking_warnings(session: Session, placed: Placed) -> list[str]:
     return [f"The same vector is applied already as {', '.join(same)}; {effect}."]
 
 
-TOOL = Tool(apply_steering_vector, Card("Apply a steering vector", "core"))
+TOOL = Tool(apply_steering_vector, Card("Apply a steering vector", "core", only_adds=True))

@@ -305,8 +305,7 @@ TOOL = Tool(
         about="Find which weights of a checkpoint differ from its base's, and the vector that was baked in, "
         "if one was.",
         positional=("checkpoint", "base"),
-        is_destructive=True,
-        is_idempotent=True,
+        is_repeatable=True,
         needs_model=False,
     ),
     show,

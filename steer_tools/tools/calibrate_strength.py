@@ -109,7 +109,6 @@ TOOL = Tool(
         about="Find the least strength that spends a damage or reaches an effect.",
         positional=("vector_path",),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

@@ -23,8 +23,8 @@ class Card:
         vector: Whether the command may or must be given a vector that acts while the tool runs.
         instead_of_vector: A parameter that names another vector, of which one is needed.
         is_read_only: It changes neither the model nor a file.
-        is_destructive: It takes something away or overwrites it.
-        is_idempotent: A second equal call changes nothing more.
+        only_adds: It takes nothing away and overwrites nothing, though it changes something.
+        is_repeatable: A second equal call changes nothing more, though the first one does.
         reaches_out: It may touch something beyond the model and the workspace.
         needs_model: It works on the attached model.
     """
@@ -39,10 +39,20 @@ class Card:
     vector: Literal["", "optional", "required"] = ""
     instead_of_vector: str = ""
     is_read_only: bool = False
-    is_destructive: bool = False
-    is_idempotent: bool = False
+    only_adds: bool = False
+    is_repeatable: bool = False
     reaches_out: bool = False
     needs_model: bool = True
+
+    @property
+    def is_destructive(self) -> bool:
+        """Whether it takes something away or overwrites it."""
+        return not (self.is_read_only or self.only_adds)
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether a second equal call changes nothing more."""
+        return self.is_read_only or self.is_repeatable
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,6 @@ TOOL = Tool(
         vector="required",
         positional=("prompts",),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

@@ -100,7 +100,6 @@ TOOL = Tool(
         required=("vector_path",),
         positional=("prompts",),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

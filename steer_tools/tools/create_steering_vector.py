@@ -184,8 +184,7 @@ TOOL = Tool(
         "core",
         command="create",
         about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
-        is_destructive=True,
-        is_idempotent=True,
+        is_repeatable=True,
     ),
     show,
 )

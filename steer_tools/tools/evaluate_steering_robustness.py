@@ -155,7 +155,6 @@ TOOL = Tool(
         about="Measure how evenly a vector works over prompts, wordings and the chat template.",
         positional=("vector_path", "dataset"),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

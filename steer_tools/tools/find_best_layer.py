@@ -83,7 +83,6 @@ TOOL = Tool(
         command="best-layer",
         about="Create a behaviour's vector at several layers, save it, and sweep it.",
         positional=("behavior_name",),
-        is_destructive=True,
     ),
     show,
 )

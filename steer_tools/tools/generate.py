@@ -63,7 +63,6 @@ TOOL = Tool(
         vector="optional",
         positional=("prompts",),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

@@ -39,5 +39,5 @@ def load_model(
 
 TOOL = Tool(
     load_model,
-    Card("Load another model", "edit", is_destructive=True, is_idempotent=True, reaches_out=True, needs_model=False),
+    Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False),
 )

@@ -147,7 +147,6 @@ TOOL = Tool(
         command="patch",
         about="Find where in a prompt an answer is decided, by putting another prompt's activations into it.",
         positional=("source_prompt", "target_prompt"),
-        is_destructive=True,
     ),
     show,
 )

@@ -273,7 +273,6 @@ TOOL = Tool(
         command="read",
         about="Project prompts on a vector, token by token, and say how well it detects a behaviour.",
         positional=("prompts",),
-        is_destructive=True,
     ),
     show,
 )

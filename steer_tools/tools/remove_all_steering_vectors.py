@@ -14,6 +14,4 @@ def remove_all_steering_vectors() -> RemoveResult:
         return RemoveResult(removed=removed, active=0)
 
 
-TOOL = Tool(
-    remove_all_steering_vectors, Card("Remove all applied vectors", "core", is_destructive=True, is_idempotent=True)
-)
+TOOL = Tool(remove_all_steering_vectors, Card("Remove all applied vectors", "core", is_repeatable=True))

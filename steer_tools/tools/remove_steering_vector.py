@@ -13,4 +13,4 @@ def remove_steering_vector(steering_id: given.SteeringId) -> RemoveResult:
         return RemoveResult(removed=1, active=len(session.registry))
 
 
-TOOL = Tool(remove_steering_vector, Card("Remove one applied vector", "core", is_destructive=True))
+TOOL = Tool(remove_steering_vector, Card("Remove one applied vector", "core"))

@@ -126,8 +126,7 @@ TOOL = Tool(
         flags={"layer": "ablate_layer"},
         instead_of_vector="ablate",
         positional=("prompts",),
-        is_destructive=True,
-        is_idempotent=True,
+        is_repeatable=True,
     ),
     show,
 )

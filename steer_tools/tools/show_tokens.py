@@ -68,7 +68,6 @@ TOOL = Tool(
         about="Show what the model is given for prompts, chat template included, and which tokens would be steered.",
         positional=("prompts",),
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

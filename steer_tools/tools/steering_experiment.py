@@ -320,7 +320,6 @@ TOOL = Tool(
         command="experiment",
         about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
         positional=("behavior_name",),
-        is_destructive=True,
     ),
     show,
 )

@@ -136,7 +136,6 @@ TOOL = Tool(
         command="status",
         about="Show the model and the vectors that are saved in the workspace.",
         is_read_only=True,
-        is_idempotent=True,
     ),
     show,
 )

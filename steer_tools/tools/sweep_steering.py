@@ -57,7 +57,6 @@ TOOL = Tool(
         command="sweep",
         about="Measure a saved vector's effect and damage at each layer and strength.",
         positional=("vector_path", "behavior_name"),
-        is_destructive=True,
     ),
     show,
 )

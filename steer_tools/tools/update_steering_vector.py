@@ -15,4 +15,4 @@ def update_steering_vector(steering_id: given.SteeringId, strength: given.Streng
         return applied_result(session, session.change(lambda registry: registry.update(steering_id, wanted)), [])
 
 
-TOOL = Tool(update_steering_vector, Card("Change a strength", "core", is_idempotent=True))
+TOOL = Tool(update_steering_vector, Card("Change a strength", "core", only_adds=True, is_repeatable=True))
