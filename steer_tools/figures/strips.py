@@ -38,6 +38,11 @@ class Strip:
     values: tuple[float, ...]
     counts: tuple[bool, ...]
 
+    @classmethod
+    def of(cls, pieces: Sequence[str], values: Sequence[float], counts: Sequence[bool]) -> "Strip":
+        """Return the pieces of a text as they are read, with their values."""
+        return cls(tuple(map(readable, pieces)), tuple(values), tuple(counts))
+
 
 @dataclass(frozen=True)
 class Scale:

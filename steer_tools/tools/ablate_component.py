@@ -107,6 +107,7 @@ def ablate_component(
     import numpy as np
 
     from steer_tools.evaluation.damage import DamageMeter
+    from steer_tools.evaluation.intervals import cluster_interval
     from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.inspection.ablation import (
@@ -126,11 +127,10 @@ def ablate_component(
     require_one_of("measure", measure, MEASURES)
     with locked_session() as session:
         engine, evaluation_set = session.engine, evaluation_set_named(session, behavior_name, seed=seed)
-        halves = [
-            questions(engine, own[:_MOST_ITEMS])
-            for own in (evaluation_set.splits.choosing, evaluation_set.splits.judging)
-        ]
-        asked = [question for half in halves for question in half]
+        splits = evaluation_set.splits
+        first_half, other_half = (questions(engine, own[:_MOST_ITEMS]) for own in (splits.choosing, splits.judging))
+        asked, middle = [*first_half, *other_half], len(first_half)
+        groups = [question.group for question in asked]
         at = resolved_layers(session, layers, engine.info.steerable_layers)
         controls: tuple[Component, ...] = ()
         warnings: tuple[str, ...] = ()
@@ -148,29 +148,39 @@ def ablate_component(
         calibration = list(dict.fromkeys(own.prompt for own in asked))
         plans = ablation_plans(engine, [*parts, *controls], method, calibration, seed)
         found = ablate(plans, _measured(engine, measure, asked, evaluation_set))
-        effects, by_chance = found[: len(parts)], found[len(parts) :]
-        order = np.argsort(-np.abs(effects.mean(axis=1)), kind="stable").tolist()[:_LISTED]
+        effects, means = found[: len(parts)], found.mean(axis=1)[: len(parts)]
+        order = np.argsort(-np.abs(means), kind="stable").tolist()[:_LISTED]
         listed = [plans[index] for index in order]
         meter = DamageMeter(engine, evaluation_set.neutral, [], 1)
         divergences = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
         folder = save_folder or f"ablations/{component}_{evaluation_set.behavior.name}"
         picture = session.workspace.write(
             f"{folder}/{_ABLATIONS}",
-            ablation_picture(parts, effects.mean(axis=1), evaluation_set.behavior.name, _LABELS[measure]),
+            ablation_picture(parts, means, evaluation_set.behavior.name, _LABELS[measure]),
         )
-        return AblationResult(
-            component=component,
-            method=method,
-            measure=measure,
-            items=len(asked),
-            effects=_by_layer(parts, effects.mean(axis=1)),
-            strongest=[
-                _component_effect(parts[index], effects[index], asked, len(halves[0]), float(divergence))
-                for index, divergence in zip(order, mean_of_draws(divergences, listed), strict=True)
-            ],
-            chance=_chance(controls, by_chance.mean(axis=1)) if controls else None,
-            heat_map_path=str(picture),
-            warnings=[*warnings, *_doubts(measure, found)],
+        by_chance = _by_layer(controls, found[len(parts) :].mean(axis=1))
+        return short(
+            AblationResult(
+                component=component,
+                method=method,
+                measure=measure,
+                items=len(asked),
+                effects=_by_layer(parts, means),
+                strongest=[
+                    ComponentEffect(
+                        layer=parts[index].layer,
+                        head=parts[index].head,
+                        effect=float(effects[index].mean()),
+                        interval=short_interval(cluster_interval(effects[index], groups)),
+                        halves=[float(half.mean()) for half in np.split(effects[index], [middle])],
+                        kl=float(divergence),
+                    )
+                    for index, divergence in zip(order, mean_of_draws(divergences, listed), strict=True)
+                ],
+                chance={place: max(map(abs, own)) for place, own in by_chance.items()} if controls else None,
+                heat_map_path=str(picture),
+                warnings=[*warnings, *_doubts(measure, found)],
+            )
         )
 
 
@@ -217,33 +227,8 @@ def _direction_parts(
 def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for part, effect in zip(parts, effects.tolist(), strict=True):
-        found.setdefault(part.place, []).append(short(effect))
+        found.setdefault(part.place, []).append(effect)
     return found
-
-
-def _chance(controls: Sequence[Component], effects: Floats) -> dict[str, float]:
-    """Return the largest effect, of either sign, of the random directions at each place."""
-    import numpy as np
-
-    found: dict[str, float] = {}
-    for part, effect in zip(controls, np.abs(effects).tolist(), strict=True):
-        found[part.place] = max(found.get(part.place, 0.0), short(effect))
-    return found
-
-
-def _component_effect(
-    part: Component, effects: Floats, asked: Sequence[Question], first_half: int, divergence: float
-) -> ComponentEffect:
-    from steer_tools.evaluation.intervals import cluster_interval
-
-    return ComponentEffect(
-        layer=part.layer,
-        head=part.head,
-        effect=short(float(effects.mean())),
-        interval=short_interval(cluster_interval(effects, [question.group for question in asked])),
-        halves=[short(float(half.mean())) for half in (effects[:first_half], effects[first_half:])],
-        kl=short(divergence),
-    )
 
 
 _HEADINGS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
-from steer_tools.figures.strips import Strip, readable, strip_page, strip_picture
+from steer_tools.figures.strips import Strip, strip_page, strip_picture
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -19,7 +19,6 @@ from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import short
 
 if TYPE_CHECKING:
-    from steer_tools.core.vectors import SteeringVector
     from steer_tools.inspection.readings import Projection
     from steer_tools.inspection.vector_meaning import Ranking
     from steer_tools.session.session import Session
@@ -91,103 +90,84 @@ def analyze_steering_vector(
     Believe `observed` before `lens`, and neither where its values are not above `chance`.
     """
     from steer_tools.core.interventions import Add
-    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.core.vectors import SteeringVector, layer_cosines
     from steer_tools.experiments.evaluation_set import behaviors_of
     from steer_tools.inspection.readings import project
     from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest
     from steer_tools.session.placement import PlacementOptions, place_once
-    from steer_tools.session.vector_loading import load_for_model
+    from steer_tools.session.vector_loading import load_for_model, saved_vectors
 
     require_at_least_one("top", top)
     with locked_session() as session:
         engine = session.engine
         loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)
-        placed = place_once(
-            session, loaded.vector, layer, PlacementOptions("residual", allow_other_model=allow_other_model)
-        )
+        options = PlacementOptions("residual", allow_other_model=allow_other_model)
+        placed = place_once(session, loaded.vector, layer, options)
         (unit,) = placed.unit_placements
         assert isinstance(unit.intervention, Add)
         at, direction = unit.site.layer, unit.intervention.direction
-        vector = (
-            loaded.vector
-            if at in loaded.vector.directions
-            else SteeringVector.from_directions({at: direction}, component=unit.site.component, head=unit.site.head)
-        )
+        vector = loaded.vector
+        if at not in vector.directions:
+            vector = SteeringVector.from_directions({at: direction}, component=unit.site.component, head=unit.site.head)
         lens = None
         if unit.site.head is None:
             lens = lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token)
         prompts = () if texts is None else parse_prompts(texts, "texts")
         projections = project(engine, {unit.site: direction}, prompts) if prompts else ()
-        picture, page = _saved_strips(
-            session, projections, unit.site, save_folder or f"analysis/{Path(loaded.source).stem}"
-        )
+        folder = save_folder or f"analysis/{Path(loaded.source).stem}"
+        picture, page = _saved_strips(session, projections, unit.site, folder)
         behaviors = None
         if compare_behaviors:
-            behaviors = behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1))
-        return AnalysisResult(
-            vector_path=loaded.source,
-            layer=at,
-            component=unit.site.part,
-            norm=short(vector.magnitude(at)),
-            residual_norm=short(session.typical_norm(unit.site)),
-            lens=None if lens is None else _ranking(lens),
-            observed=_ranking(effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top)),
-            observed_strength=_SMALL,
-            layer_cosines=_other_layers(vector, at),
-            saved={
-                name: short(value) for name, value in nearest(vector, at, _others(session, loaded.source), _MOST_SAVED)
-            },
-            behaviors=None if behaviors is None else {name: short(value) for name, value in behaviors},
-            cosine_chance=short(2 / math.sqrt(vector.width)),
-            texts=[
-                TextProjection(
-                    tokens=list(p.pieces),
-                    values=[
-                        short(v) if counts else None for v, counts in zip(p.values[unit.site], p.counts, strict=True)
-                    ],
-                )
-                for p in projections
-            ],
-            picture_path=picture,
-            page_path=page,
-            warnings=list(placed.warnings),
+            behaviors = dict(behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1)))
+        cosines = layer_cosines(vector)[vector.layers.index(at)].tolist()
+        others = {path: other for path, other in saved_vectors(session.workspace).items() if path != loaded.source}
+        return short(
+            AnalysisResult(
+                vector_path=loaded.source,
+                layer=at,
+                component=unit.site.part,
+                norm=vector.magnitude(at),
+                residual_norm=session.typical_norm(unit.site),
+                lens=None if lens is None else _ranking(lens),
+                observed=_ranking(effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top)),
+                observed_strength=_SMALL,
+                layer_cosines={
+                    str(other): cosine for other, cosine in zip(vector.layers, cosines, strict=True) if other != at
+                },
+                saved=dict(nearest(vector, at, others, _MOST_SAVED)),
+                behaviors=behaviors,
+                cosine_chance=2 / math.sqrt(vector.width),
+                texts=[
+                    TextProjection(
+                        tokens=list(p.pieces),
+                        values=[
+                            value if counts else None
+                            for value, counts in zip(p.values[unit.site], p.counts, strict=True)
+                        ],
+                    )
+                    for p in projections
+                ],
+                picture_path=picture,
+                page_path=page,
+                warnings=list(placed.warnings),
+            )
         )
 
 
 def _ranking(found: Ranking) -> TokenRanking:
-    return TokenRanking(
-        boosted={token: short(value) for token, value in found.boosted},
-        suppressed={token: short(value) for token, value in found.suppressed},
-        chance=short(found.chance),
-    )
-
-
-def _other_layers(vector: SteeringVector, at: int) -> dict[str, float]:
-    from steer_tools.core.vectors import layer_cosines
-
-    own = layer_cosines(vector)[vector.layers.index(at)].tolist()
-    return {str(layer): short(value) for layer, value in zip(vector.layers, own, strict=True) if layer != at}
-
-
-def _others(session: Session, own: str) -> dict[str, SteeringVector]:
-    from steer_tools.session.vector_loading import saved_vectors
-
-    return {path: vector for path, vector in saved_vectors(session.workspace).items() if path != own}
+    return TokenRanking(boosted=dict(found.boosted), suppressed=dict(found.suppressed), chance=found.chance)
 
 
 def _saved_strips(
     session: Session, projections: Sequence[Projection], site: Site, folder: str
 ) -> tuple[str | None, str | None]:
-
     if not projections:
         return None, None
-    strips = [Strip(tuple(map(readable, p.pieces)), p.values[site], p.counts) for p in projections]
+    strips = [Strip.of(p.pieces, p.values[site], p.counts) for p in projections]
     title = "Projection of each token on the vector"
-    paths = {f"{folder}/{_PICTURE}": strip_picture(strips, title=title)}
-    paths[f"{folder}/{_PAGE}"] = strip_page(strips, title=title).encode()
-    session.workspace.write_together(paths)
-    picture, page = (str(session.workspace.resolve(path)) for path in paths)
-    return picture, page
+    drawn, page = strip_picture(strips, title=title), strip_page(strips, title=title).encode()
+    paths = session.workspace.write_together({f"{folder}/{_PICTURE}": drawn, f"{folder}/{_PAGE}": page})
+    return str(paths[0]), str(paths[1])
 
 
 _LIKE = 5
@@ -235,17 +215,13 @@ def _tokens(lens: TokenRanking | None, observed: TokenRanking) -> Shown:
 
 
 def _texts(texts: Sequence[TextProjection], *, is_plain: bool) -> list[Shown]:
-    from steer_tools.tools.colours import coloured, legend, scale_of, strip_of
+    from steer_tools.tools.colours import coloured
 
     strips = [
-        strip_of(own["tokens"], [value or 0.0 for value in own["values"]], [v is not None for v in own["values"]])
+        Strip.of(own["tokens"], [value or 0.0 for value in own["values"]], [v is not None for v in own["values"]])
         for own in texts
     ]
-    if not strips:
-        return []
-    scale = scale_of(strips)
-    lines = (coloured(strip, scale, is_plain=is_plain) for strip in strips)
-    return [line(""), *lines, legend(scale, is_plain=is_plain)]
+    return [line(""), *coloured(strips, is_plain=is_plain)] if strips else []
 
 
 def _named(cosines: Mapping[str, float]) -> str | None:

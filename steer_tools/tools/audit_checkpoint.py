@@ -208,38 +208,31 @@ def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mappin
 
 
 def _warnings(found: Audit, layers: int) -> list[str]:
-    warnings: list[str] = []
-    if found.are_rounded:
-        warnings.append("The checkpoints have different dtypes: what is the same after rounding counts as equal.")
-    if found.unclaimed:
-        warnings.append(
-            f"{found.unclaimed} biases of layers' outputs differ beside other weights: they may be a training's, so no "
-            "vector is claimed."
-        )
     alone = len(found.only_in_checkpoint) + len(found.only_in_base)
-    if alone:
-        warnings.append(f"{alone} tensors are in one of the checkpoints only, and were not compared.")
-    if found.ignored:
-        warnings.append(
-            f"{found.ignored} biases are in a checkpoint whose config says that the model has none (mlp_bias, "
-            "attention_bias): transformers ignores them, and so they count as in one checkpoint only."
-        )
-    if found.config_keys:
-        more = len(found.config_keys) - _MOST_KEYS
-        names = ", ".join(found.config_keys[:_MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
-        warnings.append(f"Tensors are compared, and the configs differ in {names}.")
+    more = len(found.config_keys) - _MOST_KEYS
+    names = ", ".join(found.config_keys[:_MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
     added = [finding for finding in found.findings if finding.kind == "addition"]
-    if len(added) >= _FEW_BIASES and {layer for finding in added for layer in finding.layers} >= set(range(layers)):
-        warnings.append(
-            f"{len(added)} biases of outputs differ, at every layer: it may be a training of biases (BitFit) as well."
-        )
-    if any(finding.kind == "ablation" for finding in found.findings):
-        warnings.append("The sign of an ablated direction cannot be recovered: compare absolute cosines.")
-    return warnings
+    is_everywhere = {layer for finding in added for layer in finding.layers} >= set(range(layers))
+    doubts = {
+        "The checkpoints have different dtypes: what is the same after rounding counts as equal.": found.are_rounded,
+        f"{found.unclaimed} biases of layers' outputs differ beside other weights: they may be a training's, so no "
+        "vector is claimed.": found.unclaimed,
+        f"{alone} tensors are in one of the checkpoints only, and were not compared.": alone,
+        f"{found.ignored} biases are in a checkpoint whose config says that the model has none (mlp_bias, "
+        "attention_bias): transformers ignores them, and so they count as in one checkpoint only.": found.ignored,
+        f"Tensors are compared, and the configs differ in {names}.": found.config_keys,
+        f"{len(added)} biases of outputs differ, at every layer: it may be a training of biases (BitFit) as well.": (
+            len(added) >= _FEW_BIASES and is_everywhere
+        ),
+        "The sign of an ablated direction cannot be recovered: compare absolute cosines.": any(
+            finding.kind == "ablation" for finding in found.findings
+        ),
+    }
+    return [doubt for doubt, is_there in doubts.items() if is_there]
 
 
 def _short(value: float | None) -> float | None:
-    return None if (value := rounded(value)) is None else short(value)
+    return short(rounded(value))
 
 
 _ALIKE = 5

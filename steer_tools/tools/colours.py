@@ -55,18 +55,15 @@ def token_text(piece: str) -> Text:
     return shown(readable(piece))
 
 
-def strip_of(tokens: Sequence[str], values: Sequence[float], counts: Sequence[bool]) -> Strip:
-    """Return a text's tokens as they are read, with their values."""
-    return Strip(tuple(map(readable, tokens)), tuple(values), tuple(counts))
+def coloured(strips: Sequence[Strip], *, is_plain: bool) -> list[Shown]:
+    """Return texts with their tokens on colours, or in plain text with a level from -3 to +3 behind each; explained."""
+    scale = Scale.of(strips)
+    levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
+    texts = (_coloured(strip, scale, is_plain=is_plain) for strip in strips)
+    return [*texts, line(f"({levels}{scale.legend})", "dim")]
 
 
-def scale_of(strips: Sequence[Strip]) -> Scale:
-    """Return the scale that some texts share."""
-    return Scale.of(strips)
-
-
-def coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
-    """Return a text with its tokens on colours, or in plain text with a level from -3 to +3 behind each."""
+def _coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
     result = line("")
     for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True):
         share = scale.share(value) if counts else 0.0
@@ -77,12 +74,6 @@ def coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
         if is_plain and level:
             result.append(f"[{level:+d}]")
     return result
-
-
-def legend(scale: Scale, *, is_plain: bool) -> Text:
-    """Say what the colours or levels mean."""
-    levels = f"levels from -{_LEVELS} to +{_LEVELS}: " if is_plain else ""
-    return line(f"({levels}{scale.legend})", "dim")
 
 
 def _strongest(values: Sequence[Sequence[float]], most: int) -> list[int]:

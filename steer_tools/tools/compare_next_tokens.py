@@ -63,11 +63,7 @@ def compare_next_tokens(
             strengths=[strength for strength, _ in tried],
             residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
             prompts=[
-                NextTokensStatus(
-                    tokens={piece: [short(value) for value in own] for piece, own in one.probabilities.items()},
-                    kl=[short(value) for value in one.divergences],
-                )
-                for one in found
+                short(NextTokensStatus(tokens=dict(one.probabilities), kl=list(one.divergences))) for one in found
             ],
             steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
             warnings=warnings,

@@ -6,6 +6,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts, plain
+from steer_tools.reports.words import share
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.rendering import (
@@ -14,7 +15,6 @@ from steer_tools.tools.rendering import (
     facts,
     interval,
     nats,
-    percent,
     shown_prompt,
     stack,
     table,
@@ -95,12 +95,8 @@ def evaluate_steering_robustness(
         items = evaluation_set.splits.judging
         if test_prompts is not None:
             items = with_prompts(items, parse_prompts(test_prompts, "test_prompts"))
-        placed = place_once(
-            session,
-            vector_path,
-            layer,
-            PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model),
-        )
+        options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
+        placed = place_once(session, vector_path, layer, options)
         found = evaluate(session.engine, placed, wanted, items, per_token=per_token)
         failing = found.failing
         return RobustnessResult(
@@ -119,7 +115,7 @@ def evaluate_steering_robustness(
             ],
             anti_steerable=short(found.anti_steerable),
             anti_steerable_interval=short_interval(found.anti_steerable_interval),
-            paraphrase_share=None if found.paraphrase_share is None else short(found.paraphrase_share),
+            paraphrase_share=short(found.paraphrase_share),
             effect_without_template=None
             if found.without_template is None
             else short(float(found.without_template.mean())),
@@ -129,15 +125,17 @@ def evaluate_steering_robustness(
 
 def show(result: RobustnessResult) -> Shown:
     """Render the score, what it is made of, and the items that fail worst."""
-    share, without = result["paraphrase_share"], result["effect_without_template"]
+    between, without = result["paraphrase_share"], result["effect_without_template"]
     known = {
         "score": f"{result['score']:.0%} of the questions move by at least a quarter of the median effect in "
         "every form",
         "effect": f"{nats(result['effect'])} nats{interval(result['interval'])} on {result['items']} items, standard "
         f"deviation {brief(result['standard_deviation'])}",
         "wrong way": f"{result['anti_steerable']:.0%} of the items as the strength grows"
-        f"{interval(result['anti_steerable_interval'], percent)}",
-        "wordings": None if share is None else f"{share:.0%} of the variance lies between wordings of one question",
+        f"{interval(result['anti_steerable_interval'], share)}",
+        "wordings": None
+        if between is None
+        else f"{share(between)} of the variance lies between wordings of one question",
         "template": None if without is None else f"{nats(without)} nats without the chat template",
         "failing": f"{result['failing_items']} of {result['items']} items do not move towards the behaviour",
     }

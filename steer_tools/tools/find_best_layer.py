@@ -58,9 +58,7 @@ def find_best_layer(
     started = time.monotonic()
     with locked_session() as session:
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
-        options = SweepOptions(
-            strengths, positions=positions, budget=Budget(damage_budget), seed=seed, per_token=per_token
-        )
+        options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         tried = resolved_layers(session, layers, spread_layers(session.engine))
         folder = save_folder or f"layers/{folder_name(evaluation_set)}"
         where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior))
@@ -70,7 +68,7 @@ def find_best_layer(
         swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
         facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        result = swept_result(swept, options, str(files.heat_map), str(files.document), list(extraction.warnings))
+        result = swept_result(swept, options, files, extraction.warnings)
         dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
         return BestLayerResult(**result, vector_path=path, dataset=dataset)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
 
@@ -13,9 +13,6 @@ from steer_tools.tools.card import Card, Tool
 from steer_tools.tools.rendering import Shown, effect_text, facts, line, stack
 from steer_tools.tools.resolving import locked_session, require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
-
-if TYPE_CHECKING:
-    from steer_tools.inspection.patching import Patches
 
 _LISTED = 10
 # Of the way from target to source: less is none.
@@ -77,12 +74,8 @@ def patch_activations(
     require_text("negative", negative)
     with locked_session() as session:
         engine = session.engine
-        pair = Pair(
-            parse_prompt(source_prompt, "source_prompt"),
-            parse_prompt(target_prompt, "target_prompt"),
-            positive,
-            negative,
-        )
+        source, target = parse_prompt(source_prompt, "source_prompt"), parse_prompt(target_prompt, "target_prompt")
+        pair = Pair(source, target, positive, negative)
         sites = [Site(layer, component) for layer in resolved_layers(session, layers, engine.info.steerable_layers)]
         found = (patch if method == "exact" else attribute)(engine, pair, sites)
         picture = session.workspace.write(f"{save_folder or 'patches'}/{_PICTURE}", patch_picture(found, component))
@@ -92,23 +85,20 @@ def patch_activations(
             for index in np.argsort(-np.abs(recovered), axis=None, kind="stable").tolist()[:_LISTED]
             if abs(recovered.ravel()[index]) >= _LEAST_SHOWN
         ]
-        return PatchResult(
-            source=short(found.source),
-            target=short(found.target),
-            tokens=[list(tokens) for tokens in found.tokens],
-            recovered={
-                str(site.layer): [short(value) for value in row]
-                for site, row in zip(found.sites, recovered.tolist(), strict=True)
-            },
-            strongest=[_strongest(found, *divmod(index, len(found.tokens))) for index in order],
-            heat_map_path=str(picture),
+        places = [divmod(index, len(found.tokens)) for index in order]
+        return short(
+            PatchResult(
+                source=found.source,
+                target=found.target,
+                tokens=[list(tokens) for tokens in found.tokens],
+                recovered={str(site.layer): row for site, row in zip(found.sites, recovered.tolist(), strict=True)},
+                strongest=[
+                    StrongestPatch(layer=found.sites[row].layer, token=token, recovered=float(recovered[row, token]))
+                    for row, token in places
+                ],
+                heat_map_path=str(picture),
+            )
         )
-
-
-def _strongest(found: Patches, row: int, column: int) -> StrongestPatch:
-    return StrongestPatch(
-        layer=found.sites[row].layer, token=column, recovered=short(float(found.recovered[row, column]))
-    )
 
 
 def show(result: PatchResult, *, is_plain: bool) -> Shown:
@@ -122,16 +112,11 @@ def show(result: PatchResult, *, is_plain: bool) -> Shown:
     best = [
         f"layer {own['layer']} at {lines[own['token']]} {_percent(own['recovered'])}" for own in result["strongest"][:3]
     ]
+    log_odds = f"source {effect_text(result['source'])}, target {effect_text(result['target'])} nats"
     return stack(
         line("Share of the way from the target's answer to the source's", "bold"),
         *HeatTable("token / layer", lines, list(recovered), by_token).shown(_percent, is_plain=is_plain),
-        facts(
-            {
-                "log-odds": f"source {effect_text(result['source'])}, target {effect_text(result['target'])} nats",
-                "strongest": "; ".join(best),
-                "picture": result["heat_map_path"],
-            }
-        ),
+        facts({"log-odds": log_odds, "strongest": "; ".join(best), "picture": result["heat_map_path"]}),
     )
 
 

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.figures.strips import Strip
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
@@ -21,7 +22,7 @@ from steer_tools.tools.results import short, short_interval
 if TYPE_CHECKING:
     from steer_tools.core.positions import Pooling
     from steer_tools.core.vectors import SteeringVector
-    from steer_tools.inspection.readings import Detector, Labelled, Reading
+    from steer_tools.inspection.readings import Labelled, Reading
     from steer_tools.session.session import Session
 
 # Prompts that get a picture.
@@ -109,9 +110,8 @@ def read_activations(
         engine = session.engine
         wanted = resolved_layers(session, layers, [])
         parsed = () if prompts is None else parse_prompts(prompts)
-        loaded = load_for_model(
-            session, vector_path, wanted[0] if wanted else None, allow_other_model=allow_other_model
-        )
+        first = wanted[0] if wanted else None
+        loaded = load_for_model(session, vector_path, first, allow_other_model=allow_other_model)
         vector = loaded.vector
         directions = directions_at(vector, wanted or resolved_layers(session, vector.layers, []))
         labelled, usual = _labelled(session, vector, behavior_name, positive, negative)
@@ -132,17 +132,27 @@ def read_activations(
             f"{folder}/prompt_{i}.png": projection_picture(own.projection, norms, f"Prompt {i} along {name}")
             for i, own in enumerate(readings[:_DRAWN])
         }
-        if pictures:
-            session.workspace.write_together(pictures)
+        paths = session.workspace.write_together(pictures) if pictures else []
         return ReadResult(
             vector_path=loaded.source,
             component=vector.component,
             pooling=read_as if isinstance(read_as, str) else "custom",
-            residual_norms={str(site.layer): short(norm) for site, norm in norms.items()},
-            detectors=[_status(site, found) for site, found in detectors.items()],
-            thresholds={str(site.layer): short(threshold) for site, threshold in thresholds.items()},
+            residual_norms=short(_by_layer(norms)),
+            detectors=[
+                DetectorStatus(
+                    layer=site.layer,
+                    auc=short(found.area),
+                    interval=short_interval(found.interval),
+                    chance=short(found.chance),
+                    threshold=short(found.threshold),
+                    misses=short(found.misses),
+                    false_alarms=short(found.false_alarms),
+                )
+                for site, found in detectors.items()
+            ],
+            thresholds=short(_by_layer(thresholds)),
             prompts=[_reading(own, thresholds, shown) for own in readings],
-            picture_paths=[str(session.workspace.resolve(path)) for path in pictures],
+            picture_paths=[*map(str, paths)],
             warnings=[*loaded.warnings, *_warnings(vector, list(directions), shown, readings, thresholds)],
         )
 
@@ -205,23 +215,15 @@ def _labelled(
     return Labelled.halves(parse_prompts(positive, "positive"), parse_prompts(negative, "negative")), own or "last"
 
 
-def _status(site: Site, found: Detector) -> DetectorStatus:
-    return DetectorStatus(
-        layer=site.layer,
-        auc=short(found.area),
-        interval=short_interval(found.interval),
-        chance=short(found.chance),
-        threshold=short(found.threshold),
-        misses=short(found.misses),
-        false_alarms=short(found.false_alarms),
-    )
+def _by_layer(figures: Mapping[Site, float]) -> dict[str, float]:
+    return {str(site.layer): figure for site, figure in figures.items()}
 
 
 def _reading(found: Reading, thresholds: Mapping[Site, float], shown: Sequence[Site]) -> PromptReading:
     return PromptReading(
         tokens=list(found.projection.pieces),
         values={str(site.layer): [float(f"{v:.3g}") for v in found.projection.values[site]] for site in shown},
-        scores={str(site.layer): short(score) for site, score in found.scores.items()},
+        scores=short(_by_layer(found.scores)),
         detected={str(site.layer): score > thresholds[site] for site, score in found.scores.items()},
     )
 
@@ -252,16 +254,14 @@ def _detector(own: DetectorStatus) -> tuple[str, ...]:
 
 def _lines(prompt: PromptReading, *, is_plain: bool) -> list[Shown]:
     """Render one prompt at each layer; the first token, which lies elsewhere, has no colour."""
-    from steer_tools.tools.colours import coloured, legend, scale_of, strip_of
+    from steer_tools.tools.colours import coloured
 
     lines: list[Shown] = []
     for layer, values in prompt["values"].items():
-        strip = strip_of(prompt["tokens"], values, [place > 0 for place in range(len(values))])
-        scale = scale_of([strip])
+        strip = Strip.of(prompt["tokens"], values, [place > 0 for place in range(len(values))])
         score = prompt["scores"].get(layer)
         found = "" if score is None else f", reading {score:.4g}: {'yes' if prompt['detected'][layer] else 'no'}"
-        lines += [line(f"layer {layer}{found}", "bold"), coloured(strip, scale, is_plain=is_plain)]
-        lines.append(legend(scale, is_plain=is_plain))
+        lines += [line(f"layer {layer}{found}", "bold"), *coloured([strip], is_plain=is_plain)]
     return lines
 
 

@@ -26,9 +26,6 @@ _WORD = re.compile(r"\s*\S+")
 _NEW, _GONE = "bold underline cyan", "dim strike"
 
 
-# Words.
-
-
 def figure(value: float | None) -> str:
     """Return four digits, or a dash for what is not known."""
     return "–" if value is None else f"{value:.4g}"
@@ -52,11 +49,6 @@ def effect_text(value: float) -> str:
 def interval(ends: Sequence[float] | None, written: Any = nats) -> str:
     """Return the interval behind a figure, nothing where none is known."""
     return "" if ends is None else f" (95 % interval {' to '.join(map(written, ends))})"
-
-
-def percent(share: float) -> str:
-    """Return a share without decimals."""
-    return f"{share:.0%}"
 
 
 def layer_names(layers: int | list[int] | None) -> str:
@@ -87,9 +79,6 @@ def strength_name(strength: float | None) -> str:
 def residual_name(added: float | list[float | None] | None) -> str:
     """Return what is added at a layer, or its range over several layers; nothing where nothing is."""
     return span(sorted(known(added), key=abs), strength_name)
-
-
-# Texts.
 
 
 def line(text: str, style: str = "") -> "Text":
@@ -162,9 +151,6 @@ def warning_lines(warnings: Sequence[str]) -> list["Text"]:
 
 def _visible(text: str) -> str:
     return visible(text, but="\n\t")
-
-
-# Tables.
 
 
 def stack(*parts: Shown) -> Shown:

@@ -105,14 +105,22 @@ def rounded(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
-def short(value: float) -> float:
-    """Return `value` with four significant digits, for figures that come in tables and with intervals."""
-    return float(f"{value:.4g}")
+def short(value: _Item) -> _Item:
+    """Return a figure, or all of a list or dict, with four significant digits, for tables and beside intervals."""
+    match value:
+        case float():
+            return cast(_Item, float(f"{value:.4g}"))
+        case list():
+            return cast(_Item, [short(item) for item in cast(list[object], value)])
+        case dict():
+            return cast(_Item, {key: short(item) for key, item in cast(dict[object, object], value).items()})
+        case _:
+            return value
 
 
 def short_interval(interval: Interval | None) -> list[float] | None:
     """Return both ends of an interval with four significant digits."""
-    return None if interval is None else [short(interval.low), short(interval.high)]
+    return None if interval is None else short(list(interval))
 
 
 def one_or_list_rounded(values: Sequence[_Figure]) -> _Figure | list[_Figure]:

@@ -153,7 +153,11 @@ def steering_experiment(
             raise ArgumentError(
                 f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"
             )
-        _refuse_sources(method)
+        if method == "sae_feature":
+            raise ArgumentError(
+                "method is 'sae_feature', which is not made of prompts",
+                fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
+            )
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
         evaluation_set = replace(evaluation_set, scorers={**evaluation_set.scorers, **_scorers(scorer)})
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
@@ -172,15 +176,6 @@ def steering_experiment(
         files = save_experiment(session.workspace, folder, found, facts)
         dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
         return _result(found, options, path, dataset, str(files.report))
-
-
-def _refuse_sources(method: str) -> None:
-    """Refuse what needs options beside prompts."""
-    if method == "sae_feature":
-        raise ArgumentError(
-            "method is 'sae_feature', which is not made of prompts",
-            fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
-        )
 
 
 def _scorers(scorer: object) -> Mapping[str, TextScore]:
@@ -232,7 +227,7 @@ def _result(
         effect=short(judgement.effect),
         interval=short_interval(judgement.interval),
         items=len(judgement.effects),
-        prompting=None if judgement.prompting is None else short(judgement.prompting),
+        prompting=short(judgement.prompting),
         controls=ControlsStatus(
             count=len(null.means),
             reached=int((null.means >= judgement.effect).sum()),
@@ -244,7 +239,7 @@ def _result(
             perplexity=short(damage.perplexity),
             distinct_2=short(damage.distinct),
             length=short(damage.length),
-            others={name: short(shift) for name, shift in side_effects.others.items()},
+            others=short(dict(side_effects.others)),
             text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
         ),
         window=window(swept.grid),

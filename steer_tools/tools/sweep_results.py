@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.evaluation.behaviors.behavior import Behavior
 from steer_tools.evaluation.behaviors.behavior_json import behavior_document
+from steer_tools.reports.words import span
 from steer_tools.tools.rendering import Shown, facts, interval, line, nats, stack, table, warning_lines
 from steer_tools.tools.results import short, short_interval
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from steer_tools.experiments.evaluation_set import EvaluationSet
     from steer_tools.experiments.grids import Grid
     from steer_tools.experiments.sweeps import Sweep, SweepOptions
+    from steer_tools.reports.report_files import ReportFiles
     from steer_tools.session.session import Session
 
 CELLS = "cells.json"
@@ -71,7 +73,7 @@ class SweepResult(TypedDict):
     warnings: list[str]
 
 
-def swept_result(swept: Sweep, options: SweepOptions, heat_map: str, data: str, warnings: list[str]) -> SweepResult:
+def swept_result(swept: Sweep, options: SweepOptions, files: ReportFiles, warnings: Sequence[str]) -> SweepResult:
     """Return what sweep_steering gives."""
     from steer_tools.experiments.grids import by_layer
 
@@ -97,8 +99,8 @@ def swept_result(swept: Sweep, options: SweepOptions, heat_map: str, data: str, 
         interval=short_interval(swept.judgement.interval),
         items=len(swept.judgement.effects),
         anti_steerable=short(swept.judgement.anti_steerable),
-        heat_map_path=heat_map,
-        data_path=data,
+        heat_map_path=str(files.heat_map),
+        data_path=str(files.document),
         warnings=[*warnings, *doubts(swept, strengths)],
     )
 
@@ -130,7 +132,6 @@ def saved_vector(session: Session, extraction: Extraction, folder: str) -> str:
 
 def kept_behavior(session: Session, behavior: Behavior, folder: str) -> str:
     """Write a behaviour of lists, so that other tools measure on the same held-out items."""
-
     content = json.dumps(behavior_document(behavior), indent=1, ensure_ascii=False)
     return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
 
@@ -182,11 +183,7 @@ def grid_lines(strengths: Sequence[float], cells: Sequence[LayerCells], layer: i
 
 def choice_facts(layer: int, strength: float, unit: str, window: Sequence[WindowStatus]) -> dict[str, str | None]:
     """Return the chosen cell, and where else the effect is large within the budget."""
-    ranges = [
-        f"layer {own['layer']}: {own['least']:g}"
-        + (f" to {own['largest']:g}" if own["least"] != own["largest"] else "")
-        for own in window
-    ]
+    ranges = [f"layer {own['layer']}: {span((own['least'], own['largest']), '{:g}'.format)}" for own in window]
     return {
         "chosen": f"layer {layer} at strength {strength:g} ({unit})",
         "window": "; ".join(ranges) or "no strength has enough effect within the budget",

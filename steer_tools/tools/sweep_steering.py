@@ -41,12 +41,10 @@ def sweep_steering(
         tried = resolved_layers(session, layers, loaded.vector.layers)
         folder = save_folder or f"sweeps/{folder_name(evaluation_set)}"
         swept = sweep(session, loaded.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
-        info = loaded.vector.info
-        facts = Facts.of(
-            session.engine.info, options, str(vector_path), info.method if info else None, time.monotonic() - started
-        )
+        method = loaded.vector.info.method
+        facts = Facts.of(session.engine.info, options, str(vector_path), method, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        return swept_result(swept, options, str(files.heat_map), str(files.document), list(loaded.warnings))
+        return swept_result(swept, options, files, loaded.warnings)
 
 
 TOOL = Tool(
