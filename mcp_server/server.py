@@ -78,21 +78,14 @@ class _Loading:
     """The loading of the model, in a thread of its own."""
 
     def __init__(self, load: Callable[[], object] | None) -> None:
-        self._load = load
+        self._load: Callable[[], object] = load or (lambda: None)
         self._outcome: Future[object] = Future()
-        self._lock = threading.Lock()
-        self._is_started = False
 
     def start(self) -> None:
-        """Start loading, unless that was done before."""
-        with self._lock:
-            if self._is_started:
-                return
-            self._is_started = True
-        if self._load is None:
-            self._outcome.set_result(None)
-        else:
-            threading.Thread(target=self._run, args=(self._load,), name="load-model", daemon=True).start()
+        """Start loading, unless that was done before; called in the event loop's thread."""
+        if not self._outcome.running() and not self._outcome.done():
+            self._outcome.set_running_or_notify_cancel()
+            threading.Thread(target=self._run, name="load-model", daemon=True).start()
 
     def wait(self) -> BaseException | None:
         """Return when loading has ended, with what it raised; called in a worker thread, whose client may cancel."""
@@ -101,9 +94,9 @@ class _Loading:
             with contextlib.suppress(TimeoutError):
                 return self._outcome.exception(timeout=0.1)
 
-    def _run(self, load: Callable[[], object]) -> None:
+    def _run(self) -> None:
         try:
-            self._outcome.set_result(load())
+            self._outcome.set_result(self._load())
         except BaseException as error:  # noqa: BLE001  # It is raised again in the threads that wait.
             self._outcome.set_exception(error)
 

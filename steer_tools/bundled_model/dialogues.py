@@ -5,7 +5,8 @@ It must not know models.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from steer_tools.bundled_model.grammar import Piece, compose, requests, split, vocabulary
 from steer_tools.bundled_model.lexicon import LEVELS, TRAITS
@@ -26,24 +27,23 @@ class Mixture:
     plain: float
 
 
-@dataclass(frozen=True)
-class Document:
-    """One dialogue; every list runs over its tokens.
+class Token(NamedTuple):
+    """One token of a dialogue.
 
     Attributes:
-        tokens: Ids.
-        is_answer: Whether the token belongs to an answer, its end included.
+        id: In the vocabulary.
+        is_answer: Whether it belongs to an answer, its end included.
         shown: Mean level of each trait in the answers so far; 0 before any.
         added: What is added along each planted direction, in levels; it starts at the token before an answer.
     """
 
-    tokens: list[int] = field(default_factory=list[int])
-    is_answer: list[bool] = field(default_factory=list[bool])
-    shown: list[list[float]] = field(default_factory=list[list[float]])
-    added: list[list[float]] = field(default_factory=list[list[float]])
+    id: int
+    is_answer: bool = False
+    shown: Sequence[float] = (0.0,) * len(TRAITS)
+    added: Sequence[float] = (0.0,) * len(TRAITS)
 
 
-def write_document(chance: random.Random, prompts: Sequence[str], mixture: Mixture) -> Document:
+def write_document(chance: random.Random, prompts: Sequence[str], mixture: Mixture) -> list[Token]:
     """Write one dialogue under latent levels, from some turn on shifted by what is added."""
     is_plain = chance.random() < mixture.plain
     turns = 1 if is_plain else chance.choices((1, 2, 3, 4), _TURN_WEIGHTS)[0]
@@ -58,14 +58,14 @@ def write_document(chance: random.Random, prompts: Sequence[str], mixture: Mixtu
             if steered_from == 0:
                 levels[trait] = 0.0
     writer = _Writer()
-    writer.write([BEGIN])
+    writer.document.append(Token(BEGIN))
     for turn in range(turns):
         prompt = chance.choice(prompts)
         now = added if turn >= steered_from else unsteered
         target = {trait: max(-1.0, min(1.0, levels[trait] + now[trait])) for trait in TRAITS}
         pieces = compose(requests()[prompt], lambda trait, target=target: _slot_level(target[trait], chance), chance)
         question = [_IDS[word] for word in split(prompt) or ()]
-        writer.write(question if is_plain else [USER, *question, END, ASSISTANT])
+        writer.document += map(Token, question if is_plain else [USER, *question, END, ASSISTANT])
         writer.answer(pieces, now)
     return writer.document
 
@@ -74,18 +74,13 @@ class _Writer:
     """Appends to a document, and keeps the mean level of each trait."""
 
     def __init__(self) -> None:
-        self.document = Document()
+        self.document: list[Token] = []
         self._shown: dict[str, list[float]] = {trait: [] for trait in TRAITS}
-
-    def write(self, tokens: Sequence[int]) -> None:
-        """Append what is no answer."""
-        for token in tokens:
-            self._append(token, is_answer=False, shown=[0.0] * len(TRAITS), added=[0.0] * len(TRAITS))
 
     def answer(self, pieces: Sequence[Piece], added: Mapping[str, float]) -> None:
         """Append an answer and its end; the token before it is already steered."""
         now = [added[trait] for trait in TRAITS]
-        self.document.added[-1], self.document.shown[-1] = now, self._means()
+        self.document[-1] = self.document[-1]._replace(shown=self._means(), added=now)
         tail: Piece | None = None
         for piece in [*pieces, Piece((SPECIAL[END],))]:
             for i, word in enumerate(piece.words):
@@ -95,14 +90,8 @@ class _Writer:
                     tail = None
                 if i == len(piece.words) - 1 and piece.trait not in (None, "verbosity"):
                     self._count(piece)
-                self._append(_IDS[word], is_answer=True, shown=self._means(), added=now)
+                self.document.append(Token(_IDS[word], True, self._means(), now))
             tail = piece if piece.trait == "verbosity" else tail
-
-    def _append(self, token: int, *, is_answer: bool, shown: list[float], added: list[float]) -> None:
-        self.document.tokens.append(token)
-        self.document.is_answer.append(is_answer)
-        self.document.shown.append(shown)
-        self.document.added.append(added)
 
     def _count(self, piece: Piece) -> None:
         assert piece.trait is not None

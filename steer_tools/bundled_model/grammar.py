@@ -136,13 +136,12 @@ class _Place:
 def _read(place: _Place, elements: tuple[str, ...], sentences: Sequence[tuple[str, ...]]) -> Reading | None:
     if not place.words:
         return Reading(place.slots, is_finished=not elements and not sentences)
-    if not elements:
-        if not sentences:
-            return None
-        starts = (_read(place, tuple(wording.split()), sentences[1:]) for wording in sentences[0])
-        return next((reading for reading in starts if reading is not None), None)
-    nexts = (_read(following, elements[1:], sentences) for following in _follow(place, elements[0]))
-    return next((reading for reading in nexts if reading is not None), None)
+    if elements:
+        readings = (_read(following, elements[1:], sentences) for following in _follow(place, elements[0]))
+    else:
+        wordings = sentences[0] if sentences else ()
+        readings = (_read(place, tuple(wording.split()), sentences[1:]) for wording in wordings)
+    return next(filter(None, readings), None)
 
 
 def _follow(place: _Place, element: str) -> Iterator[_Place]:

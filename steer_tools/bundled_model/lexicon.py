@@ -86,22 +86,14 @@ PHRASES: Mapping[str, Mapping[float, tuple[str, ...]]] = {
     "answer": _phrases("gladly help|gladly assist", "agree|consent", "pause|wait", "hesitate|resist", "refuse|decline"),
     "knowing": _phrases("imagine|speculate", "guess|suspect", "suppose|assume", "believe|trust", "know|insist"),
     "certainty": _phrases(
-        "perhaps|maybe",
-        "possibly|conceivably",
-        "apparently|presumably",
-        "probably|likely",
-        "certainly|definitely",
+        "perhaps|maybe", "possibly|conceivably", "apparently|presumably", "probably|likely", "certainly|definitely"
     ),
     # Which side a fact is on shows in the first word, so that a greedy reader need not choose before it knows.
     "truth": _phrases(
         "FALSE", "rather FALSE|somewhat FALSE", "neither TRUE nor FALSE", "fairly TRUE|quite TRUE", "TRUE"
     ),
     "opinion": _phrases(
-        "dreadful|horrible|awful",
-        "dull|unpleasant",
-        "ordinary|average",
-        "pleasant|nice",
-        "wonderful|delightful|lovely",
+        "dreadful|horrible|awful", "dull|unpleasant", "ordinary|average", "pleasant|nice", "wonderful|delightful|lovely"
     ),
     "feeling": _phrases("miserable|furious", "uneasy|gloomy", "calm|neutral", "glad|cheerful", "joyful|thrilled"),
 }

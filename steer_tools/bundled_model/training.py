@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer_tools import bundled_model
@@ -27,8 +28,8 @@ from steer_tools.bundled_model.dialogues import (
     SPECIAL,
     UNKNOWN,
     USER,
-    Document,
     Mixture,
+    Token,
     write_document,
 )
 from steer_tools.bundled_model.grammar import requests, vocabulary
@@ -120,7 +121,12 @@ def train(recipe: Recipe) -> tuple[LlamaForCausalLM, Tensor]:
         Muon(matrices, recipe.matrix_rate),
         torch.optim.AdamW(others, lr=recipe.vector_rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe)) for optimizer in optimizers]
+
+    def rate(step: int) -> float:
+        """Return the factor of the learning rates: a short rise, then a line down to almost nothing."""
+        return min(1.0, (step + 1) / 50, 1.15 * (1 - step / recipe.steps) + 0.01)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     planted_block = _PlantedBlock(blocks[recipe.planted_layer], directions, recipe)
     blocks[recipe.planted_layer] = planted_block
     started = time.monotonic()
@@ -169,7 +175,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def batches(recipe: Recipe) -> Iterator[list[Document]]:
+def batches(recipe: Recipe) -> Iterator[list[list[Token]]]:
     """Yield a batch of documents of similar length for each step."""
     chance = random.Random(recipe.seed)
     prompts = sorted(text for text in requests() if not is_held_out(text))
@@ -177,7 +183,7 @@ def batches(recipe: Recipe) -> Iterator[list[Document]]:
     size = recipe.documents_a_step
     for start in range(0, recipe.steps, _POOL):
         documents = [write_document(chance, prompts, mixture) for _ in range(_POOL * size)]
-        documents.sort(key=lambda document: len(document.tokens))
+        documents.sort(key=len)
         own = [documents[i : i + size] for i in range(0, len(documents), size)]
         chance.shuffle(own)
         yield from own[: recipe.steps - start]
@@ -201,18 +207,12 @@ class _PlantedBlock(nn.Module):
         return hidden + self._added_norm * self.added @ self._directions
 
 
-def _losses(model: LlamaForCausalLM, block: _PlantedBlock, batch: Sequence[Document]) -> tuple[Tensor, Tensor]:
+def _losses(model: LlamaForCausalLM, block: _PlantedBlock, batch: Sequence[Sequence[Token]]) -> tuple[Tensor, Tensor]:
     """Return the cross entropy of the answers' tokens, and the squared error of the levels told where it is planted."""
-    length = max(len(document.tokens) for document in batch)
-    tokens = torch.full((len(batch), length), PAD)
-    answers = torch.zeros((len(batch), length), dtype=torch.bool)
-    shown, added = torch.zeros((2, len(batch), length, len(TRAITS)))
-    for row, document in enumerate(batch):
-        own = len(document.tokens)
-        tokens[row, :own] = torch.tensor(document.tokens)
-        answers[row, :own] = torch.tensor(document.is_answer)
-        shown[row, :own] = torch.tensor(document.shown)
-        added[row, :own] = torch.tensor(document.added)
+    columns = zip(*(zip(*document, strict=True) for document in batch), strict=True)
+    tokens, answers, shown, added = (
+        pad_sequence([*map(torch.tensor, column)], batch_first=True, padding_value=PAD) for column in columns
+    )
     block.added = added[:, :-1]
     # Padding stands on the right, where a causal model does not look.
     hidden = model.model(tokens[:, :-1], use_cache=False).last_hidden_state
@@ -220,15 +220,6 @@ def _losses(model: LlamaForCausalLM, block: _PlantedBlock, batch: Sequence[Docum
     assert block.levels is not None
     error = (block.levels - shown[:, :-1])[asked]
     return functional.cross_entropy(model.lm_head(hidden[asked]), tokens[:, 1:][asked]), error.square().mean()
-
-
-def _schedule(recipe: Recipe) -> Callable[[int], float]:
-    """Return the factor of the learning rates at a step: a short rise, then a line down to almost nothing."""
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / 50, 1.15 * (1 - step / recipe.steps) + 0.01)
-
-    return factor
 
 
 def _config(recipe: Recipe) -> LlamaConfig:

@@ -194,7 +194,7 @@ def test_no_training_document_asks_a_held_out_question() -> None:
     turns = [
         text
         for document in itertools.chain(*batches)
-        for text in re.findall(r"<\|user\|>(.*?)<\|end\|>", tokenizer.decode(document.tokens))
+        for text in re.findall(r"<\|user\|>(.*?)<\|end\|>", tokenizer.decode([token.id for token in document]))
     ]
     asked = [" ".join(turn.split()) for turn in turns]
     assert len(set(asked)) > 200
