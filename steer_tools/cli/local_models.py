@@ -1,6 +1,7 @@
 """This machine → the models that load without a network, and what people read of them. It must not load any."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import CachedRepoInfo, scan_cache_dir
@@ -32,12 +33,11 @@ def find_models() -> LocalModels:
     bundled = LocalModel(
         name=BUNDLED, about="the small chat model that ships with steer-tools; the default", megabytes=None
     )
-    try:
-        repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
-    except CacheNotFound:
-        repositories = []
-    cached = [model for repository in repositories if (model := _described(repository)) is not None]
-    return LocalModels(models=[bundled, *cached])
+    models = [bundled]
+    with suppress(CacheNotFound):
+        for repository in sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id):
+            models += _described(repository)
+    return LocalModels(models=models)
 
 
 def model_table(found: LocalModels) -> Shown:
@@ -49,18 +49,15 @@ def model_table(found: LocalModels) -> Shown:
     return table({"model": "fold", "what it is": "fold", "MB": "right"}, rows)
 
 
-def _described(repository: CachedRepoInfo) -> LocalModel | None:
-    if repository.repo_type != "model":
-        return None
-    for revision in sorted(repository.revisions, key=lambda revision: revision.last_modified, reverse=True):
+def _described(repository: CachedRepoInfo) -> list[LocalModel]:
+    """Return the newest revision with a config and weights, if there is one."""
+    revisions = repository.revisions if repository.repo_type == "model" else ()
+    for revision in sorted(revisions, key=lambda revision: revision.last_modified, reverse=True):
         files = {file.file_name: file.file_path for file in revision.files}
         if "config.json" in files and any(name.endswith(_WEIGHTS) for name in files):
-            return LocalModel(
-                name=repository.repo_id,
-                about=_architecture_in(files["config.json"]),
-                megabytes=round(revision.size_on_disk / 1e6, 1),
-            )
-    return None
+            about, megabytes = _architecture_in(files["config.json"]), round(revision.size_on_disk / 1e6, 1)
+            return [LocalModel(name=repository.repo_id, about=about, megabytes=megabytes)]
+    return []
 
 
 def _architecture_in(config: Path) -> str:

@@ -108,7 +108,9 @@ def holds_prompts(annotation: object) -> bool:
 
 def description_of(annotation: object) -> str:
     """Return what is said of a parameter in its annotation."""
-    return next((data.description for data in _metadata(annotation) if hasattr(data, "description")), "")
+    return next(
+        (data.description for data in getattr(annotation, "__metadata__", ()) if hasattr(data, "description")), ""
+    )
 
 
 def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
@@ -192,7 +194,7 @@ def _kind(annotation: object) -> _Kind:
     if lists and str not in members:
         (item,) = get_args(lists[0])
         item = item if item in {int, float} else str
-        read = _one_or_list if item in members else _none_if_empty
+        read = _one_or_list if item in members else lambda values: values or None
         return _Kind(list[item], read, " Repeat it for several.", _METAVARS.get(item))
     return _Kind(first, _as_it_is, "", _METAVARS.get(first), is_prompt=bool(lists))
 
@@ -227,14 +229,12 @@ def _takes_prompt(kind: object) -> bool:
     return str in _members(item) and len(_members(item)) > 1
 
 
-def _metadata(annotation: object) -> tuple[Any, ...]:
-    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-
-
 def _bounds(annotation: object) -> tuple[int | None, int | None]:
     """Return the least and the largest value, where a number has them."""
     least, most = (
-        next((int(getattr(data, name)) for data in _metadata(annotation) if hasattr(data, name)), None)
+        next(
+            (int(getattr(data, name)) for data in getattr(annotation, "__metadata__", ()) if hasattr(data, name)), None
+        )
         for name in ("ge", "le")
     )
     return least, most
@@ -242,10 +242,6 @@ def _bounds(annotation: object) -> tuple[int | None, int | None]:
 
 def _as_it_is(value: object) -> object:
     return value
-
-
-def _none_if_empty(values: list[object] | None) -> object:
-    return values or None
 
 
 def _one_or_list(values: list[object] | None) -> object:

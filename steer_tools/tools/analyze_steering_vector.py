@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -207,11 +208,7 @@ def _tokens(lens: TokenRanking | None, observed: TokenRanking) -> Shown:
     sides = [own for ranking in (lens, observed) if ranking for own in (ranking["boosted"], ranking["suppressed"])]
     names = ["lens +", "lens -", "observed +", "observed -"][-len(sides) :]
     columns = [[joined(f"{value:+.2f} ", token_text(token)) for token, value in own.items()] for own in sides]
-    rows = [
-        [column[row] if row < len(column) else "" for column in columns]
-        for row in range(max(map(len, columns), default=0))
-    ]
-    return table(dict.fromkeys(names, "whole"), rows)
+    return table(dict.fromkeys(names, "whole"), zip_longest(*columns, fillvalue=""))
 
 
 def _texts(texts: Sequence[TextProjection], *, is_plain: bool) -> list[Shown]:

@@ -9,17 +9,7 @@ from steer_tools.prompts import PromptLike, parse_prompts, plain
 from steer_tools.reports.words import share
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card, Tool
-from steer_tools.tools.rendering import (
-    Shown,
-    brief,
-    facts,
-    interval,
-    nats,
-    shown_prompt,
-    stack,
-    table,
-    warning_lines,
-)
+from steer_tools.tools.rendering import Shown, brief, facts, interval, nats, shown_prompt, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short, short_interval
 

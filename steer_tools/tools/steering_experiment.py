@@ -32,7 +32,7 @@ from steer_tools.tools.sweep_results import (
 )
 
 if TYPE_CHECKING:
-    from steer_tools.evaluation.scorers import Scorer, TextScore
+    from steer_tools.evaluation.scorers import TextScore
     from steer_tools.experiments.experiment import Experiment
     from steer_tools.experiments.sweeps import SweepOptions
 
@@ -185,28 +185,23 @@ def _scorers(scorer: object) -> Mapping[str, TextScore]:
         ArgumentError: It is no scorer.
     """
     from steer_tools.evaluation.scorers import callable_scorer, keyword_scorer, regex_scorer
+    from steer_tools.experiments.evaluation_set import text_of
 
-    if scorer is None:
-        return {}
-    if callable(scorer):
-        return {"scorer": _on_text(callable_scorer(cast(Callable[[str, str], object], scorer)))}
-    given = cast(Mapping[str, object], scorer) if isinstance(scorer, Mapping) else {}
-    match dict(given):
+    match scorer:
+        case None:
+            return {}
+        case _ if callable(scorer):
+            name, on_text = "scorer", callable_scorer(cast(Callable[[str, str], object], scorer))
         case {"keywords": list() as keywords, **others} if not others:
-            return {"keywords": _on_text(keyword_scorer(cast(list[str], keywords)))}
+            name, on_text = "keywords", keyword_scorer(cast(list[str], keywords))
         case {"pattern": str() as pattern, **others} if not others:
-            return {"pattern": _on_text(regex_scorer(pattern))}
+            name, on_text = "pattern", regex_scorer(pattern)
         case _:
             raise ArgumentError(
                 f"scorer is {scorer!r:.80}",
                 valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
             )
-
-
-def _on_text(scorer: Scorer) -> TextScore:
-    from steer_tools.experiments.evaluation_set import text_of
-
-    return lambda prompt, text: scorer(text_of(prompt), text)
+    return {name: lambda prompt, text: on_text(text_of(prompt), text)}
 
 
 def _result(
