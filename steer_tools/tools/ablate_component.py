@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, effect_text, facts, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
@@ -274,14 +274,10 @@ def _strongest_row(result: AblationResult, own: ComponentEffect) -> tuple[str, .
     return name, effect_text(own["effect"]), ends, halves, figure(own["kl"]), *chance
 
 
-TOOL = Tool(
-    ablate_component,
-    Card(
-        "Find the parts that a behaviour needs",
-        "inspect",
-        command="ablate",
-        about="Find the parts that a behaviour needs, by taking each out.",
-        positional=("behavior_name",),
-    ),
-    show,
-)
+TOOL = Card(
+    "Find the parts that a behaviour needs",
+    "inspect",
+    command="ablate",
+    about="Find the parts that a behaviour needs, by taking each out.",
+    positional=("behavior_name",),
+).tool(ablate_component, show)

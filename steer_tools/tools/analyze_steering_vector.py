@@ -14,7 +14,7 @@ from steer_tools.core.site import Site
 from steer_tools.figures.strips import Strip, strip_page, strip_picture
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, joined, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import short
@@ -226,14 +226,10 @@ def _named(cosines: Mapping[str, float]) -> str | None:
     return ", ".join(told) + (f"; {len(cosines) - _LIKE} more" if len(cosines) > _LIKE else "") or None
 
 
-TOOL = Tool(
-    analyze_steering_vector,
-    Card(
-        "Show what a vector means and does",
-        "inspect",
-        command="analyze",
-        about="Say what a vector means: tokens, norms, and what is like it.",
-        positional=("vector_path",),
-    ),
-    show,
-)
+TOOL = Card(
+    "Show what a vector means and does",
+    "inspect",
+    command="analyze",
+    about="Say what a vector means: tokens, norms, and what is like it.",
+    positional=("vector_path",),
+).tool(analyze_steering_vector, show)

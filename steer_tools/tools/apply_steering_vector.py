@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ApplyResult, applied_result
 
@@ -58,4 +58,4 @@ def _stacking_warnings(session: Session, placed: Placed) -> list[str]:
     return [f"The same vector is applied already as {', '.join(same)}; {effect}."]
 
 
-TOOL = Tool(apply_steering_vector, Card("Apply a steering vector", "core", only_adds=True))
+TOOL = Card("Apply a steering vector", "core", only_adds=True).tool(apply_steering_vector)

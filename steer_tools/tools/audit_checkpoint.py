@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, line, shown, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded, short
@@ -289,17 +289,12 @@ def _share(value: float | None, words: str) -> str | None:
     return None if value is None else f"{value:.4%} {words}"
 
 
-TOOL = Tool(
-    audit_checkpoint,
-    Card(
-        "Find what was baked into a checkpoint",
-        "edit",
-        command="audit",
-        about="Find which weights of a checkpoint differ from its base's, and the vector that was baked in, "
-        "if one was.",
-        positional=("checkpoint", "base"),
-        is_repeatable=True,
-        needs_model=False,
-    ),
-    show,
-)
+TOOL = Card(
+    "Find what was baked into a checkpoint",
+    "edit",
+    command="audit",
+    about="Find which weights of a checkpoint differ from its base's, and the vector that was baked in, if one was.",
+    positional=("checkpoint", "base"),
+    is_repeatable=True,
+    needs_model=False,
+).tool(audit_checkpoint, show)

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, figure, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short
@@ -100,15 +100,11 @@ def show(result: CalibrationResult) -> Shown:
     return stack(facts(known), *warning_lines(result["warnings"]))
 
 
-TOOL = Tool(
-    calibrate_strength,
-    Card(
-        "Find the strength for a target",
-        "evidence",
-        command="calibrate",
-        about="Find the least strength that spends a damage or reaches an effect.",
-        positional=("vector_path",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Find the strength for a target",
+    "evidence",
+    command="calibrate",
+    about="Find the least strength that spends a damage or reaches an effect.",
+    positional=("vector_path",),
+    is_read_only=True,
+).tool(calibrate_strength, show)

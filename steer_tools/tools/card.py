@@ -44,6 +44,10 @@ class Card:
     reaches_out: bool = False
     needs_model: bool = True
 
+    def tool(self, function: Callable[..., Any], show: Callable[..., Any] | None = None) -> "Tool":
+        """Return the tool that the card is of."""
+        return Tool(function, self, show)
+
     @property
     def is_destructive(self) -> bool:
         """Whether it takes something away or overwrites it."""

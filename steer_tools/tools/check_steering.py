@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded
@@ -99,17 +99,13 @@ def show(result: CheckResult) -> Shown:
     return stack(table(columns, rows), summary, *warning_lines(result["warnings"]))
 
 
-TOOL = Tool(
-    check_steering,
-    Card(
-        "Prove that the steering is exact",
-        "core",
-        command="check",
-        about="Prove that a vector does exactly what it says, and that removing it restores; exit code 3 if a "
-        "law is broken.",
-        vector="required",
-        positional=("prompts",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Prove that the steering is exact",
+    "core",
+    command="check",
+    about="Prove that a vector does exactly what it says, and that removing it restores; exit code 3 if a "
+    "law is broken.",
+    vector="required",
+    positional=("prompts",),
+    is_read_only=True,
+).tool(check_steering, show)

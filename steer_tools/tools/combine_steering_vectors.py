@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
     Shown,
     figure,
@@ -101,16 +101,12 @@ def show(result: CombineResult, vector_paths: Sequence[str]) -> Shown:
     )
 
 
-TOOL = Tool(
-    combine_steering_vectors,
-    Card(
-        "Combine steering vectors",
-        "edit",
-        command="combine",
-        about="Save the weighted sum of vectors, and show how they lie to each other.",
-        positional=("vector_paths",),
-        is_repeatable=True,
-        needs_model=False,
-    ),
-    show,
-)
+TOOL = Card(
+    "Combine steering vectors",
+    "edit",
+    command="combine",
+    about="Save the weighted sum of vectors, and show how they lie to each other.",
+    positional=("vector_paths",),
+    is_repeatable=True,
+    needs_model=False,
+).tool(combine_steering_vectors, show)

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
     Shown,
     figure,
@@ -170,16 +170,12 @@ def _figures(result: CompareResult, variants: Sequence[VariantTexts], residuals:
     return table(dict.fromkeys(columns, "right"), rows)
 
 
-TOOL = Tool(
-    compare_generations,
-    Card(
-        "Compare unsteered and steered texts",
-        "core",
-        command="compare",
-        about="Show unsteered and steered texts side by side.",
-        required=("vector_path",),
-        positional=("prompts",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Compare unsteered and steered texts",
+    "core",
+    command="compare",
+    about="Show unsteered and steered texts side by side.",
+    required=("vector_path",),
+    positional=("prompts",),
+    is_read_only=True,
+).tool(compare_generations, show)

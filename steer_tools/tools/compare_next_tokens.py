@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import added_strength, short
@@ -86,16 +86,12 @@ def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:
     return stack(*parts, *warning_lines(result["warnings"]))
 
 
-TOOL = Tool(
-    compare_next_tokens,
-    Card(
-        "Compare unsteered and steered next tokens",
-        "core",
-        command="next-tokens",
-        about="Show the likeliest next tokens, unsteered and steered, of one forward pass.",
-        required=("vector_path",),
-        positional=("prompts",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Compare unsteered and steered next tokens",
+    "core",
+    command="next-tokens",
+    about="Show the likeliest next tokens, unsteered and steered, of one forward pass.",
+    required=("vector_path",),
+    positional=("prompts",),
+    is_read_only=True,
+).tool(compare_next_tokens, show)

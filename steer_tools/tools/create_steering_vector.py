@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
@@ -177,14 +177,10 @@ def _detection(result: CreateResult) -> list[Shown]:
     return [line(f"threshold{where}: {threshold:.4g} on the projection, {errors}.", "dim")]
 
 
-TOOL = Tool(
-    create_steering_vector,
-    Card(
-        "Create a steering vector",
-        "core",
-        command="create",
-        about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
-        is_repeatable=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Create a steering vector",
+    "core",
+    command="create",
+    about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
+    is_repeatable=True,
+).tool(create_steering_vector, show)

@@ -8,7 +8,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts, plain
 from steer_tools.reports.words import share
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, interval, nats, shown_prompt, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short, short_interval
@@ -134,15 +134,11 @@ def show(result: RobustnessResult) -> Shown:
     return stack(facts(known), *worst, *warning_lines(result["warnings"]))
 
 
-TOOL = Tool(
-    evaluate_steering_robustness,
-    Card(
-        "Measure how evenly it works",
-        "evidence",
-        command="robustness",
-        about="Measure how evenly a vector works over prompts, wordings and the chat template.",
-        positional=("vector_path", "dataset"),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Measure how evenly it works",
+    "evidence",
+    command="robustness",
+    about="Measure how evenly a vector works over prompts, wordings and the chat template.",
+    positional=("vector_path", "dataset"),
+    is_read_only=True,
+).tool(evaluate_steering_robustness, show)

@@ -4,7 +4,7 @@ import time
 
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session, resolved_layers
 from steer_tools.tools.sweep_results import (
     CELLS,
@@ -73,14 +73,10 @@ def find_best_layer(
         return BestLayerResult(**result, vector_path=path, dataset=dataset)
 
 
-TOOL = Tool(
-    find_best_layer,
-    Card(
-        "Find the best layer",
-        "evidence",
-        command="best-layer",
-        about="Create a behaviour's vector at several layers, save it, and sweep it.",
-        positional=("behavior_name",),
-    ),
-    show,
-)
+TOOL = Card(
+    "Find the best layer",
+    "evidence",
+    command="best-layer",
+    about="Create a behaviour's vector at several layers, save it, and sweep it.",
+    positional=("behavior_name",),
+).tool(find_best_layer, show)

@@ -6,7 +6,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, shown, stack, text_table
 from steer_tools.tools.resolving import locked_session
 
@@ -53,16 +53,12 @@ def show(result: GenerateResult, prompts: Sequence[PromptLike]) -> Shown:
     )
 
 
-TOOL = Tool(
-    generate,
-    Card(
-        "Generate under what is applied",
-        "core",
-        command="generate",
-        about="Continue prompts, with a vector or without.",
-        vector="optional",
-        positional=("prompts",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Generate under what is applied",
+    "core",
+    command="generate",
+    about="Continue prompts, with a vector or without.",
+    vector="optional",
+    positional=("prompts",),
+    is_read_only=True,
+).tool(generate, show)

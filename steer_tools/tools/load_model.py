@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from typing_extensions import TypedDict
 
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.choices import EngineName
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, model_status
@@ -37,7 +37,4 @@ def load_model(
         return LoadResult(success=True, model=model_status(info), dropped=before)
 
 
-TOOL = Tool(
-    load_model,
-    Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False),
-)
+TOOL = Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False).tool(load_model)

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from steer_tools.core.site import Site
 from steer_tools.prompts import PromptLike, parse_prompt
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, effect_text, facts, line, stack
 from steer_tools.tools.resolving import locked_session, require_one_of, require_text, resolved_layers
 from steer_tools.tools.results import short
@@ -124,14 +124,10 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}" if round(share, 2) else "0"
 
 
-TOOL = Tool(
-    patch_activations,
-    Card(
-        "Patch activations between prompts",
-        "inspect",
-        command="patch",
-        about="Find where in a prompt an answer is decided, by putting another prompt's activations into it.",
-        positional=("source_prompt", "target_prompt"),
-    ),
-    show,
-)
+TOOL = Card(
+    "Patch activations between prompts",
+    "inspect",
+    command="patch",
+    about="Find where in a prompt an answer is decided, by putting another prompt's activations into it.",
+    positional=("source_prompt", "target_prompt"),
+).tool(patch_activations, show)

@@ -14,7 +14,7 @@ from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.figures.strips import Strip
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import short, short_interval
@@ -265,14 +265,10 @@ def _lines(prompt: PromptReading, *, is_plain: bool) -> list[Shown]:
     return lines
 
 
-TOOL = Tool(
-    read_activations,
-    Card(
-        "Read a model along a vector",
-        "inspect",
-        command="read",
-        about="Project prompts on a vector, token by token, and say how well it detects a behaviour.",
-        positional=("prompts",),
-    ),
-    show,
-)
+TOOL = Card(
+    "Read a model along a vector",
+    "inspect",
+    command="read",
+    about="Project prompts on a vector, token by token, and say how well it detects a behaviour.",
+    positional=("prompts",),
+).tool(read_activations, show)

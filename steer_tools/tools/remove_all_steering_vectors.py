@@ -1,6 +1,6 @@
 """The tool that takes everything off."""
 
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import RemoveResult
 
@@ -14,4 +14,4 @@ def remove_all_steering_vectors() -> RemoveResult:
         return RemoveResult(removed=removed, active=0)
 
 
-TOOL = Tool(remove_all_steering_vectors, Card("Remove all applied vectors", "core", is_repeatable=True))
+TOOL = Card("Remove all applied vectors", "core", is_repeatable=True).tool(remove_all_steering_vectors)

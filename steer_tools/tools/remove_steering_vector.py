@@ -1,7 +1,7 @@
 """The tool that takes one vector off."""
 
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import RemoveResult
 
@@ -13,4 +13,4 @@ def remove_steering_vector(steering_id: given.SteeringId) -> RemoveResult:
         return RemoveResult(removed=1, active=len(session.registry))
 
 
-TOOL = Tool(remove_steering_vector, Card("Remove one applied vector", "core"))
+TOOL = Card("Remove one applied vector", "core").tool(remove_steering_vector)

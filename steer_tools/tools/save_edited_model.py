@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, line, saved, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import short
@@ -114,19 +114,15 @@ def show(result: SaveModelResult) -> Shown:
     )
 
 
-TOOL = Tool(
-    save_edited_model,
-    Card(
-        "Save the steered model",
-        "edit",
-        command="bake",
-        about="Save the model with a vector in its weights: --vector with --positions all, or --ablate; "
-        "PROMPTS are compared.",
-        vector="optional",
-        flags={"layer": "ablate_layer"},
-        instead_of_vector="ablate",
-        positional=("prompts",),
-        is_repeatable=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Save the steered model",
+    "edit",
+    command="bake",
+    about="Save the model with a vector in its weights: --vector with --positions all, or --ablate; "
+    "PROMPTS are compared.",
+    vector="optional",
+    flags={"layer": "ablate_layer"},
+    instead_of_vector="ablate",
+    positional=("prompts",),
+    is_repeatable=True,
+).tool(save_edited_model, show)

@@ -4,7 +4,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import parse_prompts, require_user_message
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, Text, chosen, joined, line, shown, stack
 from steer_tools.tools.resolving import locked_session
 
@@ -59,15 +59,11 @@ def _tokens_of(prompt: PromptTokensStatus, *, is_plain: bool) -> list[Text]:
     return [chosen(t, is_plain=is_plain) if i in steered else shown(t) for i, t in enumerate(prompt["tokens"])]
 
 
-TOOL = Tool(
-    show_tokens,
-    Card(
-        "Show tokens and which would be steered",
-        "inspect",
-        command="tokens",
-        about="Show what the model is given for prompts, chat template included, and which tokens would be steered.",
-        positional=("prompts",),
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Show tokens and which would be steered",
+    "inspect",
+    command="tokens",
+    about="Show what the model is given for prompts, chat template included, and which tokens would be steered.",
+    positional=("prompts",),
+    is_read_only=True,
+).tool(show_tokens, show)

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session, resolved_layers
 from steer_tools.tools.results import rounded, short, short_interval
@@ -302,14 +302,10 @@ def _grid_beside(report_path: str) -> tuple[list[float], list[LayerCells]]:
     return sorted({cell["strength"] for cell in grid["cells"]}), list(layers.values())
 
 
-TOOL = Tool(
-    steering_experiment,
-    Card(
-        "Find out whether a behaviour can be steered",
-        "evidence",
-        command="experiment",
-        about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
-        positional=("behavior_name",),
-    ),
-    show,
-)
+TOOL = Card(
+    "Find out whether a behaviour can be steered",
+    "evidence",
+    command="experiment",
+    about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
+    positional=("behavior_name",),
+).tool(steering_experiment, show)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.errors import SteeringError
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, model_status, one_or_list
@@ -128,14 +128,10 @@ def show(result: StatusResult) -> Shown:
     return stack(known, table(columns, rows), *([line(f"and {rest} more")] if rest else []))
 
 
-TOOL = Tool(
-    steering_status,
-    Card(
-        "Show the model and what is applied",
-        "core",
-        command="status",
-        about="Show the model and the vectors that are saved in the workspace.",
-        is_read_only=True,
-    ),
-    show,
-)
+TOOL = Card(
+    "Show the model and what is applied",
+    "core",
+    command="status",
+    about="Show the model and the vectors that are saved in the workspace.",
+    is_read_only=True,
+).tool(steering_status, show)

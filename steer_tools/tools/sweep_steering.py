@@ -3,7 +3,7 @@
 import time
 
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session, resolved_layers
 from steer_tools.tools.sweep_results import CELLS, SweepResult, folder_name, show, swept_result
 
@@ -47,14 +47,10 @@ def sweep_steering(
         return swept_result(swept, options, files, loaded.warnings)
 
 
-TOOL = Tool(
-    sweep_steering,
-    Card(
-        "Measure layers and strengths",
-        "evidence",
-        command="sweep",
-        about="Measure a saved vector's effect and damage at each layer and strength.",
-        positional=("vector_path", "behavior_name"),
-    ),
-    show,
-)
+TOOL = Card(
+    "Measure layers and strengths",
+    "evidence",
+    command="sweep",
+    about="Measure a saved vector's effect and damage at each layer and strength.",
+    positional=("vector_path", "behavior_name"),
+).tool(sweep_steering, show)

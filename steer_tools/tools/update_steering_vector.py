@@ -1,7 +1,7 @@
 """The tool that changes the strength of what is applied."""
 
 from steer_tools.tools import arguments as given
-from steer_tools.tools.card import Card, Tool
+from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ApplyResult, applied_result
 
@@ -15,4 +15,4 @@ def update_steering_vector(steering_id: given.SteeringId, strength: given.Streng
         return applied_result(session, session.change(lambda registry: registry.update(steering_id, wanted)), [])
 
 
-TOOL = Tool(update_steering_vector, Card("Change a strength", "core", only_adds=True, is_repeatable=True))
+TOOL = Card("Change a strength", "core", only_adds=True, is_repeatable=True).tool(update_steering_vector)
