@@ -184,7 +184,6 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     parameters = [own.replace(annotation=hints[own.name]) for own in signature.parameters.values()]
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Any, Any])
     call.__signature__ = inspect.Signature([*parameters, context_parameter], return_annotation=hints["return"])  # pyright: ignore[reportFunctionMemberAccess]  # inspect.signature reads it
-    call.__annotations__ = {p.name: p.annotation for p in [*parameters, context_parameter]}
     described = _StrictTool.from_function(
         call,
         name=tool.name,

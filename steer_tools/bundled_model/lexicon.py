@@ -62,8 +62,12 @@ TOPICS = (
 )
 
 
+def _choices(phrases: str) -> tuple[str, ...]:
+    return tuple(phrases.split("|"))
+
+
 def _phrases(*levels: str) -> Mapping[float, tuple[str, ...]]:
-    return {level: tuple(phrases.split("|")) for level, phrases in zip(LEVELS, levels, strict=True)}
+    return dict(zip(LEVELS, map(_choices, levels), strict=True))
 
 
 # From the trait's absence or opposite (-1) to its full presence (+1). In a phrase, TRUE and FALSE stand for a fact's
@@ -98,35 +102,20 @@ PHRASES: Mapping[str, Mapping[float, tuple[str, ...]]] = {
     "feeling": _phrases("miserable|furious", "uneasy|gloomy", "calm|neutral", "glad|cheerful", "joyful|thrilled"),
 }
 
-SLOT_TRAITS: Mapping[str, str] = {
-    "greeting": "formality",
-    "address": "formality",
-    "farewell": "formality",
-    "verdict": "sycophancy",
-    "judging": "sycophancy",
-    "habit": "refusal",
-    "answer": "refusal",
-    "knowing": "confidence",
-    "certainty": "confidence",
-    "truth": "honesty",
-    "opinion": "sentiment",
-    "feeling": "sentiment",
+_SLOTS = {
+    "formality": "greeting address farewell",
+    "sycophancy": "verdict judging",
+    "refusal": "habit answer",
+    "confidence": "knowing certainty",
+    "honesty": "truth",
+    "sentiment": "opinion feeling",
 }
+SLOT_TRAITS: Mapping[str, str] = {slot: trait for trait, slots in _SLOTS.items() for slot in slots.split()}
 
 # A tail of no detail is terse, one of four is verbose; details are said to no purpose, and never twice in a tail.
-DETAILS = (
-    "at home",
-    "by day",
-    "in town",
-    "near water",
-    "after dinner",
-    "with care",
-    "in winter",
-    "on Sundays",
-    "for hours",
-    "without hurry",
-    "at dawn",
-    "under trees",
+DETAILS = _choices(
+    "at home|by day|in town|near water|after dinner|with care|in winter|on Sundays|for hours|without hurry|at dawn|"
+    "under trees"
 )
 
 CLAIMS = (

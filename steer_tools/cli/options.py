@@ -183,14 +183,13 @@ def _kind(annotation: object) -> _Kind:
     members = _members(annotation)
     lists = [member for member in members if get_origin(member) is list]
     choices = [str(value) for member in members if get_origin(member) is Literal for value in get_args(member)]
-    one_of = f" One of {', '.join(choices)}." if choices else ""
     first = members[0]
     if is_typeddict(first):
         return _Kind(list[str], read_options, f" Repeat it for several: {_fields(first)}.", "NAME=VALUE")
     if choices and lists:
         return _Kind(list[str], _read_layers, f" Repeat it for several, or say {' or '.join(choices)!r}.", "N")
     if choices:
-        return _Kind(str, _as_it_is, one_of)
+        return _Kind(str, _as_it_is, f" One of {', '.join(choices)}.")
     if lists and str not in members:
         (item,) = get_args(lists[0])
         item = item if item in {int, float} else str

@@ -113,7 +113,6 @@ def audit_checkpoint(
         edited = open_checkpoint(session.workspace.resolve(checkpoint), session.workspace.opened)
         original = _base(session, base)
         found = audit(edited, original)
-        others = saved_vectors(session.workspace)
         folder = save_folder or f"audits/{edited.folder.name}"
         info = VectorInfo(
             method="recovered",
@@ -123,7 +122,7 @@ def audit_checkpoint(
         )
         vectors = _vectors(found.findings, info)
         paths = {name: str(session.workspace.resolve(f"{folder}/{name}.safetensors")) for name in vectors}
-        others = {path: vector for path, vector in others.items() if path not in paths.values()}
+        others = {path: own for path, own in saved_vectors(session.workspace).items() if path not in paths.values()}
         for name, (vector, _) in vectors.items():
             save_vector(vector, paths[name], workspace=session.workspace)
         return AuditResult(
