@@ -103,14 +103,13 @@ def compare_generations(
         steered = acting(engine, parsed, plans[:1])
         return CompareResult(
             prompts=list(prompts),
-            baseline={"texts": _texts(baseline), "metrics": _metrics(baseline)},
+            baseline=_told(baseline),
             variants=[
                 VariantTexts(
                     strength=strength,
                     residual_strength=added_strength(session, strength, plan),
                     steered=steered,
-                    texts=_texts(side),
-                    metrics=_metrics(side),
+                    **_told(side),
                 )
                 for (strength, plan), side in zip(tried, variants, strict=True)
             ],
@@ -118,15 +117,12 @@ def compare_generations(
         )
 
 
-def _texts(side: Side) -> list[str]:
-    return [generation.text for generation in side.generations]
-
-
-def _metrics(side: Side) -> TextMetrics:
+def _told(side: Side) -> BaselineTexts:
     scores = side.scores
-    return TextMetrics(
+    metrics = TextMetrics(
         changed=rounded(scores.changed), perplexity=rounded(scores.perplexity), distinct_2=rounded(scores.distinct_2)
     )
+    return BaselineTexts(texts=[generation.text for generation in side.generations], metrics=metrics)
 
 
 _BREAKING = (
