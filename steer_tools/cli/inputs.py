@@ -236,13 +236,7 @@ class ScorerSource(Source):
         return judge_scorer(self.judge_endpoint, self.judge_model, self.judge_question)
 
 
-SOURCES: tuple[type[Source], ...] = (
-    PromptSource,
-    TriedPromptSource,
-    ContrastSource,
-    OwnBehaviorSource,
-    ScorerSource,
-)
+SOURCES: tuple[type[Source], ...] = (PromptSource, TriedPromptSource, ContrastSource, OwnBehaviorSource, ScorerSource)
 
 
 def silence_of(scorer: object) -> list[str]:

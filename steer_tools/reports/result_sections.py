@@ -120,10 +120,7 @@ def side_effect_blocks(found: SideEffects, effect: float, budget: Budget) -> lis
 
 def example_blocks(experiment: Experiment) -> list[str]:
     """Show the texts at both ends."""
-    blocks = [
-        "## Texts",
-        "What the model writes to judging items with the likeliest token at each step (greedy).",
-    ]
+    blocks = ["## Texts", "What the model writes to judging items with the likeliest token at each step (greedy)."]
     for title, examples in (("moved most", experiment.best), ("moved least, or the wrong way", experiment.worst)):
         if examples:
             blocks += [f"### The {len(examples)} that were {title}", "\n".join(map(_example, examples))]

@@ -154,10 +154,8 @@ def ablate_component(
         meter = DamageMeter(engine, evaluation_set.neutral, [], 1)
         divergences = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
         folder = save_folder or f"ablations/{component}_{evaluation_set.behavior.name}"
-        picture = session.workspace.write(
-            f"{folder}/{_ABLATIONS}",
-            ablation_picture(parts, means, evaluation_set.behavior.name, _LABELS[measure]),
-        )
+        drawn = ablation_picture(parts, means, evaluation_set.behavior.name, _LABELS[measure])
+        picture = session.workspace.write(f"{folder}/{_ABLATIONS}", drawn)
         by_chance = _by_layer(controls, found[len(parts) :].mean(axis=1))
         return short(
             AblationResult(
