@@ -193,7 +193,7 @@ def _kind(annotation: object) -> _Kind:
     if lists and str not in members:
         (item,) = get_args(lists[0])
         item = item if item in {int, float} else str
-        read = _one_or_list if item in members else lambda values: values or None
+        read = _one_or_list if item in members else _none_if_empty
         return _Kind(list[item], read, " Repeat it for several.", _METAVARS.get(item))
     return _Kind(first, _as_it_is, "", _METAVARS.get(first), is_prompt=bool(lists))
 
@@ -241,6 +241,10 @@ def _bounds(annotation: object) -> tuple[int | None, int | None]:
 
 def _as_it_is(value: object) -> object:
     return value
+
+
+def _none_if_empty(values: list[object] | None) -> object:
+    return values or None
 
 
 def _one_or_list(values: list[object] | None) -> object:

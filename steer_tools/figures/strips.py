@@ -125,9 +125,9 @@ def _draw_line(axes: "Axes", line: Sequence[tuple[str, str]], y: float) -> None:
     for token, colour in line:
         width = max(1, len(token))
         axes.add_patch(Rectangle((x, y - 0.42), width, 0.84, facecolor=colour, linewidth=0))
-        words = axes.text(x + width / 2, y, plain(token), ha="center", va="center", fontsize=9, color=INK)
-        words.set_family("monospace")
-        words.set_in_layout(False)  # A token longer than a line is cut off.
+        words = plain(token)
+        text = axes.text(x + width / 2, y, words, ha="center", va="center", fontsize=9, color=INK, family="monospace")
+        text.set_in_layout(False)  # A token longer than a line is cut off.
         x += width
 
 

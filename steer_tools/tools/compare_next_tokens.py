@@ -63,7 +63,11 @@ def compare_next_tokens(
             strengths=[strength for strength, _ in tried],
             residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
             prompts=[
-                short(NextTokensStatus(tokens=dict(one.probabilities), kl=list(one.divergences))) for one in found
+                NextTokensStatus(
+                    tokens={piece: short(list(own)) for piece, own in one.probabilities.items()},
+                    kl=short(list(one.divergences)),
+                )
+                for one in found
             ],
             steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
             warnings=warnings,
