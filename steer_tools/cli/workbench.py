@@ -5,7 +5,7 @@ Its options are those of the tools that load a model and apply a vector. It must
 
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -33,13 +33,13 @@ AS_JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation
 
 def model_options() -> list[Option]:
     """Return the options that say which model is loaded, and how."""
-    return options_of(tools.load_model, Place(defaults={"name_or_path": BUNDLED}))
+    return options_of(_function("load_model"), Place(defaults={"name_or_path": BUNDLED}))
 
 
 def vector_options(*, is_required: bool) -> list[Option]:
     """Return the options that say which vector acts while a tool runs, and how."""
     place = Place(required=("vector_path",)) if is_required else Place(defaults={"vector_path": None})
-    return options_of(tools.apply_steering_vector, place)
+    return options_of(_function("apply_steering_vector"), place)
 
 
 def spare_threads(model: str) -> None:
@@ -116,3 +116,7 @@ def in_force(arguments: Mapping[str, Any]) -> Generator[list[str]]:
         yield applied["warnings"]
     finally:
         tools.remove_steering_vector(applied["steering_id"])
+
+
+def _function(name: str) -> Callable[..., object]:
+    return next(tool.function for tool in tools.TOOLS if tool.name == name)
