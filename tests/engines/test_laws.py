@@ -649,6 +649,31 @@ def test_a_padded_batch_gives_the_vectors_of_single_prompts(engine: Any) -> None
     assert (together[0] - together[1]).abs().max() > 0.1
 
 
+class PaddingLlama(LlamaForCausalLM):
+    """A model in which padding moves a row's own activations, as in some with learned masks."""
+
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Any = None, **options: Any) -> Any:
+        pads = 0.0 if attention_mask is None else (attention_mask == 0).sum(dim=-1, keepdim=True)[..., None]
+        embedded = self.get_input_embeddings()(input_ids) + 0.5 * pads
+        return super().forward(inputs_embeds=embedded, attention_mask=attention_mask, **options)
+
+
+def test_prompts_are_read_beside_their_equals_only_where_padding_moves_them(tokenizer: Any) -> None:
+    plain = make_model("llama")
+    model = PaddingLlama(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
+    ids, mask = torch.tensor([[1, 8, 19, 0]]), torch.tensor([[1, 1, 1, 0]])
+    with torch.no_grad():
+        padded, alone = model(ids, attention_mask=mask).logits[:, :3], model(ids[:, :3]).logits
+    assert (padded - alone).abs().max() > 0.1
+    engine = HuggingFaceEngine(model, tokenizer)
+
+    together = engine.read(prompts(), [Site(2)], "last")[Site(2)]
+
+    singly = torch.cat([engine.read([prompt], [Site(2)], "last")[Site(2)] for prompt in prompts()])
+    torch.testing.assert_close(together, singly, atol=1e-4, rtol=1e-5)
+
+
 def test_first_is_each_rows_own_first_where_beams_repeat_the_rows(engine: Any, model: Any) -> None:
     starts_with_bos, does_not = [1, 8, 19, 30], [60, 61]
     ids = torch.tensor([[0, 0, *does_not], starts_with_bos])

@@ -491,6 +491,20 @@ def test_an_edit_of_another_size_or_place_fails_the_checks(
     assert check_steering(PROMPTS)["passed"]
 
 
+@pytest.mark.parametrize("positions", ["generated", "0:1"])
+def test_a_model_that_is_not_what_it_was_fails_the_checks_also_where_nothing_must_move(
+    session: Session, model: Any, make_vector: Callable[..., str], positions: str
+) -> None:
+    apply_steering_vector(make_vector(LAYERS - 1), LAYERS - 1, 3.0, positions=positions)
+    assert check_steering(PROMPTS)["passed"]
+
+    with torch.no_grad():
+        next(iter(blocks_of(model)[1].parameters())).mul_(1.1)
+
+    failed = {check["name"] for check in check_steering(PROMPTS)["checks"] if not check["passed"]}
+    assert failed == {"removal_restores_the_logits"}
+
+
 def test_lost_hooks_fail_the_checks(session: Session, model: Any, make_vector: Callable[..., str]) -> None:
     apply_steering_vector(make_vector(), 2)
     blocks_of(model)[2]._forward_hooks.clear()
