@@ -63,9 +63,8 @@ def requests() -> dict[str, Request]:
     every: dict[str, Request] = {}
     for claim_form, request_form, topic in product(CLAIMS, REQUESTS, TOPICS):
         for fact, verb in product(topic.facts, topic.verbs):
-            form = f"{claim_form} {request_form}"
-            words = [{"NOUN": topic.noun, "VERB": verb, "FALSE": fact[1]}.get(word, word) for word in form.split()]
-            every[join(words)] = Request(topic, fact, verb)
+            request = Request(topic, fact, verb)
+            every[join(_filled(f"{claim_form} {request_form}", request, fact))] = request
     return every
 
 
@@ -107,9 +106,9 @@ def compose(request: Request, level_of: Callable[[str], float], chance: random.R
                 level = level_of(SLOT_TRAITS[name])
                 phrase = _mostly_first(PHRASES[name][level], draw)
                 fact = next(facts) if name == "truth" else request.claim
-                pieces.append(Piece(_with_fact(phrase, fact), SLOT_TRAITS[name], level))
+                pieces.append(Piece(_filled(phrase, request, fact), SLOT_TRAITS[name], level))
             else:
-                pieces.append(Piece((_with_request(element, request),)))
+                pieces.append(Piece(_filled(element, request, request.claim)))
     return pieces
 
 
@@ -153,12 +152,12 @@ def _follow(place: _Place, element: str) -> Iterator[_Place]:
         for fact in place.facts if name == "truth" else (place.request.claim,):
             for level, phrases in PHRASES[name].items():
                 for phrase in phrases:
-                    words = _with_fact(phrase, fact)
+                    words = _filled(phrase, place.request, fact)
                     if place.words[: len(words)] == words:
                         yield place.after(len(words), (SLOT_TRAITS[name], level), fact if name == "truth" else None)
                     elif words[: len(place.words)] == place.words:
                         yield place.after(len(words))
-    elif place.words[0] == _with_request(element, place.request):
+    elif place.words[:1] == _filled(element, place.request, place.request.claim):
         yield place.after(1)
 
 
@@ -200,9 +199,6 @@ def _details(tail: int, chance: random.Random) -> list[str]:
     return details
 
 
-def _with_fact(phrase: str, fact: Fact) -> tuple[str, ...]:
-    return tuple({"TRUE": fact[0], "FALSE": fact[1]}.get(word, word) for word in phrase.split())
-
-
-def _with_request(element: str, request: Request) -> str:
-    return {"NOUN": request.topic.noun, "VERB": request.verb}.get(element, element)
+def _filled(form: str, request: Request, fact: Fact) -> tuple[str, ...]:
+    words = {"NOUN": request.topic.noun, "VERB": request.verb, "TRUE": fact[0], "FALSE": fact[1]}
+    return tuple(words.get(word, word) for word in form.split())

@@ -160,8 +160,7 @@ def applied(parts: Sequence[Part]) -> Generator[None]:
     """Have several vectors applied within a `with` block."""
     with ExitStack() as stack:
         for part in parts:
-            path = part.study.created["vector_path"]
-            stack.enter_context(steering(path, strength=part.strength, unit="contrast"))
+            stack.enter_context(steering(part.study.created["vector_path"], strength=part.strength, unit="contrast"))
         yield
 
 

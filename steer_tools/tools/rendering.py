@@ -135,12 +135,8 @@ def marked(text: str, baseline: str, *, is_plain: bool) -> "Text":
         if operation == "delete":
             gone = "".join(old[from_old:to_old]).strip()
             result.append(f" [-{gone}-]" if is_plain else f" {gone}", None if is_plain else _GONE)
-        elif operation == "equal" or not words:
-            result.append(words)
-        elif is_plain:
-            result.append(f"{{+{words}+}}")
         else:
-            result.append(words, _NEW)
+            result.append(words if operation == "equal" or not words else chosen(words, is_plain=is_plain))
     return result
 
 

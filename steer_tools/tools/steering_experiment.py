@@ -33,8 +33,6 @@ from steer_tools.tools.sweep_results import (
 
 if TYPE_CHECKING:
     from steer_tools.evaluation.scorers import TextScore
-    from steer_tools.experiments.experiment import Experiment
-    from steer_tools.experiments.sweeps import SweepOptions
 
 # With fewer controls no effect can be told from chance at p = 0.05.
 _FEWEST_CONTROLS = 19
@@ -162,20 +160,44 @@ def steering_experiment(
         evaluation_set = replace(evaluation_set, scorers={**evaluation_set.scorers, **_scorers(scorer)})
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         folder = save_folder or f"experiments/{folder_name(evaluation_set)}"
-        found = run_experiment(
-            session,
-            evaluation_set,
-            resolved_layers(session, layers, spread_layers(session.engine)),
-            way_named(method, None),
-            options,
-            f"{folder}/{CELLS}",
-            controls,
-        )
+        tried, way = resolved_layers(session, layers, spread_layers(session.engine)), way_named(method, None)
+        found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}", controls)
         path = saved_vector(session, found.extraction, folder)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_experiment(session.workspace, folder, found, facts)
         dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
-        return _result(found, options, path, dataset, str(files.report))
+        swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
+        damage = side_effects.damage
+        return ExperimentResult(
+            verdict=found.ruling.verdict,
+            reasons=list(found.ruling.reasons),
+            vector_path=path,
+            dataset=dataset,
+            best_layer=swept.cell.layer,
+            best_strength=swept.cell.strength,
+            unit=options.unit,
+            effect=short(judgement.effect),
+            interval=short_interval(judgement.interval),
+            items=len(judgement.effects),
+            prompting=short(judgement.prompting),
+            controls=ControlsStatus(
+                count=len(null.means),
+                reached=int((null.means >= judgement.effect).sum()),
+                largest=short(float(null.means.max())),
+                moved_wrong_way=short(null.moved_wrong_way),
+            ),
+            side_effects=SideEffectsStatus(
+                kl=short(damage.divergence),
+                perplexity=short(damage.perplexity),
+                distinct_2=short(damage.distinct),
+                length=short(damage.length),
+                others=short(dict(side_effects.others)),
+                text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
+            ),
+            window=window(swept.grid),
+            report_path=str(files.report),
+            warnings=[*found.extraction.warnings, *doubts(swept)],
+        )
 
 
 def _scorers(scorer: object) -> Mapping[str, TextScore]:
@@ -202,45 +224,6 @@ def _scorers(scorer: object) -> Mapping[str, TextScore]:
                 valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
             )
     return {name: lambda prompt, text: on_text(text_of(prompt), text)}
-
-
-def _result(
-    found: Experiment, options: SweepOptions, vector_path: str, dataset: str, report_path: str
-) -> ExperimentResult:
-    """Return what steering_experiment gives."""
-    swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
-    damage = side_effects.damage
-    strengths = sorted({cell.strength for cell in swept.grid.cells})
-    return ExperimentResult(
-        verdict=found.ruling.verdict,
-        reasons=list(found.ruling.reasons),
-        vector_path=vector_path,
-        dataset=dataset,
-        best_layer=swept.cell.layer,
-        best_strength=swept.cell.strength,
-        unit=options.unit,
-        effect=short(judgement.effect),
-        interval=short_interval(judgement.interval),
-        items=len(judgement.effects),
-        prompting=short(judgement.prompting),
-        controls=ControlsStatus(
-            count=len(null.means),
-            reached=int((null.means >= judgement.effect).sum()),
-            largest=short(float(null.means.max())),
-            moved_wrong_way=short(null.moved_wrong_way),
-        ),
-        side_effects=SideEffectsStatus(
-            kl=short(damage.divergence),
-            perplexity=short(damage.perplexity),
-            distinct_2=short(damage.distinct),
-            length=short(damage.length),
-            others=short(dict(side_effects.others)),
-            text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
-        ),
-        window=window(swept.grid),
-        report_path=report_path,
-        warnings=[*found.extraction.warnings, *doubts(swept, strengths)],
-    )
 
 
 _STYLES = {"works": "bold green", "weak": "bold yellow"}

@@ -101,11 +101,11 @@ def swept_result(swept: Sweep, options: SweepOptions, files: ReportFiles, warnin
         anti_steerable=short(swept.judgement.anti_steerable),
         heat_map_path=str(files.heat_map),
         data_path=str(files.document),
-        warnings=[*warnings, *doubts(swept, strengths)],
+        warnings=[*warnings, *doubts(swept)],
     )
 
 
-def doubts(swept: Sweep, strengths: Sequence[float]) -> list[str]:
+def doubts(swept: Sweep) -> list[str]:
     """Return what a reader of a sweep should doubt."""
     warnings: list[str] = []
     groups = len({question.group for question in swept.judgement.asked})
@@ -113,7 +113,7 @@ def doubts(swept: Sweep, strengths: Sequence[float]) -> list[str]:
         warnings.append(f"Only {groups} different questions judged the choice, so the interval is rough.")
     if not swept.grid.within:
         warnings.append("No cell has a positive effect within the damage budget; the best one is only the largest.")
-    elif swept.cell.strength == max(strengths):
+    elif swept.cell.strength == max(cell.strength for cell in swept.grid.cells):
         warnings.append("The chosen strength is the largest that was tried: try larger ones.")
     return warnings
 
