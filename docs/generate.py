@@ -1,7 +1,8 @@
 """Writes the pages of the manual that are made from the code: `python docs/generate.py`; with --check it compares.
 
 From the tools and their result types: reference/tools.md and a page for each. From the commands: reference/commands.md.
-From the imports: pictures/rooms.svg. From the notebooks as they ran: a page for each. Beside the manual: sources.py.
+From the classes of methods, interventions and formats: reference/kinds.md. From the imports: pictures/rooms.svg. From
+the notebooks as they ran: a page for each. Beside the manual: sources.py.
 """
 
 import argparse
@@ -22,6 +23,10 @@ from typing_extensions import is_typeddict
 
 from mcp_server.__main__ import main as serve
 from steer_tools.cli.app import app
+from steer_tools.core.interventions import INTERVENTIONS
+from steer_tools.directions.methods import METHODS
+from steer_tools.directions.session_methods import SESSION_METHODS
+from steer_tools.formats import FORMATS
 from steer_tools.tools import TOOLS, Tool
 from steer_tools.tools.card import Group
 
@@ -42,12 +47,20 @@ _COMMANDS = """# The commands
 `check` found broken, 130 interrupted. This page is made from the code.
 """
 
+_KINDS = """# Methods, interventions and formats
+
+What [`create_steering_vector`](tools/create_steering_vector.md) can compute, what
+[`apply_steering_vector`](tools/apply_steering_vector.md) can do with it, and the files that hold it, with their sources.
+[Directions, edits, conditions](../guides/vectors.md) says when to take which. This page is made from the code.
+"""
+
 
 def pages() -> dict[Path, str]:
     """Return every generated file with its text."""
     made = {
         DOCS / "reference" / "tools.md": _tools_index(),
         DOCS / "reference" / "commands.md": _commands(),
+        DOCS / "reference" / "kinds.md": _kinds(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
         sources.CHOICES: sources.choices(),
         sources.SKILL: sources.skill(sources.SKILL.read_text(encoding="utf-8")),
@@ -192,6 +205,28 @@ def _plain(kind: Any) -> str:
     if origin is not None:
         return f"{origin.__name__}[{', '.join(_plain(one) for one in inner)}]"
     return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
+# Methods, interventions and formats.
+
+
+def _kinds() -> str:
+    parts = [_KINDS, "## Methods", ""]
+    for name, method in {**METHODS, **SESSION_METHODS}.items():
+        parts += [f"### {name}", "", _said(method), ""]
+        parts += ["Its prompts come in pairs.", ""] if method.is_paired else []
+        parts += ["A control: it knows nothing of the labels.", ""] if getattr(method, "is_control", False) else []
+    parts += ["## Interventions", ""]
+    for name, kind in INTERVENTIONS.items():
+        unit = "multiplies the direction" if kind.scales_direction else "is the share of the whole edit"
+        parts += [f"### {name}", "", _said(kind), "", f"The strength {unit}.", ""]
+    parts += ["## Formats", "", "| name | what it is | index and unit |", "|---|---|---|"]
+    parts += [f"| {kind.name} | {_said(kind)} | {kind.convention} |" for kind in FORMATS]
+    return _lines(*parts)
+
+
+def _said(kind: object) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")[0]
 
 
 # The commands.
