@@ -50,7 +50,7 @@ _COMMANDS = """# The commands
 _KINDS = """# Methods, interventions and formats
 
 What [`create_steering_vector`](tools/create_steering_vector.md) can compute, what
-[`apply_steering_vector`](tools/apply_steering_vector.md) can do with it, and the files that hold it, with their sources.
+[`apply_steering_vector`](tools/apply_steering_vector.md) can do with it, and what files hold it, with the sources.
 [Directions, edits, conditions](../guides/vectors.md) says when to take which. This page is made from the code.
 """
 
