@@ -5,11 +5,13 @@ request) sets `reporter` in its own context; a reporter stops the work by raisin
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 Reporter = Callable[[int, int, str], None]
+_Item = TypeVar("_Item")
 
 _reporter: ContextVar[Reporter | None] = ContextVar("steer_tools_reporter", default=None)
 
@@ -18,6 +20,13 @@ def report(done: int, total: int, message: str) -> None:
     """Tell this context's reporter that `done` of `total` steps of `message` are finished."""
     if (reporter := _reporter.get()) is not None:
         reporter(done, total, message)
+
+
+def reported(items: Sequence[_Item], message: str) -> Iterator[_Item]:
+    """Yield the items, and report each one as finished when the next is asked for."""
+    for done, item in enumerate(items, 1):
+        yield item
+        report(done, len(items), message)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 """The contract that every runtime keeps, and the values that cross it. It must not know any runtime."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf, ulp
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from steer_tools.core.conditions import Condition, Reading
+from steer_tools.core.conditions import Reading
 from steer_tools.core.plan import Plan, decided
 from steer_tools.core.positions import POOLINGS, BatchGeometry, Pooling, Scope
 from steer_tools.core.site import Site
-from steer_tools.errors import ArgumentError, UnsupportedFeatureError
+from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
 from steer_tools.prompts import Prompt
 
 Completion: TypeAlias = str | Sequence[int]
@@ -89,15 +91,18 @@ class TokenizedPrompt:
     first: int
     after_user: int
 
-    def mask(self, scope: Scope) -> Tensor:
-        """Return (tokens,) bool, true at the tokens of the prompt that `scope` takes."""
-        geometry = BatchGeometry(
-            positions=torch.arange(len(self.tokens))[None],
+    def geometry(self, tokens: int) -> BatchGeometry:
+        """Return where the first `tokens` tokens of a lone row stand that goes on behind the prompt."""
+        return BatchGeometry(
+            positions=torch.arange(tokens)[None],
             prompt_lengths=torch.tensor([len(self.tokens)]),
             first=torch.tensor([self.first]),
             after_user=torch.tensor([self.after_user]),
         )
-        return geometry.mask(scope)[0]
+
+    def mask(self, scope: Scope) -> Tensor:
+        """Return (tokens,) bool, true at the tokens of the prompt that `scope` takes."""
+        return self.geometry(len(self.tokens)).mask(scope)[0]
 
 
 # Which tokens of a prompt are read, said by (tokens,) bool.
@@ -132,16 +137,17 @@ class Sampling:
     use_cache: bool = True
 
     def __post_init__(self) -> None:
-        for name, valid in (
-            ("max_new_tokens", _is_whole(self.max_new_tokens) and self.max_new_tokens >= 1),
-            ("temperature", _is_number(self.temperature) and 0 <= self.temperature < float("inf")),
-            ("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1),
-            ("top_k", _is_whole(self.top_k) and self.top_k >= 0),
-            ("beams", _is_whole(self.beams) and self.beams >= 1),
+        for name, kind, least, most in (
+            ("max_new_tokens", int, 1, inf),
+            ("temperature", float, 0, sys.float_info.max),
+            ("top_p", float, ulp(0), 1),  # Any number above 0.
+            ("top_k", int, 0, inf),
+            ("beams", int, 1, inf),
         ):
-            if not valid:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
                 raise ArgumentError(
-                    f"{name} is {getattr(self, name)!r}",
+                    f"{name} is {value!r}",
                     valid="max_new_tokens >= 1, temperature >= 0 (0 is greedy), 0 < top_p <= 1, top_k >= 0, beams >= 1",
                 )
         if self.beams > 1 and self.temperature > 0:
@@ -149,14 +155,6 @@ class Sampling:
                 "Sampled beams mix the random numbers of several continuations, so a row would depend on its batch",
                 valid="beams with temperature=0, or sampling with beams=1",
             )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -305,26 +303,39 @@ class Engine(Protocol):
         ...
 
 
+def counted_layer(layer: object, count: int) -> int:
+    """Return the layer of `count` blocks counted from 0; negative layers count from the end.
+
+    Raises:
+        LayerError: There is no such block.
+    """
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
+        raise LayerError(
+            f"layer is {layer!r}, and the model has {count} decoder blocks",
+            valid=f"0 to {count - 1}, or -{count} to -1 counted from the end",
+        )
+    return layer % count
+
+
 def rows_decided(rows: Sequence[Row], read: Read) -> list[Row]:
     """Return the rows with their conditions answered, each on its own prompt; `read` reads with nothing applied."""
-    waiting = [i for i, row in enumerate(rows) if any(p.condition is not None for p in row.plan)]
-    conditions = {p.condition for i in waiting for p in rows[i].plan if p.condition is not None}
-    readings: set[Reading] = {reading for condition in conditions for reading in condition.readings}
-    prompts = list(dict.fromkeys(rows[i].prompt for i in waiting))
+    waiting = [row for row in rows if any(p.condition is not None for p in row.plan)]
+    conditions = {p.condition for row in waiting for p in row.plan if p.condition is not None}
+    readings = {reading for condition in conditions for reading in condition.readings}
+    prompts = list(dict.fromkeys(row.prompt for row in waiting))
     activations: dict[Reading, Tensor] = {}
     for pooling in POOLINGS:
         sites = [reading.site for reading in readings if reading.pooling == pooling]
         if sites:
             by_site = read(prompts, sites, pooling)
             activations |= {Reading(site, pooling): values for site, values in by_site.items()}
-    answers = {
-        condition: dict(zip(prompts, condition.holds(activations).tolist(), strict=True)) for condition in conditions
+    holding = {
+        (condition, prompt)
+        for condition in conditions
+        for prompt, holds in zip(prompts, condition.holds(activations).tolist(), strict=True)
+        if holds
     }
-
-    def acting(row: Row) -> Plan:
-        def holds(condition: Condition) -> bool:
-            return answers[condition][row.prompt]
-
-        return decided(row.plan, holds)
-
-    return [replace(row, plan=acting(row)) for row in rows]
+    return [
+        replace(row, plan=decided(row.plan, lambda condition, prompt=row.prompt: (condition, prompt) in holding))
+        for row in rows
+    ]

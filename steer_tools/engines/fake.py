@@ -6,8 +6,7 @@ weights to edit, which are refused by name.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.core.positions import NOWHERE, POOLINGS, BatchGeometry, Pooling
+from steer_tools.core.positions import NOWHERE, POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
     Completion,
@@ -26,20 +25,13 @@ from steer_tools.engines.base import (
     Sampling,
     TokenizedPrompt,
     Unembedding,
+    counted_layer,
     rows_decided,
 )
 from steer_tools.engines.site_edits import SiteEdits, refuse_overflow
 from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
-from steer_tools.progress import report
-from steer_tools.prompts import (
-    NEUTRAL_PROMPTS,
-    ChatPrompt,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-    has_user_message,
-    require_user_message,
-)
+from steer_tools.progress import reported
+from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, require_user_message
 
 _SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu")
 _BOS, _END, _SYSTEM, _USER, _ASSISTANT = range(5)
@@ -49,15 +41,6 @@ _VOCABULARY = (*_SPECIAL, *_WORDS)
 _WIDTH, _LAYERS, _CONTEXT = 16, 4, 512
 # What each block's matrices may change, so that all layers count and none drowns the others.
 _SHARE, _SHARPNESS = 0.35, 1.5
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """The ids of a prompt; the last assistant message of a chat starts at `response_start`."""
-
-    tokens: tuple[int, ...]
-    response_start: int | None
-    after_user: int
 
 
 class FakeEngine:
@@ -88,13 +71,7 @@ class FakeEngine:
 
     def resolve_layer(self, layer: object) -> int:
         """Return a layer counted from 0."""
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -_LAYERS <= layer < _LAYERS:
-            raise LayerError(
-                f"layer is {layer!r}, and the model has {_LAYERS} decoder blocks",
-                valid=f"0 to {_LAYERS - 1}, or -{_LAYERS} to -1 counted from the end",
-                fix="",
-            )
-        return layer % _LAYERS
+        return counted_layer(layer, _LAYERS)
 
     def read(
         self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
@@ -114,19 +91,16 @@ class FakeEngine:
         for site in sites:
             self.width(site)
         traces: list[dict[Site, Tensor]] = []
-        for done, prompt in enumerate(prompts):
-            states = self._states(Row(prompt), self._encode(prompt))
+        for prompt in reported(prompts, "reading prompts"):
+            states = self._states(Row(prompt), self.tokenize(prompt))
             traces.append({site: states[site].clone() for site in sites})
-            report(done + 1, len(prompts), "reading prompts")
         return traces
 
     def width(self, site: Site) -> int:
         """Return the size of the state, which is the same everywhere."""
         self.resolve_layer(site.layer)
         if site.component == "embedding" and site.layer != 0:
-            raise LayerError(
-                f"The embedding has no layer {site.layer}", valid="0: it is what the first block is given", fix=""
-            )
+            raise LayerError(f"The embedding has no layer {site.layer}", valid="0: it is what the first block is given")
         if site.head is not None:
             raise UnsupportedFeatureError(f"There is no {site}: the engine 'fake' has no heads", valid="no head")
         return _WIDTH
@@ -139,16 +113,30 @@ class FakeEngine:
                 require_user_message(row.prompt)
         return rows_decided(rows, self.read)
 
-    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
-        """Return the words of a prompt with what is known of each."""
-        encoded = self._encode(prompt)
-        return TokenizedPrompt(
-            tokens=encoded.tokens,
-            pieces=self.pieces(encoded.tokens),
-            special=tuple(token < len(_SPECIAL) for token in encoded.tokens),
-            first=int(encoded.tokens[0] == _BOS),
-            after_user=encoded.after_user,
-        )
+    def tokenize(self, prompt: Prompt, new_tokens: int = 0) -> TokenizedPrompt:
+        """Return the words of a prompt with what is known of each; `new_tokens` more must fit into the context."""
+        after_user = NOWHERE
+        match prompt:
+            case TextPrompt(text):
+                tokens = (_BOS, *_ids(text))
+            case TokenPrompt(given):
+                tokens = given
+            case ChatPrompt():
+                tokens = (_BOS,)
+                for role, content in prompt.messages:
+                    tokens = (*tokens, _VOCABULARY.index(f"<{role}>"), *_ids(content))
+                    after_user = len(tokens) if role == "user" else after_user
+                if not prompt.ends_with_assistant:
+                    tokens = (*tokens, _ASSISTANT)
+        if not tokens or max(tokens) >= len(_VOCABULARY):
+            raise PromptError(f"The prompt {prompt!s:.80} is no text of the toy", valid="ids below its vocabulary")
+        if len(tokens) + new_tokens > _CONTEXT:
+            raise PromptError(
+                f"A prompt of {len(tokens)} tokens with {new_tokens} more does not fit into the model's context",
+                valid=f"at most {_CONTEXT} tokens together",
+            )
+        special = tuple(token < len(_SPECIAL) for token in tokens)
+        return TokenizedPrompt(tokens, self.pieces(tokens), special, int(tokens[0] == _BOS), after_user)
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return the words."""
@@ -159,21 +147,16 @@ class FakeEngine:
         if sampling.beams > 1:
             raise UnsupportedFeatureError("The engine 'fake' has no beam search", valid="beams=1")
         rows = self.decided(rows)
-        encoded = [self._encode(row.prompt, sampling.max_new_tokens) for row in rows]
-        generations: list[Generation] = []
-        for done, (row, prompt) in enumerate(zip(rows, encoded, strict=True)):
-            generations.append(self._continued(row, prompt, sampling))
-            report(done + 1, len(rows), "generating tokens")
-        return generations
+        encoded = [(row, self.tokenize(row.prompt, sampling.max_new_tokens)) for row in rows]
+        return [self._continued(row, prompt, sampling) for row, prompt in reported(encoded, "generating tokens")]
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""
-        rows, added = self.decided(rows), self._completions(rows, completions)
-        scores: list[Tensor] = []
-        for done, (row, tokens) in enumerate(zip(rows, added, strict=True)):
-            scores.append(self._before(row, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0])
-            report(done + 1, len(rows), "scoring completions")
-        return scores
+        pairs = list(zip(self.decided(rows), self._completions(rows, completions), strict=True))
+        return [
+            self._before(row, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+            for row, tokens in reported(pairs, "scoring completions")
+        ]
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""
@@ -181,9 +164,8 @@ class FakeEngine:
 
     def divergences(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return KL(unsteered‖row) before each completion token."""
-        rows, added = self.decided(rows), self._completions(rows, completions)
         found: list[Tensor] = []
-        for row, tokens in zip(rows, added, strict=True):
+        for row, tokens in zip(self.decided(rows), self._completions(rows, completions), strict=True):
             reference, steered = self._before(Row(row.prompt), tokens), self._before(row, tokens)
             found.append((reference.exp() * (reference - steered)).sum(dim=-1))
         return found
@@ -222,64 +204,36 @@ class FakeEngine:
                 self.width(reading.site)
         refuse_overflow(placements, torch.float32, self.width)
 
-    def _encode(self, prompt: Prompt, new_tokens: int = 0) -> _Encoded:
-        response_start, after_user = None, NOWHERE
-        match prompt:
-            case TextPrompt(text):
-                tokens = (_BOS, *_ids(text))
-            case TokenPrompt(given):
-                tokens = given
-            case ChatPrompt():
-                tokens = (_BOS,)
-                for role, content in prompt.messages:
-                    tokens = (*tokens, _VOCABULARY.index(f"<{role}>"))
-                    response_start = len(tokens) if role == "assistant" else None
-                    tokens = (*tokens, *_ids(content))
-                    after_user = len(tokens) if role == "user" else after_user
-                if not prompt.ends_with_assistant:
-                    tokens = (*tokens, _ASSISTANT)
-        if not tokens or max(tokens) >= len(_VOCABULARY):
-            raise PromptError(f"The prompt {prompt!s:.80} is no text of the toy", valid="ids below its vocabulary")
-        if len(tokens) + new_tokens > _CONTEXT:
-            raise PromptError(
-                f"A prompt of {len(tokens)} tokens with {new_tokens} more does not fit into the model's context",
-                valid=f"at most {_CONTEXT} tokens together",
-            )
-        return _Encoded(tokens, response_start, after_user if has_user_message(prompt) else NOWHERE)
-
     def _completions(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[tuple[int, ...]]:
         added = [_ids(given) if isinstance(given, str) else tuple(given) for given in completions]
         if any(not tokens for tokens in added):
             raise PromptError("A completion has no token", valid="some text, or at least one token id")
         for row, tokens in zip(rows, added, strict=True):
-            self._encode(row.prompt, len(tokens))
+            self.tokenize(row.prompt, len(tokens))
         return added
 
     def _pooled(self, prompt: Prompt, pooling: Pooling | PoolingFunction) -> Tensor:
         """Return (tokens,) bool: which tokens the pooling reads."""
-        described, last = self.tokenize(prompt), len(self._encode(prompt).tokens) - 1
-        position = torch.arange(last + 1)
-        starts: Mapping[str, int | None] = {"response": self._encode(prompt).response_start}
-        choices: Mapping[object, Callable[[], Tensor]] = {
-            "last": lambda: position == last,
-            "first": lambda: position == min(described.first, last),
-            "mean": lambda: ~torch.tensor(described.special),
-            "response": lambda: position >= (last + 1 if starts["response"] is None else starts["response"]),
+        described = self.tokenize(prompt)
+        position = torch.arange(len(described.tokens))
+        last = len(position) - 1
+        is_answered = isinstance(prompt, ChatPrompt) and prompt.ends_with_assistant
+        response = len(_ids(prompt.messages[-1][1])) if is_answered else 0
+        choices: dict[Pooling, Tensor] = {
+            "last": position == last,
+            "first": position == min(described.first, last),
+            "mean": ~torch.tensor(described.special),
+            "response": position > last - response,
         }
-        chosen = choices[pooling]() if isinstance(pooling, str) else torch.as_tensor(pooling(described))
+        chosen = choices[pooling] if isinstance(pooling, str) else torch.as_tensor(pooling(described))
         if not chosen.any():
             raise PromptError(f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read")
         return chosen
 
-    def _states(self, row: Row, encoded: _Encoded, added: Sequence[int] = ()) -> dict[Site, Tensor]:
+    def _states(self, row: Row, encoded: TokenizedPrompt, added: Sequence[int] = ()) -> dict[Site, Tensor]:
         """Return what is at each site, (tokens, width), after the edits of the row's plan."""
         tokens = torch.tensor((*encoded.tokens, *added))
-        geometry = BatchGeometry(
-            positions=torch.arange(len(tokens))[None],
-            prompt_lengths=torch.tensor([len(encoded.tokens)]),
-            first=torch.tensor([int(encoded.tokens[0] == _BOS)]),
-            after_user=torch.tensor([encoded.after_user]),
-        )
+        geometry = encoded.geometry(len(tokens))
         states: dict[Site, Tensor] = {}
 
         def edited(site: Site, state: Tensor) -> Tensor:
@@ -299,11 +253,11 @@ class FakeEngine:
 
     def _before(self, row: Row, added: Sequence[int]) -> Tensor:
         """Return the log-probabilities before each added token, (tokens, vocabulary)."""
-        states = self._states(row, self._encode(row.prompt), added[:-1])
+        states = self._states(row, self.tokenize(row.prompt), added[:-1])
         last = states[Site(_LAYERS - 1)][-len(added) :]
         return (last @ self._unembedding.T).log_softmax(dim=-1)
 
-    def _continued(self, row: Row, encoded: _Encoded, sampling: Sampling) -> Generation:
+    def _continued(self, row: Row, encoded: TokenizedPrompt, sampling: Sampling) -> Generation:
         generator = torch.Generator().manual_seed(row.seed)
         tokens: list[int] = []
         log_probs: list[Tensor] = []

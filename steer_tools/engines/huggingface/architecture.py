@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steer_tools.engines.base import Unembedding
+from steer_tools.engines.base import Unembedding, counted_layer
 from steer_tools.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 
 # A norm that does not center moves by a third or more of its scale.
@@ -50,21 +50,14 @@ class Architecture:
         Raises:
             LayerError: The model has no such block, or it does not run on text.
         """
-        count = len(self.blocks)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
-            raise LayerError(
-                f"layer is {layer!r}, and the model has {count} decoder blocks",
-                valid=f"0 to {count - 1}, or -{count} to -1 counted from the end",
-                fix="",
-            )
-        if layer % count in self.idle_layers:
-            kind = type(self.blocks[layer]).__name__
+        index = counted_layer(layer, len(self.blocks))
+        if index in self.idle_layers:
+            kind = type(self.blocks[index]).__name__
             raise LayerError(
                 f"layer is {layer}, and that block ({kind}) does not run on text alone",
-                valid=f"the layers of 0 to {count - 1} except {', '.join(map(str, self.idle_layers))}",
-                fix="",
+                valid=f"the layers of 0 to {len(self.blocks) - 1} except {', '.join(map(str, self.idle_layers))}",
             )
-        return layer % count
+        return index
 
     @property
     def may_stop_early(self) -> bool:
@@ -101,20 +94,16 @@ def find_architecture(model: object) -> Architecture:
         raise UnsupportedModelError(
             f"The model is a {type(model).__name__}",
             valid="a causal language model loaded with transformers' AutoModelForCausalLM",
-            fix="",
         )
     config = cast(Any, model).config
     refuse_unsteerable_state(model)
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is an encoder-decoder model", valid="decoder-only models", fix=""
-        )
+        raise UnsupportedModelError(f"{type(model).__name__} is an encoder-decoder model", valid="decoder-only models")
     text_config = config.get_text_config(decoder=True)
-    count, width = getattr(text_config, "num_hidden_layers", None), getattr(text_config, "hidden_size", None)
+    names = ("num_hidden_layers", "hidden_size", "max_position_embeddings")
+    count, width, length = (getattr(text_config, name, None) for name in names)
     if not count or not width:
-        raise UnsupportedModelError(
-            f"The config of {type(model).__name__} has no num_hidden_layers or hidden_size", valid="", fix=""
-        )
+        raise UnsupportedModelError(f"The config of {type(model).__name__} has no num_hidden_layers or hidden_size")
     name, blocks = _find_blocks(model, count)
     callables = _callables_around(model, name)
     return Architecture(
@@ -124,7 +113,7 @@ def find_architecture(model: object) -> Architecture:
         final_norm=_find_final_norm(model.get_submodule(name.rpartition(".")[0]), width),
         unembedding=cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None,
         hidden_size=width,
-        context_length=_context_length(text_config),
+        context_length=length if isinstance(length, int) and length > 0 else None,
         family=str(getattr(config, "model_type", "unknown")),
     )
 
@@ -209,7 +198,6 @@ def _find_blocks(model: nn.Module, count: int) -> tuple[str, tuple[nn.Module, ..
         raise UnsupportedModelError(
             f"The decoder blocks of {type(model).__name__} cannot be told: its lists of modules are {shown or 'none'}",
             valid=f"exactly one list of {count} blocks, the text config's num_hidden_layers",
-            fix="",
         )
     return found[0], tuple(cast(nn.ModuleList, modules[found[0]]))
 
@@ -227,21 +215,11 @@ def _callables_around(model: nn.Module, blocks: str) -> tuple[nn.Module, ...]:
     """Return the modules around the list named `blocks` that take token ids or embeddings, outermost first."""
     names = blocks.split(".")
     around = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
-    return tuple(module for module in around if module is model or _takes_tokens(module))
-
-
-def _takes_tokens(module: nn.Module) -> bool:
-    return not {"input_ids", "inputs_embeds"}.isdisjoint(inspect.signature(module.forward).parameters)
+    tokens = {"input_ids", "inputs_embeds"}
+    return tuple(m for m in around if m is model or tokens & inspect.signature(m.forward).parameters.keys())
 
 
 def _find_final_norm(decoder: nn.Module, width: int) -> nn.Module | None:
     """Find the last direct child of the decoder whose weight is one vector of the residual width."""
-    norms = [
-        child for child in decoder.children() if getattr(getattr(child, "weight", None), "shape", None) == (width,)
-    ]
-    return norms[-1] if norms else None
-
-
-def _context_length(text_config: Any) -> int | None:
-    length = getattr(text_config, "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 0 else None
+    children = reversed(list(decoder.children()))
+    return next((m for m in children if getattr(getattr(m, "weight", None), "shape", None) == (width,)), None)
