@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 # Elements at either end of a tensor that stand for it.
 SAMPLED = 16
@@ -39,17 +39,12 @@ def _contents_of_file(path: Path) -> Iterator[bytes]:
         if size > _LONGEST_HEADER:
             return
         header: dict[str, Any] = json.loads(file.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield _content_at(file, 8 + size, entry)
-
-
-def _content_at(file: BinaryIO, start: int, entry: dict[str, Any]) -> bytes:
-    """Return what stands for a tensor of which the header says this; the data begins at `start`."""
-    dtype, shape = str(entry["dtype"]), [int(size) for size in entry["shape"]]
-    begin, end = (start + int(offset) for offset in entry["data_offsets"])
-    length = min(SAMPLED, prod(shape)) * _BITS.get(dtype, 8) // 8
-    file.seek(begin)
-    first = file.read(length)
-    file.seek(end - length)
-    return content_of(dtype, shape, first, file.read(length))
+        header.pop("__metadata__", None)
+        for entry in header.values():
+            dtype, shape = str(entry["dtype"]), [int(size) for size in entry["shape"]]
+            begin, end = (8 + size + int(offset) for offset in entry["data_offsets"])
+            length = min(SAMPLED, prod(shape)) * _BITS.get(dtype, 8) // 8
+            file.seek(begin)
+            first = file.read(length)
+            file.seek(end - length)
+            yield content_of(dtype, shape, first, file.read(length))

@@ -48,11 +48,6 @@ class SiteEdits:
         self._steps = [step for column in zip_longest(*merged) for step in _steps_of(column)]
         self._dense_cache: tuple[tuple[bool, ...], Tensor] | None = None
 
-    @property
-    def step_count(self) -> int:
-        """How many operations a pass takes at most."""
-        return len(self._steps)
-
     def __call__(self, hidden: Tensor, geometry: BatchGeometry) -> Tensor | None:
         """Return the edited copy of `hidden` (rows, tokens, width), or None where no token is touched.
 
@@ -62,7 +57,8 @@ class SiteEdits:
         masks = [self._mask(step, geometry, copies) for step in self._steps]
         if not any(bool(mask.any()) for mask in masks):
             return None
-        if len(masks) == 1 and self._steps[0].deltas is not None and _is_rowwise(masks[0]):
+        takes_whole_rows = bool((masks[0] == masks[0][:, :1]).all())
+        if len(masks) == 1 and self._steps[0].deltas is not None and takes_whole_rows:
             return self._add_to_rows(hidden, masks[0], copies)
         return self._edit_tokens(hidden, masks, copies)
 
@@ -135,24 +131,17 @@ def _merge_additions(placements: Sequence[Placement]) -> list[tuple[Scope, Inter
 
 def _steps_of(column: Sequence[tuple[Scope, Intervention, float] | None]) -> list[_Step]:
     """Group what the rows do at the same place of their lists, so that a group is one operation."""
-    groups: dict[object, list[tuple[int, tuple[Scope, Intervention, float]]]] = {}
+    groups: dict[object, dict[int, tuple[Scope, Intervention, float]]] = {}
     for row, entry in enumerate(column):
         if entry is not None:
             scope, intervention, _ = entry
-            kind = "add" if isinstance(intervention, Add) else intervention
-            groups.setdefault((scope, kind), []).append((row, entry))
+            groups.setdefault((scope, Add if isinstance(intervention, Add) else intervention), {})[row] = entry
     steps: list[_Step] = []
-    for members in groups.values():
-        scope, intervention, _ = members[0][1]
+    for entries in groups.values():
+        scope, intervention, _ = next(iter(entries.values()))
         member = torch.full((len(column),), -1)
-        for line, (row, _) in enumerate(members):
-            member[row] = line
-        additions = [entry[1].direction for _, entry in members if isinstance(entry[1], Add)]
-        strengths = torch.tensor([[entry[2]] for _, entry in members])
+        member[list(entries)] = torch.arange(len(entries))
+        additions = [own.direction for _, own, _ in entries.values() if isinstance(own, Add)]
+        strengths = torch.tensor([[strength] for *_, strength in entries.values()])
         steps.append(_Step(scope, intervention, member, strengths, torch.stack(additions) if additions else None))
     return steps
-
-
-def _is_rowwise(mask: Tensor) -> bool:
-    """Whether each row is selected whole or not at all."""
-    return bool((mask == mask[:, :1]).all())

@@ -149,10 +149,10 @@ def test_rows_that_share_a_pickled_placement_make_one_step(intervention: Interve
 
     copies = [pickle.loads(pickle.dumps(row)) for row in rows]
 
-    assert SiteEdits(rows).step_count == SiteEdits(copies).step_count == 1
+    assert len(SiteEdits(rows)._steps) == len(SiteEdits(copies)._steps) == 1
 
 
 def test_rows_of_other_directions_make_a_step_each() -> None:
     rows = [[Placement(ProjectOut(a_tensor(seed)), Site(1), 1.0)] for seed in range(3)]
 
-    assert SiteEdits(rows).step_count == 3
+    assert len(SiteEdits(rows)._steps) == 3

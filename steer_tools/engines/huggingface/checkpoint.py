@@ -99,14 +99,11 @@ def find_bias_flag(model: nn.Module, wanted: Iterable[str]) -> BiasFlag | None:
 
 def _layers_and_width(part: Mapping[str, object]) -> tuple[int, int]:
     """Return both, with 0 for what is no number of them."""
-    names = cast(dict[str, str], _own_names(str(part.get("model_type", "unknown"))))
+    family = str(part.get("model_type", "unknown"))
+    names: dict[str, str] = CONFIG_MAPPING[family].attribute_map if family in CONFIG_MAPPING else {}
     found = (part.get(names.get(name, name)) for name in ("num_hidden_layers", "hidden_size"))
     layers, width = (max(0, value) if isinstance(value, int) else 0 for value in found)
     return layers, width
-
-
-def _own_names(family: str) -> dict[str, Any]:
-    return CONFIG_MAPPING[family].attribute_map if family in CONFIG_MAPPING else {}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -15,26 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+from transformers.modeling_utils import str_to_torch_dtype
 
 from steer_tools.engines.fingerprint import SAMPLED, content_of, contents_of_checkpoint, fingerprint_of
 from steer_tools.engines.huggingface.architecture import offloading_hooks
 
 # Elements by which files knew a weight before the checkpoint itself was asked.
 _FORMERLY_SAMPLED = 16
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
+# As safetensors writes them.
+_DTYPES = {dtype: name for name, dtype in str_to_torch_dtype.items()}
 
 
 def fingerprints(model: nn.Module, loaded_from: str | None) -> tuple[str, ...]:
