@@ -6,6 +6,7 @@ It must not know prompts or plans.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -15,10 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from steer_tools.engines.huggingface.architecture import Architecture
 
-_TOKENS = (3, 5, 7, 9, 4)
+TOKENS = (3, 5, 7, 9, 4)
 # As many modules write to the stream in one block at most: attention, a recurrent mixer beside it, and an MLP.
 _MOST_WRITERS = 3
 _RESHAPES = (Tensor.reshape, Tensor.view, Tensor.flatten, torch.reshape, torch.flatten)
@@ -113,63 +115,65 @@ def _watch(architecture: Architecture) -> list[_Watched]:
     merges = _Merges()
     watched = [_Watched(merges.noted) for _ in architecture.blocks]
     width = architecture.hidden_size
-    handles: list[Any] = []
+    hooks: list[RemovableHandle] = []
 
-    def enter_block(seen: _Watched) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.before = next((t for t in (*args, *kwargs.values()) if _is_stream(t, width)), None)
+    def enter_block(seen: _Watched, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.before = next((t for t in (*args, *kwargs.values()) if _is_stream(t, width)), None)
 
-        return _in_this_thread(note)
+    def leave_block(seen: _Watched, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.after = hidden_of(output)
 
-    def leave_block(seen: _Watched) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            seen.after = _stream(output)
+    def enter_part(seen: _Watched, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.entered[name] = len(merges.noted)
 
-        return _in_this_thread(note)
-
-    def enter_part(seen: _Watched, name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.entered[name] = len(merges.noted)
-
-        return _in_this_thread(note)
-
-    def leave_part(seen: _Watched, name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if _is_norm(module):
-                # A norm of groups splits and merges what lay side by side before.
-                del merges.noted[seen.entered[name] :]
-            stream = _stream(output)
-            if _is_stream(stream, width):
-                rows = stream.clone().view(len(_TOKENS), width)
-                seen.calls.append(_Call(name, module, args, kwargs, rows, seen.entered[name]))
-
-        return _in_this_thread(note)
+    def leave_part(
+        seen: _Watched, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if _is_norm(module):
+            # A norm of groups splits and merges what lay side by side before.
+            del merges.noted[seen.entered[name] :]
+        stream = hidden_of(output)
+        if _is_stream(stream, width):
+            rows = stream.clone().view(len(TOKENS), width)
+            seen.calls.append(_Call(name, module, args, kwargs, rows, seen.entered[name]))
 
     for seen, block in zip(watched, architecture.blocks, strict=True):
-        handles.append(block.register_forward_pre_hook(enter_block(seen), with_kwargs=True))
-        handles.append(block.register_forward_hook(leave_block(seen)))
+        hooks.append(block.register_forward_pre_hook(in_this_thread(enter_block, seen), with_kwargs=True))
+        hooks.append(block.register_forward_hook(in_this_thread(leave_block, seen)))
         for name, module in block.named_modules():
             if name and not isinstance(module, nn.ModuleList):
-                handles.append(module.register_forward_pre_hook(enter_part(seen, name)))
-                handles.append(module.register_forward_hook(leave_part(seen, name), with_kwargs=True))
-    try:
-        with torch.no_grad(), merges:
-            cast(Any, architecture.model)(torch.tensor([_TOKENS], device=architecture.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+                hooks.append(module.register_forward_pre_hook(in_this_thread(enter_part, seen, name)))
+                hooks.append(module.register_forward_hook(in_this_thread(leave_part, seen, name), with_kwargs=True))
+    with merges:
+        run_watched(architecture, hooks)
     return watched
 
 
-def _in_this_thread(note: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook that leaves the passes of other threads alone, such as a user's own generation."""
+def run_watched(architecture: Architecture, hooks: Iterable[RemovableHandle]) -> None:
+    """Run one uncached pass over TOKENS, and take the hooks off the model."""
+    with ExitStack() as stack, torch.no_grad():
+        for hook in hooks:
+            stack.enter_context(hook)
+        cast(Any, architecture.model)(torch.tensor([TOKENS], device=architecture.device), use_cache=False)
+
+
+def in_this_thread(note: Callable[..., None], *first: Any) -> Callable[..., None]:
+    """Return a hook that leaves the passes of other threads alone, such as a user's own generation.
+
+    `note` is given `first` before what the hook is.
+    """
     thread = get_ident()
 
     def hook(*given: Any) -> None:
         if get_ident() == thread:
-            note(*given)
+            note(*first, *given)
 
     return hook
+
+
+def hidden_of(output: Any) -> Any:
+    """Return the stream in what a block puts out: the tensor itself, or the first of a plain tuple or list."""
+    return output[0] if type(output) in (tuple, list) and output else output
 
 
 def _parts_of(block: nn.Module, seen: _Watched) -> BlockParts:
@@ -229,7 +233,7 @@ def _merged(before: Sequence[int], after: Sequence[int]) -> int:
 
     Before, they are (tokens, count, size), with or without rows, or (tokens · count, size).
     """
-    if len(before) < 2 or not after or not 0 < prod(before) == len(_TOKENS) * after[-1] or after[-1] % before[-1]:
+    if len(before) < 2 or not after or not 0 < prod(before) == len(TOKENS) * after[-1] or after[-1] % before[-1]:
         return 0
     count = after[-1] // before[-1]
     if count == 1 and len(before) < 4:
@@ -254,15 +258,11 @@ def _mixes_tokens(seen: _Watched, sublayer: Sublayer) -> bool:
 
     with torch.no_grad():
         output = call.module(*map(changed, call.args), **{name: changed(v) for name, v in call.kwargs.items()})
-    moved = (_stream(output).view_as(call.output)[-1] - call.output[-1]).float().norm()
+    moved = (hidden_of(output).view_as(call.output)[-1] - call.output[-1]).float().norm()
     return bool(moved > 1e-4 * call.output[-1].float().norm())
-
-
-def _stream(output: Any) -> Any:
-    return output[0] if type(output) in (tuple, list) and output else output
 
 
 def _is_stream(value: Any, width: int) -> bool:
     """Whether a value has one vector of the stream's width for each token, in one row or without rows."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    return shape in ((1, len(_TOKENS), width), (len(_TOKENS), width))
+    return shape in ((1, len(TOKENS), width), (len(TOKENS), width))

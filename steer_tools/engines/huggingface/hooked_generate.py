@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,24 +27,20 @@ _OTHER_WAYS = (
 _HARMLESS = {"guidance_scale": 1}
 
 
-class HookedCalls(Protocol):
-    """What the hooks of a model know of its calls."""
-
-    @property
-    def steers_here(self) -> bool:
-        """Whether a call by this thread would follow something that may edit."""
-        ...
-
-    def generating(self, call: GenerateCall) -> AbstractContextManager[None]:
-        """Take this thread's passes for those of one `generate` until the block ends."""
-        ...
-
-
 class NotingGenerate:
-    """The `generate` that a hooked model has; a deep copy of the model gets one that calls the copy."""
+    """The `generate` that a hooked model has; a deep copy of the model gets one that calls the copy.
 
-    def __init__(self, hooks: HookedCalls, model: nn.Module, original: Callable[..., Any] | None = None) -> None:
-        self._hooks, self._model = hooks, model
+    `generating` takes this thread's passes for those of a call; `is_steered` says whether they may be edited.
+    """
+
+    def __init__(
+        self,
+        generating: Callable[[GenerateCall], AbstractContextManager[None]],
+        is_steered: Callable[[], bool],
+        model: nn.Module,
+        original: Callable[..., Any] | None = None,
+    ) -> None:
+        self._generating, self._is_steered, self._model = generating, is_steered, model
         self._own = vars(model).get("generate")
         self._original = original or cast(Callable[..., Any], model.generate)
         self.__doc__ = self._original.__doc__
@@ -64,9 +60,9 @@ class NotingGenerate:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as the model does, with its passes known for those of this call."""
-        call, is_steered = _noted_call(args, kwargs), self._hooks.steers_here
-        with self._hooks.generating(call):
-            if is_steered:
+        call = _noted_call(args, kwargs)
+        with self._generating(call):
+            if self._is_steered():
                 refuse_unsteerable_state(self._model)
                 _refuse_right_padding(call)
                 _refuse_other_passes(args, kwargs, getattr(self._model, "generation_config", None))
@@ -76,7 +72,7 @@ class NotingGenerate:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NotingGenerate:
         copied = memo[id(self._model)]
-        return NotingGenerate(self._hooks, copied, type(copied).generate.__get__(copied))
+        return NotingGenerate(self._generating, self._is_steered, copied, type(copied).generate.__get__(copied))
 
 
 def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:
@@ -96,9 +92,6 @@ def _refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], model
     """Refuse what runs the model on other tokens than the rows' own inside one `generate`, and sampled beams.
 
     It may be named by an argument, by the generation config that is passed, or by the model's own.
-
-    Raises:
-        UnsupportedCallError: The call asks for it.
     """
     configs = [kwargs.get("generation_config"), *args[1:2], models_own]
 
@@ -123,11 +116,7 @@ def _refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], model
 
 
 def _refuse_right_padding(call: GenerateCall) -> None:
-    """Refuse a `generate` whose prompts end in padding: a pad would make the first new token, and it is never steered.
-
-    Raises:
-        UnsupportedCallError: A row ends in padding.
-    """
+    """Refuse prompts that end in padding: a pad would make the first new token, and it is never steered."""
     if call.mask is not None and not bool(call.mask[:, -1].all()):
         raise UnsupportedCallError(
             "model.generate was called with prompts that are padded on the right, so that a pad produces the first "

@@ -7,9 +7,9 @@ one pointer and nothing is ever unhooked in between. It must not know tools, pro
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import BatchGeometry
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.block_parts import in_this_thread
 from steer_tools.engines.huggingface.hooked_generate import NotingGenerate
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
@@ -98,26 +99,16 @@ class _Decisions:
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
 
-    def find(self, waiting: Run, place: Pass, call: GenerateCall | None, callers: Callers) -> Run | None:
-        """Return what was decided for this pass before, if anything was; a new text in an old cache is a new prompt."""
-        key = call if call is not None else callers.find(*CACHES) if place.start > 0 else None
+    def find(self, waiting: Run, key: Any) -> Run | None:
         before, found = self._kept.get(key, (None, None)) if _can_be_kept(key) else (None, None)
         return found if before is waiting else None
 
-    def keep(self, waiting: Run, found: Run, call: GenerateCall) -> None:
-        """Remember what the rows of a `generate` got."""
-        self._kept[call] = waiting, found
-
-    def keep_with_cache(self, waiting: Run, found: Run, output: Any) -> None:
-        """Remember what the rows of a plain call got with the cache in its output, for the tokens to come."""
-        cache = next((kept for name in CACHES if (kept := getattr(output, name, None)) is not None), None)
-        if _can_be_kept(cache):
-            self._kept[cache] = waiting, found
+    def keep(self, waiting: Run, found: Run, key: Any) -> None:
+        if _can_be_kept(key):
+            self._kept[key] = waiting, found
 
 
 class _PerThread(threading.local):
-    """Each thread's calls."""
-
     def __init__(self) -> None:
         self.calls = _Calls()
 
@@ -138,7 +129,11 @@ class SteeringHooks:
             self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
         # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
-        self._generates = [NotingGenerate(self, m) for m in architecture.callables if hasattr(m, "generate")]
+        self._generates = [
+            NotingGenerate(self.generating, self._steers_here, m)
+            for m in architecture.callables
+            if hasattr(m, "generate")
+        ]
 
     def reach(self, sites: Iterable[Site]) -> None:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
@@ -164,17 +159,16 @@ class SteeringHooks:
     def _thread(self) -> _Calls:
         return self._per_thread.calls
 
-    @property
-    def steers_here(self) -> bool:
-        """Whether a call by this thread would follow something that may edit."""
+    def _steers_here(self) -> bool:
+        """Return whether a call by this thread would follow something that may edit."""
         run = self._thread.run or self._ambient
         return run is not None and run.is_steered
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
-        present = {hook_id for hooks in self._hook_tables() for hook_id in hooks}
-        own = {handle.id for handle in (*self._handles, *self._reached.values())}
-        return own <= present and all(generate.is_in_place for generate in self._generates)
+        handles = (*self._handles, *self._reached.values())
+        present = all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
+        return present and all(generate.is_in_place for generate in self._generates)
 
     def detach(self) -> None:
         """Take every hook off and give `generate` back."""
@@ -183,13 +177,6 @@ class SteeringHooks:
             handle.remove()
         for generate in self._generates:
             generate.give_back()
-
-    def _hook_tables(self) -> list[dict[int, Any]]:
-        """Return torch's own tables of the hooks on the modules that we hook, which it has no public name for."""
-        modules = {*self._architecture.callables, *(self._taps.at(site).module for site in self._reached)}
-        return [
-            cast(dict[int, Any], vars(m)[name]) for m in modules for name in ("_forward_hooks", "_forward_pre_hooks")
-        ]
 
     # The hooks are functions, not bound methods, so that a deep copy of the model does not copy this object.
 
@@ -252,7 +239,7 @@ class SteeringHooks:
     def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._thread
-            if not thread.callers.arguments or module in thread.callers.modules:
+            if not thread.callers.arguments or module in thread.callers.arguments:
                 thread.entered_run = thread.run or self._ambient
             arguments = signature.bind_partial(*args, **kwargs).arguments
             thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
@@ -271,7 +258,9 @@ class SteeringHooks:
         place, geometry, call, callers = waiting.place, self._geometry(run), waiting.generation, waiting.callers
         if place is None or geometry is None:
             return Run()
-        found = self._decisions.find(run, place, call, callers)
+        # A new text in an old cache is a new prompt.
+        key = call if call is not None else callers.find(*CACHES) if place.start > 0 else None
+        found = self._decisions.find(run, key)
         if found is None:
             prompts = _prompts_of(place, geometry, call, callers)
             self._per_thread.calls = _Calls()
@@ -289,7 +278,9 @@ class SteeringHooks:
             thread.callers.leave(module)
             entered = thread.entered_run
             if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
-                self._decisions.keep_with_cache(entered.waited, entered, output)
+                # For the tokens to come after a plain call.
+                caches = (getattr(output, name, None) for name in CACHES)
+                self._decisions.keep(entered.waited, entered, next((c for c in caches if c is not None), None))
             thread.place, thread.geometry = None, None
 
         return leave
@@ -307,29 +298,19 @@ class SteeringHooks:
     def witnessing(self, sites: Iterable[Site], record: Callable[[Site, Tensor, Tensor], None]) -> Generator[None]:
         """Call `record(site, before, after)` for what is at each site around our own hook, in this thread's calls."""
         before: dict[Site, Tensor] = {}
-        own_thread = threading.get_ident()
-        handles: list[Any] = []
 
-        def watch(site: Site) -> None:
-            def see_before(hidden: Tensor) -> None:
-                if threading.get_ident() == own_thread:
-                    before[site] = hidden.detach().clone()
+        def see_before(site: Site, hidden: Tensor) -> None:
+            before[site] = hidden.detach().clone()
 
-            def see_after(hidden: Tensor) -> None:
-                if threading.get_ident() == own_thread:
-                    record(site, before[site], hidden.detach().clone())
+        def see_after(site: Site, hidden: Tensor) -> None:
+            record(site, before[site], hidden.detach().clone())
 
-            tap = self._taps.at(site)
-            handles.append(tap.register(see_before, prepend=True))
-            handles.append(tap.register(see_after, prepend=False))
-
-        try:
+        with ExitStack() as hooks:
             for site in sites:
-                watch(site)
+                tap = self._taps.at(site)
+                hooks.enter_context(tap.register(in_this_thread(see_before, site), prepend=True))
+                hooks.enter_context(tap.register(in_this_thread(see_after, site), prepend=False))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _can_be_kept(key: Any) -> bool:

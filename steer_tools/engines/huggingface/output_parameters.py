@@ -7,7 +7,7 @@ direction and no other. Pushing a gate, a router or a norm does not. It must not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from steer_tools.core.site import Site
 from steer_tools.engines.facets import OutputParameter, Writer
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer
+from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer, hidden_of, run_watched
 
-_TOKENS = (3, 5, 7, 9, 4)
 # In half precision an output is off by a few thousandths of itself.
 _TOLERANCE = 0.02
 # By how many of its typical elements a parameter is pushed, so that what follows stands out from rounding.
@@ -56,7 +55,7 @@ def find_writers(architecture: Architecture, parts: Sequence[BlockParts]) -> tup
             scale=scale,
             parameters=tuple(OutputParameter(f"{name}.{p.name}", p.axis) for p in _outputs(module, calls.get(module))),
             bias=f"{name}.bias" if linear else None,
-            has_bias=linear and _has_bias(module),
+            has_bias=linear and module.bias is not None,
         )
 
     return (
@@ -77,14 +76,8 @@ def _watch(architecture: Architecture, modules: Sequence[nn.Module]) -> tuple[di
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         given.append(next(value for value in tensors if value.shape[-1] == architecture.hidden_size).clone())
 
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
-    handles.append(architecture.blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
-    try:
-        with torch.no_grad():
-            cast(Any, architecture.model)(torch.tensor([_TOKENS], device=architecture.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
+    run_watched(architecture, [*hooks, architecture.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)])
     return calls, given[0]
 
 
@@ -116,15 +109,11 @@ def _linear_axis(module: nn.Module) -> int | None:
     return 1 if isinstance(module, nn.Embedding | Conv1D) else None
 
 
-def _has_bias(module: nn.Module) -> bool:
-    return getattr(module, "bias", None) is not None
-
-
 def _outputs(module: nn.Module, call: _Call | None) -> list[OutputParameter]:
     axis = _linear_axis(module)
     if axis is not None:
-        own = [OutputParameter("weight", axis)]
-        return [*own, OutputParameter("bias", 0)] if _has_bias(module) else own
+        has_bias = getattr(module, "bias", None) is not None
+        return [OutputParameter("weight", axis), *([OutputParameter("bias", 0)] if has_bias else [])]
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
     if call is None or any(p.is_meta or not p.is_floating_point() for p in parameters.values()):
         return []
@@ -150,7 +139,7 @@ def _told_by_pushing(module: nn.Module, call: _Call, parameters: Mapping[str, Te
                 continue
             move = run({name: _pushed(parameter, axis, along, generator)}) - before
             moves.append(move)
-            if move.norm() > 0 and _across(move, along).norm() <= _TOLERANCE * move.norm():
+            if move.norm() > 0 and project_out(move, -1, along).norm() <= _TOLERANCE * move.norm():
                 found.append(OutputParameter(name, axis))
         if moves and not any(move.norm() > 0 for move in moves):
             return []  # It was not used on these tokens, as an expert of its own may not be, so nothing can be told.
@@ -175,12 +164,6 @@ def _pushed(parameter: Tensor, axis: int, along: Tensor, generator: torch.Genera
     return (parameter + push.to(parameter.device)).to(parameter.dtype)
 
 
-def _across(rows: Tensor, along: Tensor) -> Tensor:
-    """Return what of each row is not along the direction."""
-    unit = along.to(rows)
-    return rows - (rows @ unit)[..., None] * unit
-
-
 def _rows(output: Any) -> Tensor:
-    hidden = cast(Tensor, output[0] if type(output) in (tuple, list) else output)
+    hidden: Tensor = hidden_of(output)
     return hidden.detach().double().cpu().reshape(-1, hidden.shape[-1])

@@ -5,6 +5,7 @@ hooks or plans.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -101,31 +102,32 @@ class GenerateCall:
 class Callers:
     """The calls that lead to a pass, the whole model's first and the text decoder's last, with their arguments."""
 
-    modules: list[nn.Module] = field(default_factory=list)
-    arguments: list[Mapping[str, Any]] = field(default_factory=list)
+    arguments: dict[nn.Module, Mapping[str, Any]] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
         """Note a call of `module`; one that is entered again was left by an interrupt, of which torch tells no hook."""
-        if module in self.modules:
-            self.modules.clear()
+        if module in self.arguments:
             self.arguments.clear()
-        self.modules.append(module)
-        self.arguments.append(arguments)
+        self.arguments[module] = arguments
 
     def leave(self, module: nn.Module) -> None:
-        """Forget the innermost call of `module`, and all inside it."""
-        if module in self.modules:
-            depth = len(self.modules) - 1 - self.modules[::-1].index(module)
-            del self.modules[depth:], self.arguments[depth:]
+        """Forget the call of `module`, and all inside it."""
+        while module in self.arguments:
+            self.arguments.popitem()
+
+    @property
+    def outermost(self) -> Mapping[str, Any]:
+        """What the whole model is given."""
+        return next(iter(self.arguments.values()))
 
     def other_input(self) -> str | None:
         """Return the name of what the outermost call is given beside a text's tokens, if there is something."""
-        given = self.arguments[0].items()
+        given = self.outermost.items()
         return next((name for name, value in given if name not in _OF_TEXT and _holds_tensors(value)), None)
 
     def find(self, *names: str) -> Any:
         """Return the innermost of the given arguments that is not None."""
-        found = (call.get(name) for call in reversed(self.arguments) for name in names)
+        found = (call.get(name) for call in reversed(self.arguments.values()) for name in names)
         return next((value for value in found if value is not None), None)
 
 
@@ -193,29 +195,23 @@ def geometry_of(
         raise UnsupportedCallError(
             "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
         )
-    layout = known or (
-        _plain_layout(place, marks, callers) if call is None else _generate_layout(place, call, marks, callers)
-    )
-    real = extended(layout.real, place.columns)[:, : place.columns]
+    if known is not None:
+        layout = known
+    elif call is not None:
+        layout = _generate_layout(place, call, marks, callers)
+    else:
+        mask = _required_mask(place, callers, is_left_padded=False)
+        layout = _layout_of(mask, place.ids, place.start, marks)
+    real = _extended(layout.real, place.columns)[:, : place.columns]
     copies, rest = divmod(place.rows, len(real))
     if rest:
         raise UnsupportedCallError(
             f"The steered model was called with {place.rows} rows inside a call for {len(real)}",
             valid="a multiple of the prompts, as beams and several return sequences make",
         )
-    by_row = (layout.prompt_lengths, layout.first, layout.after_user)
-    if copies > 1:
-        real = real.repeat_interleave(copies, 0)
-        by_row = tuple(None if t is None else t.repeat_interleave(copies) for t in by_row)
-    return BatchGeometry(positions_of(real, place.start), cast(Tensor, by_row[0]), *by_row[1:])
-
-
-def layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
-    """Return the layout of a prompt of which `mask` (rows, columns) is known, and the ids from column `start` on."""
-    lengths = mask.sum(dim=1)
-    if ids is not None:
-        ids = rows_of(ids.cpu(), len(mask))
-    return Layout(mask, lengths, _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
+    real, lengths = real.repeat_interleave(copies, 0), layout.prompt_lengths.repeat_interleave(copies)
+    marked = (None if t is None else t.repeat_interleave(copies) for t in (layout.first, layout.after_user))
+    return BatchGeometry(positions_of(real, place.start), lengths, *marked)
 
 
 def rows_of(ids: Tensor, rows: int) -> Tensor:
@@ -223,17 +219,11 @@ def rows_of(ids: Tensor, rows: int) -> Tensor:
     return ids[torch.arange(rows, device=ids.device) * len(ids) // rows]
 
 
-def extended(real: Tensor, columns: int) -> Tensor:
-    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
-    missing = max(0, columns - real.shape[1])
-    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
-
-
 def _start_of(cache: Any, mask: Tensor | None, width: int, call: GenerateCall | None) -> int:
     """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
-    counted = _counted(cache)
-    if counted is not None:
-        return counted
+    if hasattr(cache, "get_seq_length"):
+        with suppress(ValueError):  # Of a cache of recurrent layers only, as transformers puts it.
+            return int(cache.get_seq_length())
     if mask is not None and mask.shape[1] > width:
         return mask.shape[1] - width
     if call is not None:
@@ -256,20 +246,17 @@ def _is_packed(place: Pass, callers: Callers) -> bool:
     return callers.find("attention_mask") is None and bool((positions.diff(dim=1) != 1).any())
 
 
-def _counted(cache: Any) -> int | None:
-    """Return how many tokens a cache says that it holds; None where it is none that counts."""
-    if not hasattr(cache, "get_seq_length"):
-        return None
-    try:
-        return int(cache.get_seq_length())
-    except ValueError:  # A cache of recurrent layers only, as transformers puts it.
-        return None
+def _extended(real: Tensor, columns: int) -> Tensor:
+    """Return a mask of at least `columns` columns; those that are added are generated tokens, hence real."""
+    missing = max(0, columns - real.shape[1])
+    return torch.cat([real, torch.ones(len(real), missing, dtype=torch.bool)], dim=1)
 
 
-def _plain_layout(place: Pass, marks: TokenMarks, callers: Callers) -> Layout:
-    """Return the layout of a pass that belongs to no `generate`: all its real tokens are prompt."""
-    mask = _required_mask(place, callers, is_left_padded=False)
-    return layout_of(mask, place.ids, place.start, marks)
+def _layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) -> Layout:
+    """Return the layout of a prompt of which `mask` (rows, columns) is known, and the ids from column `start` on."""
+    if ids is not None:
+        ids = rows_of(ids.cpu(), len(mask))
+    return Layout(mask, mask.sum(dim=1), _first(ids, mask, start, marks.bos), _after_user(ids, mask, start, marks))
 
 
 def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers: Callers) -> Layout:
@@ -278,22 +265,21 @@ def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers
         # Padding is on the left, so columns that this pass does not show yet are real.
         mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
         columns = max(call.columns or 0, call.first or place.columns)
-        mask = extended(mask, columns)[:, :columns]
+        mask = _extended(mask, columns)[:, :columns]
         # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
         whole = call.ids is not None and call.ids.shape[1] == columns
-        call.layout = layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
+        call.layout = _layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
     return call.layout
 
 
 def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:
     """Return the (rows, columns) bool mask of a pass, false at padding, on the CPU."""
-    if callers.arguments[0].get("attention_mask") is None:
+    if callers.outermost.get("attention_mask") is None:
         return torch.ones(place.rows, place.columns, dtype=torch.bool)
     mask = _flat_mask(callers, place.rows)
-    if mask is None and is_left_padded:
-        mask = _mask_seen_by_the_last(place, callers)
-    if mask is not None and mask.shape[1] > place.columns and is_left_padded:
-        mask = mask[:, : place.columns]  # A static cache has columns for tokens to come.
+    if is_left_padded:
+        mask = _mask_seen_by_the_last(place, callers) if mask is None else mask
+        mask = None if mask is None else mask[:, : place.columns]  # A static cache has columns for tokens to come.
     if mask is not None and mask.shape[1] == place.columns:
         return mask.bool().cpu()
     given = callers.find("attention_mask")
@@ -308,11 +294,8 @@ def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Te
 
 def _flat_mask(callers: Callers, rows: int) -> Tensor | None:
     """Return the innermost (rows, columns) mask; a decoder may get a prepared one whose rows and columns are mixed."""
-    for arguments in reversed(callers.arguments):
-        mask = arguments.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == rows:
-            return mask
-    return None
+    masks = (arguments.get("attention_mask") for arguments in reversed(callers.arguments.values()))
+    return next((m for m in masks if isinstance(m, Tensor) and m.dim() == 2 and len(m) == rows), None)
 
 
 def _mask_seen_by_the_last(place: Pass, callers: Callers) -> Tensor | None:

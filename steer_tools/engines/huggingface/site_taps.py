@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer
+from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer, hidden_of
 from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
 
 See = Callable[[Tensor], Tensor | None]
@@ -33,12 +34,12 @@ class Tap:
     width: int
     columns: slice | None = None
 
-    def register(self, see: See, *, prepend: bool) -> Any:
+    def register(self, see: See, *, prepend: bool) -> RemovableHandle:
         """Hook the module: `see` is shown what is there, and what it returns, unless None, takes its place."""
         if not self.is_input:
             # The hooks are functions, not bound methods, so that a deep copy of the model does not copy their owner.
             def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-                edited = see(_hidden_of(output))
+                edited = see(hidden_of(output))
                 if edited is None or isinstance(output, Tensor):
                     return edited
                 return type(output)((edited, *output[1:]))
@@ -89,7 +90,7 @@ class Taps:
             case "embedding":
                 if layer != 0:
                     raise LayerError(
-                        f"The embedding has no layer {layer}", valid="0: it is what the first block is given", fix=""
+                        f"The embedding has no layer {layer}", valid="0: it is what the first block is given"
                     )
                 return Tap(block, is_input=True, width=width)
             case "attention":
@@ -124,8 +125,3 @@ class Taps:
             raise ArgumentError(f"head is {site.head}", valid=f"0 to {part.heads - 1} at layer {site.layer}")
         width = part.input_width // part.heads
         return Tap(part.projection, True, width, slice(site.head * width, (site.head + 1) * width))
-
-
-def _hidden_of(output: Any) -> Tensor:
-    """Return the stream in what a block puts out: the tensor itself, or the first of a plain tuple or list."""
-    return cast(Tensor, output[0] if type(output) in (tuple, list) else output)
