@@ -83,8 +83,9 @@ def forward(
 class Decoder:
     """Decodes with one model, and with nothing of the model's own `generation_config`."""
 
-    def __init__(self, model: Any, tokens: Tokenization) -> None:
-        self._tokens = tokens
+    def __init__(self, architecture: Architecture, tokens: Tokenization) -> None:
+        model: Any = architecture.model
+        self._architecture, self._tokens = architecture, tokens
         self._generate = type(model).generate
         self._inner = [module for module in model.modules() if module is not model]
         # The same module with another generation config: `generate` fills what it is not given from the model's own.
@@ -92,7 +93,7 @@ class Decoder:
         self._view.generation_config = GenerationConfig()
 
     def decode(
-        self, ids: Tensor, mask: Tensor, sampling: Sampling, processor: LogitsProcessor | None, *, stops: bool = True
+        self, ids: Tensor, real: Tensor, sampling: Sampling, processor: LogitsProcessor | None, *, stops: bool = True
     ) -> Tensor:
         """Return the new tokens (rows, steps) after left-padded `ids`, on the CPU.
 
@@ -113,8 +114,8 @@ class Decoder:
         try:
             whole: Tensor = self._generate(
                 self._view,
-                ids,
-                attention_mask=mask,
+                ids.to(self._architecture.device),
+                attention_mask=real.long().to(self._architecture.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([processor] if processor else []),
                 stopping_criteria=StoppingCriteriaList([_ReportingCriteria(sampling.max_new_tokens)]),

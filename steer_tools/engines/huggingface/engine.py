@@ -4,14 +4,13 @@ It must not know tools. It composes the modules beside it: each does one of its 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor
 
 from steer_tools.core.plan import Plan
 from steer_tools.core.positions import Pooling
@@ -53,12 +52,9 @@ from steer_tools.engines.huggingface.reading import Reader
 from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placements, refuse_sites
 from steer_tools.engines.huggingface.scoring import Scorer
 from steer_tools.engines.huggingface.site_taps import Taps
-from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.huggingface.tokenization import Tokenization
 from steer_tools.engines.huggingface.weights_identity import fingerprints
-from steer_tools.errors import (
-    ArgumentError,
-    UnsupportedModelError,
-)
+from steer_tools.errors import ArgumentError, UnsupportedModelError
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt
 
@@ -103,9 +99,9 @@ class HuggingFaceEngine:
         self._hooks = SteeringHooks(self.architecture, self._taps, marks)
         self._ambient: Plan = ()
         try:
-            self._decoder = Decoder(model, self._tokens)
+            self._decoder = Decoder(self.architecture, self._tokens)
             with reporting_to(None):
-                self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._follow)
+                self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
             self._reader = Reader(self.architecture, self._taps, self._hooks, self._tokens, self.behaviour)
             self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
@@ -122,7 +118,7 @@ class HuggingFaceEngine:
                 layers=len(self.architecture.blocks),
                 hidden_size=self.architecture.hidden_size,
                 dtype=str(self.architecture.dtype).removeprefix("torch."),
-                device=str(self._device),
+                device=str(self.architecture.device),
                 engine="huggingface",
                 has_chat_template=bool(getattr(tokenizer, "chat_template", None)),
                 context_length=self.architecture.context_length,
@@ -184,12 +180,19 @@ class HuggingFaceEngine:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
         rows = self._plans.decided(rows)
         encoded = self._tokens.encode_each((row.prompt for row in rows), sampling.max_new_tokens)
+        lengths = [len(tokens.tokens) + sampling.max_new_tokens for tokens in encoded]
+        company = self.behaviour.company
+        budget = 0 if company == "alone" else _GENERATION_TOKENS
         generations: dict[int, Generation] = {}
-        for batch in self._generation_batches(encoded, sampling.max_new_tokens):
-            batch_rows = [rows[i] for i in batch]
+        for batch in batches_by_length(lengths, budget, equal_only=company == "equal"):
+            batch_rows, prompts = [rows[i] for i in batch], [encoded[i] for i in batch]
             chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows])
-            processor = chooser if sampling.beams == 1 else None
-            new = self._generate_batch(batch_rows, [encoded[i] for i in batch], sampling, processor)
+            ids, real = pad([prompt.tokens for prompt in prompts], self._tokens.pad_token, left=True)
+            with (
+                self._hooks.running(self._plans.run(batch_rows, prompts, real)),
+                self._hooks.generating(GenerateCall()),
+            ):
+                new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None)
             steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else None
             for row, index in enumerate(batch):
                 generations[index] = self._decoder.finish(
@@ -227,11 +230,11 @@ class HuggingFaceEngine:
         if not batched and len(rows) > 1:
             pairs = zip(rows, completions, strict=True)
             return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
-        length = max(map(len, completions))
-        encoded = [self._tokens.encode(row.prompt, length) for row in rows]
-        forcer = ForcingProcessor(pad(completions, self._tokens.pad_token, left=False)[0])
-        self._generate_batch(rows, encoded, Sampling(length, use_cache=use_cache), forcer, stops=False)
-        logits = torch.stack(forcer.logits, dim=1)
+        encoded = self._tokens.encode_each((row.prompt for row in rows), max(map(len, completions)))
+        prompts = [tokens.tokens for tokens in encoded]
+        logits = self._forced(
+            prompts, completions, lambda real: self._plans.run(rows, encoded, real), use_cache=use_cache
+        )
         return [logits[row, : len(tokens)] for row, tokens in enumerate(completions)]
 
     def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
@@ -241,7 +244,7 @@ class HuggingFaceEngine:
         encoded = self._tokens.encode(prompt, max_new_tokens)
         (row,) = self._plans.decided([Row(prompt, self._ambient)])
         after_user = self._plans.after_user(row)
-        ids = torch.tensor([encoded.tokens], device=self._device)
+        ids = torch.tensor([encoded.tokens], device=self.architecture.device)
         passes = dict.fromkeys((placement.site for placement in row.plan), 0)
         edits: list[ObservedEdit] = []
 
@@ -313,38 +316,23 @@ class HuggingFaceEngine:
         """Take the hooks off; this engine is of no use afterwards."""
         self._hooks.detach()
 
-    @property
-    def _device(self) -> torch.device:
-        return self.architecture.device
-
-    def _generation_batches(self, encoded: Sequence[PromptTokens], new_tokens: int) -> list[list[int]]:
-        lengths = [len(tokens.tokens) + new_tokens for tokens in encoded]
-        if self.behaviour.company == "alone":
-            return [[index] for index in range(len(lengths))]
-        return batches_by_length(lengths, _GENERATION_TOKENS, equal_only=self.behaviour.company == "equal")
-
-    def _generate_batch(
+    def _forced(
         self,
-        rows: Sequence[Row],
-        encoded: Sequence[PromptTokens],
-        sampling: Sampling,
-        processor: LogitsProcessor | None,
+        prompts: Sequence[Sequence[int]],
+        forced: Sequence[Sequence[int]],
+        run_of: Callable[[Tensor], Run],
         *,
-        stops: bool = True,
+        use_cache: bool = True,
     ) -> Tensor:
-        """Return the new tokens (rows, steps) of one left-padded batch."""
-        ids, real = pad([tokens.tokens for tokens in encoded], self._tokens.pad_token, left=True)
-        with self._hooks.running(self._plans.run(rows, encoded, real)), self._hooks.generating(GenerateCall()):
-            return self._decoder.decode(
-                ids.to(self._device), real.long().to(self._device), sampling, processor, stops=stops
-            )
+        """Return the logits (rows, steps, vocabulary) before each forced token of a left-padded batch.
 
-    def _follow(self, prompts: Sequence[Sequence[int]], forced: Sequence[int]) -> Tensor:
-        """Return the logits (rows, tokens, vocabulary) before each forced token, under the running plan."""
+        `run_of` gives its run from where it is no padding, (rows, columns).
+        """
         ids, real = pad(prompts, self._tokens.pad_token, left=True)
-        forcer = ForcingProcessor(torch.tensor([list(forced)] * len(prompts)))
-        sampling = Sampling(len(forced))
-        self._decoder.decode(ids.to(self._device), real.long().to(self._device), sampling, forcer, stops=False)
+        forcer = ForcingProcessor(pad(forced, self._tokens.pad_token, left=False)[0])
+        sampling = Sampling(max(map(len, forced)), use_cache=use_cache)
+        with self._hooks.running(run_of(real)), self._hooks.generating(GenerateCall()):
+            self._decoder.decode(ids, real, sampling, forcer, stops=False)
         return torch.stack(forcer.logits, dim=1)
 
     def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:
@@ -352,12 +340,9 @@ class HuggingFaceEngine:
         full = [i for i, generation in enumerate(generations) if generation.tokens]
         scores = self.score([rows[i] for i in full], [generations[i].tokens for i in full])
         scored = dict(zip(full, scores, strict=True))
-        return [
-            Generation(g.prompt_tokens, g.tokens, g.text, scored.get(i, g.log_probs), g.ended)
-            for i, g in enumerate(generations)
-        ]
+        return [replace(own, log_probs=scored.get(i, own.log_probs)) for i, own in enumerate(generations)]
 
     def _reference_logits(self) -> Tensor:
-        ids = torch.tensor([_REFERENCE_TOKENS], device=self._device)
+        ids = torch.tensor([_REFERENCE_TOKENS], device=self.architecture.device)
         with torch.no_grad():
             return self._model(ids, use_cache=False).logits[0].float().cpu()

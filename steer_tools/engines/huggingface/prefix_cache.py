@@ -5,7 +5,7 @@ What edits the prompt before its last token must be equal in all of them; what a
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from steer_tools.engines.huggingface.decoding import batches_by_length, forward,
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.row_plans import RowPlans
-from steer_tools.engines.huggingface.tokenization import PromptTokens
+from steer_tools.engines.huggingface.tokenization import PromptTokens, shared_start
 
 # New tokens of a batch, and tokens of its repeated cache with them.
 _TOKENS_ON_CPU, _TOKENS_ELSEWHERE, _CACHED_TOKENS = 1024, 4096, 131_072
@@ -34,7 +34,7 @@ _TRIED, _TOLERANCE = ((3, 5, 7, 4), (3, 5, 7, 6)), 1e-3
 
 @dataclass(frozen=True)
 class _Stem:
-    """What some tokens left behind for rows that begin with them.
+    """What some tokens left behind for rows of one prompt that begin with them.
 
     Attributes:
         cache: Of the distinct beginnings.
@@ -42,6 +42,8 @@ class _Stem:
         of_row: (rows,) which of them each row begins with.
     """
 
+    rows: Sequence[Row]
+    prompt: PromptTokens
     cache: Any
     length: int
     of_row: Tensor
@@ -71,60 +73,46 @@ class SharedPrompts:
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each token of its completion) for a group."""
         head, last = prompt.tokens[:-1], prompt.tokens[-1]
-        stem = _Stem(self._cache_of(rows[group[0]], prompt, head), len(head), torch.zeros(len(rows), dtype=torch.long))
+        cache = self._cache_of(rows[group[0]], prompt, head)
+        stem = _Stem(rows, prompt, cache, len(head), torch.zeros(len(rows), dtype=torch.long))
         given = {index: (last, *completions[index][:-1]) for index in group}
         alike: dict[Plan, list[int]] = {}
         for index in group:
             alike.setdefault(rows[index].plan, []).append(index)
-        common = _common_beginning(list(given.values()))
+        # Each row is left at least its last token.
+        common = min(len(shared_start(*given.values())), *(len(tokens) - 1 for tokens in given.values()))
         if len(alike) == len(group) or common < _WORTH_SHARING:
-            yield from self._ends(group, rows, prompt, given, stem)
+            yield from self._ends(given, stem)
             return
         # Rows of one plan whose completions begin alike share that beginning, too.
         by_plan = list(alike.values())
         for batch in self._batches(len(head), [common] * len(by_plan)):
             own = [by_plan[place] for place in batch]
-            firsts = [indices[0] for indices in own]
-            begun = {index: given[index][:common] for index in firsts}
-            logits, cache = self._pass(firsts, rows, prompt, begun, stem)
-            members = [index for indices in own for index in indices]
+            logits, cache = self._pass({indices[0]: given[indices[0]][:common] for indices in own}, stem)
             of_row = torch.zeros(len(rows), dtype=torch.long)
             for place, indices in enumerate(own):
                 of_row[indices] = place
-            rest = {index: given[index][common:] for index in members}
-            for index, end in self._ends(members, rows, prompt, rest, _Stem(cache, len(head) + common, of_row)):
+            rest = {index: given[index][common:] for indices in own for index in indices}
+            for index, end in self._ends(rest, replace(stem, cache=cache, length=len(head) + common, of_row=of_row)):
                 yield index, torch.cat([logits[of_row[index], :common].float(), end])
 
-    def _ends(
-        self,
-        members: Sequence[int],
-        rows: Sequence[Row],
-        prompt: PromptTokens,
-        given: Mapping[int, tuple[int, ...]],
-        stem: "_Stem",
-    ) -> Iterable[tuple[int, Tensor]]:
+    def _ends(self, given: Mapping[int, tuple[int, ...]], stem: _Stem) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits after each token that it is given behind the stem)."""
-        for batch in self._batches(stem.length, [len(given[index]) for index in members]):
-            chosen = [members[place] for place in batch]
-            logits, _ = self._pass(chosen, rows, prompt, given, stem)
-            for row, index in enumerate(chosen):
-                yield index, logits[row, : len(given[index])].float()
+        members = list(given)
+        for batch in self._batches(stem.length, [len(tokens) for tokens in given.values()]):
+            chosen = {members[place]: given[members[place]] for place in batch}
+            logits, _ = self._pass(chosen, stem)
+            for row, (index, tokens) in enumerate(chosen.items()):
+                yield index, logits[row, : len(tokens)].float()
 
-    def _pass(
-        self,
-        chosen: Sequence[int],
-        rows: Sequence[Row],
-        prompt: PromptTokens,
-        given: Mapping[int, tuple[int, ...]],
-        stem: "_Stem",
-    ) -> tuple[Tensor, Any]:
-        """Run what the chosen rows are given behind the stem, and return the logits and the cache that it leaves."""
-        ids, real = pad([given[index] for index in chosen], self._pad_token, left=False)
-        whole = torch.cat([torch.ones(len(chosen), stem.length, dtype=torch.bool), real], dim=1)
+    def _pass(self, given: Mapping[int, tuple[int, ...]], stem: _Stem) -> tuple[Tensor, Any]:
+        """Run what some rows are given behind the stem, and return the logits and the cache that it leaves."""
+        ids, real = pad(list(given.values()), self._pad_token, left=False)
+        whole = torch.cat([torch.ones(len(given), stem.length, dtype=torch.bool), real], dim=1)
         cache = copy.copy(stem.cache)
         cache.layers = [copy.copy(layer) for layer in stem.cache.layers]
-        cache.batch_select_indices(stem.of_row[list(chosen)].to(self._architecture.device))
-        run = self._plans.run([rows[i] for i in chosen], [prompt] * len(chosen), whole)
+        cache.batch_select_indices(stem.of_row[list(given)].to(self._architecture.device))
+        run = self._plans.run([stem.rows[i] for i in given], [stem.prompt] * len(given), whole)
         with self._hooks.running(run):
             return forward(self._architecture, ids, whole, cache=cache)
 
@@ -160,9 +148,3 @@ class SharedPrompts:
         gap = (found - expected[:, 2:]).abs().max()
         eps = torch.finfo(self._architecture.dtype).eps
         return bool(gap <= max(_TOLERANCE, 8 * eps) * expected.abs().max())
-
-
-def _common_beginning(sequences: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all of them begin with, of those that leave each one at least its last."""
-    shortest = min(map(len, sequences))
-    return next((i for i in range(shortest - 1) if len({own[i] for own in sequences}) > 1), shortest - 1)

@@ -6,7 +6,7 @@ It must not know prompts or tokenizers: any token ids will do.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.decoding import pad
+from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_plans
-from steer_tools.engines.huggingface.pass_geometry import GenerateCall, Layout
+from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.errors import UnsupportedCallError, UnsupportedModelError
 
 _PROMPT, _FORCED = (3, 5, 7), (9, 4, 6)
@@ -33,7 +33,7 @@ _LEAST_EFFECT = 1e-3
 
 Company: TypeAlias = Literal["padded", "equal", "alone"]
 COMPANIES: tuple[Company, ...] = ("padded", "equal", "alone")
-Follow: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], Tensor]
+Follow: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]], Callable[[Tensor], Run]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Behaviour:
 def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> Behaviour:
     """Check that each block runs once a pass, that its output is what the logits come from, and what padding does.
 
-    `follow(prompts, forced)` makes a left-padded batch of prompts generate the tokens `forced`, with a cache, and
-    returns the logits (rows, tokens, vocabulary) before each.
+    `follow(prompts, forced, run_of)` makes a left-padded batch of prompts generate the tokens `forced`, with a cache,
+    and returns the logits (rows, tokens, vocabulary) before each; `run_of` makes the run, given what is no padding.
 
     Raises:
         UnsupportedModelError: Something does not hold; the text says what was found.
@@ -83,8 +83,8 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
         """Return the logits of the unsteered and the steered prompt, generated in that company."""
         rows: list[tuple[Sequence[int], Plan]] = [(_PROMPT, ()), (_PROMPT, plans[middle])]
         if company == "alone":
-            return torch.cat([_generated(hooks, follow, [row]) for row in rows])
-        return _generated(hooks, follow, [*rows, (_WHOLE, ())] if company == "padded" else rows)[:2]
+            return torch.cat([_generated(follow, [row]) for row in rows])
+        return _generated(follow, [*rows, (_WHOLE, ())] if company == "padded" else rows)[:2]
 
     for company in COMPANIES:
         try:
@@ -111,19 +111,17 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
     return Behaviour(company, is_close(padded, alone[last][0][0]), idle)
 
 
-def _generated(hooks: SteeringHooks, follow: Follow, rows: Sequence[tuple[Sequence[int], Plan]]) -> Tensor:
+def _generated(follow: Follow, rows: Sequence[tuple[Sequence[int], Plan]]) -> Tensor:
     """Return the logits (rows, tokens, vocabulary) before each forced token of a left-padded batch."""
-    prompts = [prompt for prompt, _ in rows]
-    real = pad(prompts, 0, left=True)[1]
-    run = Run(compile_plans([plan for _, plan in rows]), Layout(real, real.sum(dim=1)))
-    with hooks.running(run), hooks.generating(GenerateCall()):
-        return follow(prompts, _FORCED)
+    prompts, plans = zip(*rows, strict=True)
+    edits = compile_plans(plans)
+    return follow(prompts, [_FORCED] * len(rows), lambda real: Run(edits, Layout(real, real.sum(dim=1))))
 
 
-def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[Tensor]]) -> tuple[int, ...]:
+def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[object]]) -> tuple[int, ...]:
     """Return the blocks that did not run, after refusing those that ran otherwise than once with the usual shape."""
     expected = (1, len(_PROMPT), architecture.hidden_size)
-    shapes = [[_shape_of(output) for output in of_block] for of_block in outputs]
+    shapes = [[tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in block] for block in outputs]
     for layer, found in enumerate(shapes):
         if found not in ([expected], []) or not any(shapes):
             raise UnsupportedModelError(
@@ -133,10 +131,6 @@ def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[Tensor]]
                 fix="This kind of model cannot be steered yet.",
             )
     return tuple(layer for layer, found in enumerate(shapes) if not found)
-
-
-def _shape_of(output: Any) -> Any:
-    return tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
 
 
 def _edit(layer: int, hidden: Tensor) -> Plan:
@@ -170,11 +164,9 @@ def _pass(
     """Return, for each block, its outputs in one uncached pass padded on the right, and the float32 logits."""
     outputs: list[list[Tensor]] = [[] for _ in architecture.blocks]
     captures = {Site(layer): outputs[layer].append for layer in range(len(outputs))}
-    ids, real = pad(sequences, 1, left=False)
-    device = architecture.device
     with torch.no_grad(), hooks.running(run or Run(captures=captures)):
-        output = cast(Any, architecture.model)(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
-    return outputs, output.logits.float().cpu()
+        logits, _ = forward(architecture, *pad(sequences, 1, left=False))
+    return outputs, logits.float().cpu()
 
 
 def _is_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:

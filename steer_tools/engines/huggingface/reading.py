@@ -7,7 +7,7 @@ kept.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from steer_tools.core.positions import POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import PoolingFunction
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.decoding import batches_by_length, pad
+from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.progress import report
+from steer_tools.progress import reported
 from steer_tools.prompts import Prompt
 
 # About 256 tokens a batch was fastest for reading on a CPU; an accelerator wants larger products.
@@ -87,15 +87,12 @@ class Reader:
         self._hooks.reach(sites)
         deepest = max(site.layer for site in sites)
         batches = self.batches([len(tokens.tokens) for tokens in encoded])
-        device = self._architecture.device
-        for done, batch in enumerate(batches):
-            ids, real = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
+        for batch in reported(batches, "reading prompts"):
+            padded = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
             captures = {site: partial(keep, site, batch) for site in sites}
             run = Run(captures=captures, stop_after=deepest if self._may_stop_early else None)
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
-                model = cast(Any, self._architecture.model)
-                model(ids.to(device), attention_mask=real.long().to(device), use_cache=False)
-            report(done + 1, len(batches), "reading prompts")
+                forward(self._architecture, *padded)
 
     def _pooled(self, encoded: PromptTokens, pooling: Pooling | PoolingFunction, prompt: Prompt) -> Tensor:
         """Return (tokens,) bool: which tokens the pooling reads."""

@@ -59,8 +59,7 @@ class Scorer:
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""
-        prompts = self._tokens.encode_each(row.prompt for row in rows)
-        added = self._tokens.encode_completions([row.prompt for row in rows], prompts, completions)
+        prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
         scores = {index: _chosen(logits, added[index]).cpu() for index, logits in self._logits_of(rows, prompts, added)}
         return [scores[i] for i in range(len(rows))]
 
@@ -74,8 +73,7 @@ class Scorer:
 
     def divergences(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return KL(unsteered‖row) before each completion token, in nats."""
-        prompts = self._tokens.encode_each(row.prompt for row in rows)
-        added = self._tokens.encode_completions([row.prompt for row in rows], prompts, completions)
+        prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
         alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
         for index, (prompt, tokens) in enumerate(zip(prompts, added, strict=True)):
             alike.setdefault((prompt.tokens, tokens), []).append(index)
@@ -83,30 +81,28 @@ class Scorer:
         for indices in alike.values():
             own = [indices[0], *indices]
             with_reference = [Row(rows[indices[0]].prompt), *(rows[i] for i in indices)]
+            every = self._logits_of(
+                with_reference, [prompts[i] for i in own], [added[i] for i in own], message="measuring divergence"
+            )
             reference: Tensor | None = None
             waiting: dict[int, Tensor] = {}
-            for place, logits in self._logits_of(
-                with_reference, [prompts[i] for i in own], [added[i] for i in own], message="measuring divergence"
-            ):
+            for place, logits in every:
                 waiting[place] = logits.log_softmax(dim=-1)
                 # Rows whose plans edit the prompt alike come before the unsteered one.
                 reference = waiting.pop(0) if place == 0 else reference
-                if reference is not None:
-                    for place_, log_probs in waiting.items():
-                        found[own[place_]] = (reference.exp() * (reference - log_probs)).sum(dim=-1).cpu()
-                    waiting.clear()
+                while waiting and reference is not None:
+                    other, log_probs = waiting.popitem()
+                    found[own[other]] = (reference.exp() * (reference - log_probs)).sum(dim=-1).cpu()
         return [found[i] for i in range(len(rows))]
 
     def gradients(
         self, rows: Sequence[Row], completions: Sequence[Completion], sites: Sequence[Site]
     ) -> list[CompletionGradients]:
         """Return each completion's log-probability with its gradients, from one pass a row there and back."""
-        prompts = self._tokens.encode_each(row.prompt for row in rows)
-        added = self._tokens.encode_completions([row.prompt for row in rows], prompts, completions)
+        prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
         self._hooks.reach(sites)
         found: dict[int, CompletionGradients] = {}
         with torch.inference_mode(False), torch.enable_grad():
-            done = 0
             for batch in self._forced_batches(prompts, added):
                 # The gradient at a site is that of zeros which are added there, whatever came before.
                 zeros: dict[Site, Tensor] = {}
@@ -122,8 +118,7 @@ class Scorer:
                 for row, index in enumerate(batch.rows):
                     own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
                     found[index] = CompletionGradients(float(totals[row].detach()), own)
-                done += len(batch.rows)
-                report(done, len(rows), _SCORING)
+                report(len(found), len(rows), _SCORING)
         return [found[i] for i in range(len(rows))]
 
     def _logits_of(
@@ -136,20 +131,18 @@ class Scorer:
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each completion token), in any order."""
         groups, alone = self._shared.groups(rows, prompts)
-        total = len(rows)
         done = 0
         with torch.no_grad():
             for group in groups:
-                for index, logits in self._shared.logits(group, rows, prompts[group[0]], completions):
-                    yield index, logits
+                yield from self._shared.logits(group, rows, prompts[group[0]], completions)
                 done += len(group)
-                report(done, total, message)
+                report(done, len(rows), message)
             own = [prompts[i] for i in alone]
             for batch in self._forced_batches(own, [completions[i] for i in alone]):
                 for place, logits in self._logits(batch, [rows[i] for i in alone], own):
                     yield alone[place], logits
                 done += len(batch.rows)
-                report(done, total, message)
+                report(done, len(rows), message)
 
     def _forced_batches(
         self, prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]

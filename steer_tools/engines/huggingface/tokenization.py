@@ -6,7 +6,7 @@ second time; token ids are used as they are. A completion never changes the toke
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -83,8 +83,8 @@ class Tokenization:
             ids = [self._plain_ids(self._render(chat)) for chat in chats]
         except PromptError:
             return ()
-        heads = [_common_start(ids[0], ids[1]), _common_start(ids[2], ids[3])]
-        return _common_start(heads[0][::-1], heads[1][::-1])[::-1]
+        heads = (shared_start(*ids[:2])[::-1], shared_start(*ids[2:])[::-1])
+        return shared_start(*heads)[::-1]
 
     def after_user(self, prompt: Prompt) -> int:
         """Return the position of the first token after the last user message of a chat.
@@ -156,23 +156,16 @@ class Tokenization:
 
     def encode_each(self, prompts: Iterable[Prompt], new_tokens: int = 0) -> list[PromptTokens]:
         """Return the ids of each prompt, as `encode` does; equal prompts are tokenised once."""
-        known: dict[Prompt, PromptTokens] = {}
-        return [known.get(p) or known.setdefault(p, self.encode(p, new_tokens)) for p in prompts]
+        encode = cache(partial(self.encode, new_tokens=new_tokens))
+        return [encode(prompt) for prompt in prompts]
 
-    def encode_completions(
-        self, prompts: Sequence[Prompt], encoded: Sequence[PromptTokens], completions: Sequence[Completion]
-    ) -> list[tuple[int, ...]]:
-        """Return the ids that each completion adds, as `encode_completion` does; equal ones are tokenised once."""
-        known: dict[tuple[Prompt, str], tuple[int, ...]] = {}
-        added: list[tuple[int, ...]] = []
-        for prompt, tokens, completion in zip(prompts, encoded, completions, strict=True):
-            if not isinstance(completion, str):
-                added.append(self.encode_completion(prompt, tokens, completion))
-                continue
-            if (prompt, completion) not in known:
-                known[prompt, completion] = self.encode_completion(prompt, tokens, completion)
-            added.append(known[prompt, completion])
-        return added
+    def encode_pairs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> tuple[list[PromptTokens], list[tuple[int, ...]]]:
+        """Return the ids of each prompt and those that its completion adds; equal ones are tokenised once."""
+        encoded, encode = self.encode_each(prompts), cache(self.encode_completion)
+        given = (completion if isinstance(completion, str) else tuple(completion) for completion in completions)
+        return encoded, [encode(*parts) for parts in zip(prompts, encoded, given, strict=True)]
 
     def encode_completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: Completion) -> tuple[int, ...]:
         """Return the ids that `completion` adds after `prompt`.
@@ -184,11 +177,8 @@ class Tokenization:
         Raises:
             PromptError: It has no token, or prompt and completion do not fit into the model's context.
         """
-        added = (
-            tuple(completion)
-            if not isinstance(completion, str)
-            else self._completion(prompt, prompt_tokens, completion)
-        )
+        is_text = isinstance(completion, str)
+        added = self._completion(prompt, prompt_tokens, completion) if is_text else tuple(completion)
         if not added:
             raise PromptError("A completion has no token", valid="some text, or at least one token id")
         self._refuse_too_long(len(prompt_tokens.tokens), len(added))
@@ -196,10 +186,8 @@ class Tokenization:
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return the vocabulary's own writing of tokens; <id> of those that only the output matrix has."""
-        written = self._tokenizer.convert_ids_to_tokens(list(tokens))
-        return tuple(
-            f"<{token}>" if piece is None else str(piece) for token, piece in zip(tokens, written, strict=True)
-        )
+        written = zip(tokens, self._tokenizer.convert_ids_to_tokens(list(tokens)), strict=True)
+        return tuple(f"<{token}>" if piece is None else str(piece) for token, piece in written)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new tokens, without special ones."""
@@ -217,8 +205,7 @@ class Tokenization:
         if len(prompt.messages) == 1:
             return PromptTokens(whole)  # Nothing tells where the template's own start ends.
         before = self._plain_ids(self._render(prompt.messages[:-1]))
-        start = len(before) if whole[: len(before)] == before else None
-        return PromptTokens(whole, start)
+        return PromptTokens(whole, len(before) if whole[: len(before)] == before else None)
 
     def _after_content(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
         """Return the ids after the content of the last user message: those that stay whatever that message says."""
@@ -230,11 +217,7 @@ class Tokenization:
             return self._plain_ids(self._render(changed, continue_last=continues))
 
         # Whatever the message ends with, one of these does not; no word at all tells also where all words are unknown.
-        variants = [ids(messages[last][1]), ids("Go on."), ids("Yes"), ids("")]
-        common = 0
-        while common < min(map(len, variants)) and len({v[len(v) - 1 - common] for v in variants}) == 1:
-            common += 1
-        return variants[0][len(variants[0]) - common :]
+        return shared_start(*(ids(content)[::-1] for content in (messages[last][1], "Go on.", "Yes", "")))[::-1]
 
     def _render(self, messages: tuple[tuple[str, str], ...], *, continue_last: bool = False) -> str:
         if not self._tokenizer.chat_template:
@@ -299,11 +282,10 @@ class Tokenization:
         unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
         self._spoken.update(words.keys() - unknown)
         if unknown:
-            named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5]) + (
-                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            )
+            named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise PromptError(
-                f"This model's small language lacks the words {named}", valid=f"prompts such as {example!r}"
+                f"This model's small language lacks the words {named}{more}", valid=f"prompts such as {example!r}"
             )
 
     def _refuse_too_long(self, prompt_length: int, added: int) -> None:
@@ -316,6 +298,7 @@ class Tokenization:
             )
 
 
-def _common_start(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    different = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return one[:different]
+def shared_start(*sequences: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tokens with which all of the sequences begin."""
+    differing = (i for i, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1)
+    return sequences[0][: next(differing, min(map(len, sequences)))]
