@@ -3,9 +3,9 @@
 Expected values are worked out here from the tokens alone, not by the code that is checked. It must not know hooks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 
 import torch
 from torch import Tensor
@@ -48,13 +48,12 @@ def run_checks(engine: Engine, prompts: Sequence[Prompt], max_new_tokens: int) -
     engine = require(engine, Replay, "check_steering")
     plan = engine.ambient()
     observations = [engine.observe(prompt, max_new_tokens) for prompt in prompts]
-    idle = _idle_reason(plan, observations)
     checks = (
         *_edit_checks(observations),
         *_restoration_checks(engine, plan, prompts, must_move=_edits_last_token(observations)),
         *_equality_checks(engine, plan, prompts, observations, Sampling(max_new_tokens)),
     )
-    return Proof(checks, idle)
+    return Proof(checks, _idle_reason(plan, observations))
 
 
 def _idle_reason(plan: Plan, observations: Sequence[Observation]) -> str:
@@ -75,14 +74,25 @@ def _edits_last_token(observations: Sequence[Observation]) -> bool:
     Edits of other tokens need not reach it: those of the last block never do, and opposite vectors cancel.
     """
     for observation in observations:
-        last = len(observation.generation.prompt_tokens) - 1
-        for edit in observation.edits:
-            if edit.start <= last < edit.start + len(edit.before):
-                placements = [placement for placement in observation.plan if placement.site == edit.site]
-                expected = _expected_output(edit.before, placements, _geometry_of(observation, edit))
-                if not torch.equal(expected[last - edit.start], edit.before[last - edit.start]):
-                    return True
+        for edit, _, expected in _expectations(observation):
+            last = len(observation.generation.prompt_tokens) - 1 - edit.start
+            if 0 <= last < len(expected) and not torch.equal(expected[last], edit.before[last]):
+                return True
     return False
+
+
+def _expectations(observation: Observation) -> Iterator[tuple[ObservedEdit, Tensor, Tensor]]:
+    """Yield each edit with (tokens,) which of them are in its scopes, and (tokens, width) what it should put out."""
+    for edit in observation.edits:
+        placements = [placement for placement in observation.plan if placement.site == edit.site]
+        geometry = BatchGeometry(
+            positions=torch.arange(edit.start, edit.start + len(edit.before))[None],
+            prompt_lengths=torch.tensor([len(observation.generation.prompt_tokens)]),
+            first=torch.tensor([observation.first_position]),
+            after_user=torch.tensor([observation.after_user]),
+        )
+        scope = torch.stack([geometry.mask(placement.positions)[0] for placement in placements]).any(dim=0)
+        yield edit, scope, _expected_output(edit.before, placements, geometry)
 
 
 def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
@@ -90,11 +100,7 @@ def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
     elements = wrong_elements = tokens = wrong_tokens = firings = wrong_firings = 0
     for observation in observations:
         expected_firings = dict.fromkeys(observation.firings, 0)
-        for edit in observation.edits:
-            placements = [placement for placement in observation.plan if placement.site == edit.site]
-            geometry = _geometry_of(observation, edit)
-            scope = torch.stack([geometry.mask(placement.positions)[0] for placement in placements]).any(dim=0)
-            expected = _expected_output(edit.before, placements, geometry)
+        for edit, scope, expected in _expectations(observation):
             moved = (expected != edit.before).any(dim=1)
             wrong_elements += int((edit.after != expected).sum())
             wrong_tokens += int(((edit.after != edit.before).any(dim=1) != (scope & moved)).sum())
@@ -103,17 +109,14 @@ def _edit_checks(observations: Sequence[Observation]) -> list[Check]:
         firings += sum(expected_firings.values())
         wrong_firings += sum(abs(expected_firings[site] - fired) for site, fired in observation.firings.items())
     return [
-        Check(
-            "output_is_the_edit_of_the_input",
-            wrong_elements == 0,
-            wrong_elements,
-            f"0 wrong of {elements} elements, bit for bit",
-        ),
-        Check("only_the_scope_is_edited", wrong_tokens == 0, wrong_tokens, f"0 wrong of {tokens} token positions"),
-        Check(
-            "hooks_fire_once_a_pass", wrong_firings == 0, wrong_firings, f"0 missed or extra beside {firings} firings"
-        ),
+        _none_wrong("output_is_the_edit_of_the_input", wrong_elements, f"wrong of {elements} elements, bit for bit"),
+        _none_wrong("only_the_scope_is_edited", wrong_tokens, f"wrong of {tokens} token positions"),
+        _none_wrong("hooks_fire_once_a_pass", wrong_firings, f"missed or extra beside {firings} firings"),
     ]
+
+
+def _none_wrong(name: str, wrong: int, words: str) -> Check:
+    return Check(name, wrong == 0, wrong, f"0 {words}")
 
 
 def _restoration_checks(engine: Replay, plan: Plan, prompts: Sequence[Prompt], *, must_move: bool) -> list[Check]:
@@ -156,23 +159,18 @@ def _equality_checks(
         check = _token_check(name, [generation.tokens for generation in other], batched)
         if engine.info.dtype != "float32" or not check.passed:
             unsteered = engine.generate(plain, sampling)
-            gap = _logit_gap(engine, steered, batched, use_cache=use_cache, batched=company)
-            own = _logit_gap(engine, plain, unsteered, use_cache=use_cache, batched=company)
-            limit = 2 * max(own)
-            expected = f"at most {limit:g}, twice the unsteered model's logit gap"
-            check = Check(name, gap[0] <= limit, gap[0], expected)
+            gap, _ = _logit_gap(engine, steered, batched, use_cache=use_cache, batched=company)
+            limit = 2 * max(_logit_gap(engine, plain, unsteered, use_cache=use_cache, batched=company))
+            check = Check(name, gap <= limit, gap, f"at most {limit:g}, twice the unsteered model's logit gap")
         checks.append(check)
     return checks
 
 
 def _token_check(name: str, tokens: Sequence[tuple[int, ...]], reference: Sequence[Generation]) -> Check:
-    pairs = list(zip(tokens, reference, strict=True))
     total = sum(len(generation.tokens) for generation in reference)
-    wrong = sum(
-        sum(a != b for a, b in zip(own, generation.tokens, strict=False)) + abs(len(own) - len(generation.tokens))
-        for own, generation in pairs
-    )
-    return Check(name, wrong == 0, wrong, f"0 different of {total} tokens")
+    pairs = zip(tokens, reference, strict=True)
+    wrong = sum(a != b for own, generation in pairs for a, b in zip_longest(own, generation.tokens))
+    return _none_wrong(name, wrong, f"different of {total} tokens")
 
 
 def _logit_gap(
@@ -187,16 +185,6 @@ def _logit_gap(
     other = engine.replay(rows, tokens, use_cache=use_cache, batched=batched)
     step = max(float(logits.abs().max()) for logits in usual) * torch.finfo(getattr(torch, engine.info.dtype)).eps
     return max(_largest(a, b) for a, b in zip(usual, other, strict=True)), step
-
-
-def _geometry_of(observation: Observation, edit: ObservedEdit) -> BatchGeometry:
-    """Return where the tokens of one observed pass of a single, unpadded row stand."""
-    return BatchGeometry(
-        positions=torch.arange(edit.start, edit.start + len(edit.before))[None],
-        prompt_lengths=torch.tensor([len(observation.generation.prompt_tokens)]),
-        first=torch.tensor([observation.first_position]),
-        after_user=torch.tensor([observation.after_user]),
-    )
 
 
 def _expected_output(before: Tensor, placements: Sequence[Placement], geometry: BatchGeometry) -> Tensor:

@@ -84,7 +84,10 @@ class PlacementOptions:
         Raises:
             ArgumentError: One is unknown, or the unit does not fit the intervention.
         """
-        scope, unit, kind = Scope.parse(self.positions), _unit_named(self.unit), intervention_named(self.intervention)
+        scope, unit = Scope.parse(self.positions), self.unit
+        if unit not in UNITS:
+            raise ArgumentError(f"unit is {unit!r}", valid=", ".join(map(repr, UNITS)))
+        kind = intervention_named(self.intervention)
         if unit != "vector" and not kind.scales_direction:
             raise ArgumentError(
                 f"unit is {unit!r}, but the strength of {kind.name!r} is a share of the whole edit",
@@ -249,18 +252,10 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
     return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
 
 
-def _unit_named(unit: str) -> Unit:
-    if unit not in UNITS:
-        raise ArgumentError(f"unit is {unit!r}", valid=", ".join(map(repr, UNITS)))
-    return unit
-
-
 def _weights(weights: object, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    items = (
-        list(cast(Sequence[object], weights)) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-    )
+    items = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else cast(Sequence[object], weights)
     if len(items) != count:
         raise ArgumentError(
             f"layer_weights is {weights!r:.80}", valid=f"{count} numbers, one for each layer that is steered"
@@ -287,9 +282,7 @@ def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> l
         return [(engine.resolve_layer(own), own) for own in vector.layers]
     if isinstance(layer, str) or not isinstance(layer, Sequence):
         at = engine.resolve_layer(layer)
-        if at in vector.directions or len(vector.directions) > 1:
-            return [(at, _own(vector, at))]
-        return [(at, vector.layers[0])]
+        return [(at, _own(vector, at) if len(vector.directions) > 1 else vector.layers[0])]
     valid = f"some of {list(vector.layers)}, or leave it out for all"
     return [(at, _own(vector, at)) for at in session.resolved_layers(layer, "layer", valid)]
 

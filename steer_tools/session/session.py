@@ -92,7 +92,6 @@ class Session:
         """Steer the model of an engine that is ready; another model that was attached is given back as it was."""
         with self.lock:
             self._replace(engine)
-            self._from_main = False
             return engine.info
 
     def load(
@@ -125,7 +124,6 @@ class Session:
         """Give the model back as it was and forget what was applied."""
         with self.lock:
             self._replace(None)
-            self._from_main = False
 
     def change(self, edit: Callable[[Registry], _Result]) -> _Result:
         """Change the registry and make the model follow; where the engine refuses, both stay as they were.
@@ -184,10 +182,9 @@ class Session:
     def _attach_from_main(self) -> None:
         main = vars(sys.modules["__main__"])
         model, tokenizer = main.get("model"), main.get("tokenizer")
-        if model is None or tokenizer is None:
-            return
-        self.attach(model, tokenizer)
-        self._from_main = True
+        if model is not None and tokenizer is not None:
+            self.attach(model, tokenizer)
+            self._from_main = True
 
     def _retokenize(self, model: object, tokenizer: Any, name: str) -> None:
         applied = self.registry
@@ -199,7 +196,7 @@ class Session:
     def _replace(self, engine: Engine | None) -> None:
         if self._engine is not None:
             self._engine.detach()
-        self._engine, self.registry = engine, Registry()
+        self._engine, self.registry, self._from_main = engine, Registry(), False
         self._typical_norms.clear()
 
 

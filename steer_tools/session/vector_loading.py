@@ -70,7 +70,6 @@ def one_direction(vector: SteeringVector, layer: int | None) -> tuple[int, Tenso
         raise LayerError(
             f"layer is {layer!r}, and the vector has directions for the layers {list(vector.directions)}",
             valid="one of these",
-            fix="",
         )
     return at, vector.directions[at]
 
