@@ -7,10 +7,10 @@ import io
 import json
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -25,7 +25,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
     load_behavior,
     read_behavior,
 )
-from steer_tools.evaluation.behaviors.item_files import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, read_items
+from steer_tools.evaluation.behaviors.item_files import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_texts
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt
 
@@ -47,6 +47,12 @@ CAA_FILES = [
 MANY = 100_000
 PARTS = ("pairs", "items", "choices")
 CHAT = [{"role": "user", "content": "How was it?"}]
+
+
+def read_items(file: BinaryIO, name: str) -> Iterator[Item]:
+    """Return the items of a file; a behaviour gives its pairs and then its items."""
+    found = read_any(file, name)
+    return iter((*found.pairs, *found.items)) if isinstance(found, Behavior) else found
 
 
 def items(name: str, content: str | bytes) -> list[Item]:

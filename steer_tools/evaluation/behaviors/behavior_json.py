@@ -13,11 +13,6 @@ _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
 _OPTIONAL = ("instruction", "source", "choices")
 
 
-def is_behavior(document: Mapping[str, object]) -> bool:
-    """Return whether a document means to be a behaviour and not two lists of prompts."""
-    return "pairs" in document or "items" in document
-
-
 def parse_behavior(content: bytes, name: str) -> Behavior:
     """Return the behaviour that the content of the file `name` is.
 

@@ -4,7 +4,6 @@ Everything that is drawn is drawn with a seed, so that one input always gives th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,7 +16,7 @@ from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
 from steer_tools.evaluation.behaviors.item_files import read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
-from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
+from steer_tools.prompts import PromptLike, parse_prompts
 
 
 def behavior_names() -> list[str]:
@@ -63,9 +62,7 @@ def read_behavior(file: BinaryIO, name: str, seed: int = 0) -> Behavior:
         PromptError: The file is malformed, its name says no form, or it has fewer than FEWEST_GROUPS groups.
     """
     found = read_any(file, name)
-    if isinstance(found, Behavior):
-        return found
-    return _divided(PurePath(name).stem, _drawn(found, seed), name, seed)
+    return found if isinstance(found, Behavior) else _divided(PurePath(name).stem, found, name, seed)
 
 
 def behavior_of_lists(
@@ -85,29 +82,25 @@ def behavior_of_lists(
     """
     shown, opposite = parse_prompts(positive, "positive"), parse_prompts(negative, "negative")
     random = Random(seed)
-    are_strangers = len(shown) != len(opposite)
-    how = f"matched at random with seed {seed}" if are_strangers else "paired in their order"
-    if are_strangers:
+    how, item_of = "paired in their order", item_of_prompts
+    if len(shown) != len(opposite):
+        how, item_of = f"matched at random with seed {seed}", item_of_strangers
         shown, opposite = (_shuffled(side, random) for side in (shown, opposite))
-        _refuse_shared(shown, opposite)
+        if shared := {*shown} & {*opposite}:
+            raise PromptError(
+                f"{min(map(str, shared)):.80} is a positive and a negative prompt",
+                valid="prompts that are on one side only",
+            )
     items: list[Item] = []
-    for index, sides in enumerate(zip(shown, opposite, strict=not are_strangers)):
+    for index, sides in enumerate(zip(shown, opposite, strict=False)):
         with located(f"{name}, pair {index}"):
-            items.append(_stranger_item(*sides) if are_strangers else item_of_prompts(*sides))
+            items.append(item_of(*sides))
     source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
-    return _divided(name, _drawn(items, seed), source, seed)
+    return _divided(name, items, source, seed)
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """At most MOST_ITEMS items in their order, and out of how many."""
-
-    items: list[Item]
-    total: int
-
-
-def _drawn(items: Iterable[Item], seed: int) -> _Draw:
-    """Draw items in one pass, each as likely as any (algorithm R, Vitter 1985)."""
+def _drawn(items: Iterable[Item], seed: int) -> tuple[list[Item], int]:
+    """Draw at most MOST_ITEMS items in one pass, each as likely as any (algorithm R, Vitter 1985), and count all."""
     random, kept, total = Random(seed), list[tuple[int, Item]](), 0
     for index, item in enumerate(items):
         total += 1
@@ -115,28 +108,29 @@ def _drawn(items: Iterable[Item], seed: int) -> _Draw:
             kept.append((index, item))
         elif (place := random.randrange(total)) < MOST_ITEMS:
             kept[place] = index, item
-    return _Draw([item for _, item in sorted(kept, key=lambda numbered: numbered[0])], total)
+    return [item for _, item in sorted(kept, key=lambda numbered: numbered[0])], total
 
 
-def _divided(name: str, draw: _Draw, source: str, seed: int) -> Behavior:
+def _divided(name: str, found: Iterable[Item], source: str, seed: int) -> Behavior:
     """Return a behaviour that has half of the groups, rounded down, for its pairs and the others held out."""
-    groups = list(dict.fromkeys(item.group for item in draw.items))
+    items, total = _drawn(found, seed)
+    groups = list(dict.fromkeys(item.group for item in items))
     if len(groups) < FEWEST_GROUPS:
         raise PromptError(
-            f"{name} has {len(draw.items)} items in {len(groups)} groups; equal prompts are one",
+            f"{name} has {len(items)} items in {len(groups)} groups; equal prompts are one",
             valid=f"at least {FEWEST_GROUPS} groups, half of them to make a vector and half to judge it",
             fix="Add items with other prompts.",
         )
     for_pairs = set(_shuffled(groups, Random(seed))[: len(groups) // 2])
-    drawn = f"; {len(draw.items):,} of {draw.total:,} items drawn" if len(draw.items) < draw.total else ""
+    drawn = f"; {len(items):,} of {total:,} items drawn" if len(items) < total else ""
     return Behavior(
         name=name,
         description=f"The positive completions of {name} rather than the negative ones.",
         poles=("positive", "negative"),
         instruction=None,
         source=f"{source}{drawn}; halved by group with seed {seed}",
-        pairs=tuple(item for item in draw.items if item.group in for_pairs),
-        items=tuple(item for item in draw.items if item.group not in for_pairs),
+        pairs=tuple(item for item in items if item.group in for_pairs),
+        items=tuple(item for item in items if item.group not in for_pairs),
     )
 
 
@@ -145,17 +139,3 @@ def _shuffled(values: Iterable[_Value], random: Random) -> list[_Value]:
     order = list(dict.fromkeys(values))
     random.shuffle(order)
     return order
-
-
-def _refuse_shared(positive: Iterable[Prompt], negative: Iterable[Prompt]) -> None:
-    if shared := set(positive) & set(negative):
-        raise PromptError(
-            f"{min(map(str, shared)):.80} is a positive and a negative prompt",
-            valid="prompts that are on one side only",
-        )
-
-
-def _stranger_item(positive: Prompt, negative: Prompt) -> Item:
-    if isinstance(positive, TextPrompt) and isinstance(negative, TextPrompt):
-        return item_of_strangers(positive, negative)
-    return item_of_prompts(positive, negative)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.behavior_json import behavior_of, is_behavior
+from steer_tools.evaluation.behaviors.behavior_json import behavior_of
 from steer_tools.evaluation.behaviors.item_records import (
     form_of,
     item_of_prompts,
@@ -28,21 +28,11 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 _OPTIONAL_CELLS = ("prompt", "group")
 
 
-def read_items(file: BinaryIO, name: str) -> Iterator[Item]:
-    """Return the items of a file whose form the suffix of `name` says; a behaviour gives its pairs and then its items.
+def read_any(file: BinaryIO, name: str) -> Behavior | Iterator[Item]:
+    """Return the behaviour that a file holds, or else its items; the suffix of `name` says its form.
 
     Raises:
         PromptError: Nothing reads the suffix; or, while the items are taken, the file is malformed or holds none.
-    """
-    found = read_any(file, name)
-    return iter((*found.pairs, *found.items)) if isinstance(found, Behavior) else found
-
-
-def read_any(file: BinaryIO, name: str) -> Behavior | Iterator[Item]:
-    """Return the behaviour that a file holds, or else its items.
-
-    Raises:
-        PromptError: As `read_items` does.
     """
     suffix = PurePath(name).suffix.lower()
     if suffix not in SUFFIXES:
@@ -56,44 +46,29 @@ class _Lines:
     """The lines of a file as texts, counted; those of one record together are bounded."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-        self._number, self._start, self._room = 0, 1, MAX_RECORD_BYTES
+        self._file, self.name = file, name
+        self._number, self.start, self._room = 0, 1, MAX_RECORD_BYTES
 
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(self._room + 1)
-        if not line:
-            raise StopIteration
-        self._number += 1
-        self._room -= len(line)
-        if self._room < 0:
-            raise PromptError(
-                f"{self._name}, line {self._number}: here the record becomes too long",
-                valid=f"records of at most {MAX_RECORD_BYTES:,} bytes",
-                fix="A quotation may have no end, or the file is one JSON document: then name it .json.",
-            )
-        return decoded(line, self._name, self._number)
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(self._room + 1):
+            self._number += 1
+            self._room -= len(line)
+            if self._room < 0:
+                raise PromptError(
+                    f"{self.name}, line {self._number}: here the record becomes too long",
+                    valid=f"records of at most {MAX_RECORD_BYTES:,} bytes",
+                    fix="A quotation may have no end, or the file is one JSON document: then name it .json.",
+                )
+            yield decoded(line, self.name, self._number)
 
     def start_record(self) -> None:
         """Let the next line be the first of a record."""
-        self._start, self._room = self._number + 1, MAX_RECORD_BYTES
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self._name
-
-    @property
-    def start(self) -> int:
-        """The number of the line where the record starts."""
-        return self._start
+        self.start, self._room = self._number + 1, MAX_RECORD_BYTES
 
     @property
     def record(self) -> str:
         """The file and the line where the record starts, for errors."""
-        return f"{self._name}, line {self._start}"
+        return f"{self.name}, line {self.start}"
 
 
 def _json_lines(lines: _Lines) -> Iterator[Item]:
@@ -106,21 +81,16 @@ def _json_lines(lines: _Lines) -> Iterator[Item]:
 
 
 def _table(lines: _Lines, delimiter: str) -> Iterator[Item]:
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] = []
-    while (row := _next_row(rows, lines)) is not None:
-        if len(row) > 1 or "".join(row).strip():
-            with located(lines.record):
-                if header:
-                    yield item_of_record(_record(header, row))
-                else:
-                    header = _checked_header(row)
-        lines.start_record()
-
-
-def _next_row(rows: Iterator[list[str]], lines: _Lines) -> list[str] | None:
     try:
-        return next(rows, None)
+        for row in csv.reader(lines, delimiter=delimiter, strict=True):
+            if len(row) > 1 or "".join(row).strip():
+                with located(lines.record):
+                    if header:
+                        yield item_of_record(_record(header, row))
+                    else:
+                        header = _checked_header(row)
+            lines.start_record()
     except csv.Error as error:
         raise PromptError(f"{lines.record}: this is no table ({error})", fix="Correct the quotation marks.") from error
 
@@ -186,7 +156,9 @@ def _read_document(file: BinaryIO, name: str) -> Behavior | Iterator[Item]:
     if is_array(text):
         return _at_least_one(_listed(text, name), name)
     values = require_object(parse_json(text, name), name)
-    return behavior_of(values, name) if is_behavior(values) else _at_least_one(_two_sided(values, name), name)
+    # Others are two lists of prompts.
+    is_behavior = "pairs" in values or "items" in values
+    return behavior_of(values, name) if is_behavior else _at_least_one(_two_sided(values, name), name)
 
 
 def _listed(text: str, name: str) -> Iterator[Item]:
@@ -214,9 +186,8 @@ def _two_sided(document: Mapping[str, object], name: str) -> Iterator[Item]:
 
 
 def _at_least_one(items: Iterator[Item], name: str) -> Iterator[Item]:
-    is_empty = True
-    for item in items:
-        is_empty = False
-        yield item
-    if is_empty:
-        raise PromptError(f"{name} holds no record", valid="at least one pair of completions")
+    try:
+        yield next(items)
+    except StopIteration:
+        raise PromptError(f"{name} holds no record", valid="at least one pair of completions") from None
+    yield from items

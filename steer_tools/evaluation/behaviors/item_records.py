@@ -133,9 +133,13 @@ def item_of_prompts(positive: Prompt, negative: Prompt) -> Item:
             )
 
 
-def item_of_strangers(positive: TextPrompt, negative: TextPrompt) -> Item:
-    """Return two texts that have nothing to do with each other as an item without a prompt."""
-    return _item(None, positive.text.strip(), negative.text.strip())
+def item_of_strangers(positive: Prompt, negative: Prompt) -> Item:
+    """Return two prompts that have nothing to do with each other as an item: of texts, one without a prompt."""
+    match positive, negative:
+        case TextPrompt(shown), TextPrompt(opposite):
+            return _item(None, shown.strip(), opposite.strip())
+        case _:
+            return item_of_prompts(positive, negative)
 
 
 def require_text(value: object, name: str) -> str:
