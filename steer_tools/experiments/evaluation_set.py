@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from random import Random
+from typing import cast
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.bundled_model.language import TRAITS, score
@@ -23,7 +24,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.evaluation.scorers import TextScore
-from steer_tools.prompts import ChatPrompt, Prompt, PromptLike, TextPrompt, TokenPrompt
+from steer_tools.prompts import ChatPrompt, Message, Prompt, PromptLike, TextPrompt, TokenPrompt, plain
 from steer_tools.session.session import Session
 
 # Of the groups of held-out items so many choose, and the others judge.
@@ -171,10 +172,5 @@ def _behavior_named(session: Session, name: str, seed: int) -> Behavior:
 
 
 def _exact(trait: str, prompt: Prompt, text: str) -> float:
-    match prompt:
-        case TextPrompt(question):
-            return score(question, text)[trait]
-        case ChatPrompt(messages):
-            return score([{"role": role, "content": content} for role, content in messages], text)[trait]
-        case _:
-            return 0.0
+    said = cast(str | list[Message], plain(prompt))
+    return 0.0 if isinstance(prompt, TokenPrompt) else score(said, text)[trait]

@@ -85,9 +85,7 @@ class Grid:
     @property
     def window(self) -> list[Window]:
         """The strengths to work with, layer by layer."""
-        found: dict[int, list[float]] = {}
-        for cell in self.enough:
-            found.setdefault(cell.layer, []).append(cell.strength)
+        found = {layer: [cell.strength for cell in cells] for layer, cells in by_layer(self.enough).items()}
         return [Window(layer, min(strengths), max(strengths)) for layer, strengths in found.items()]
 
     def choose(self) -> Cell:
@@ -169,23 +167,13 @@ class CellFile:
 
     def save(self, cells: Sequence[Cell]) -> None:
         """Write the cells."""
-        content = {"key": self.key, "cells": [_document(cell) for cell in cells]}
-        self.workspace.write(self.path, json.dumps(content, indent=1).encode())
+        content = {"key": self.key, "cells": [asdict(cell) for cell in cells]}
+        self.workspace.write(self.path, json.dumps(content, indent=1, default=np.ndarray.tolist).encode())
 
 
 def key_of(*parts: object) -> str:
     """Return a hash of what a grid depends on."""
     return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:32]
-
-
-def _document(cell: Cell) -> dict[str, Any]:
-    return {
-        "layer": cell.layer,
-        "strength": cell.strength,
-        "effects": cell.effects.tolist(),
-        "opposite_effects": cell.opposite_effects.tolist(),
-        "damage": asdict(cell.damage),
-    }
 
 
 def _cell(document: dict[str, Any]) -> Cell:

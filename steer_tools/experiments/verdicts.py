@@ -3,7 +3,6 @@
 It must not know models.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -52,23 +51,18 @@ def rule(judgement: Judgement, null: NullDistribution, damage: Damage, budget: B
         f"{judgement.anti_steerable:.0%} of the items move the wrong way as the strength grows up to this one.",
         _damage_in_words(damage, budget),
     ]
-    if is_opposite:
-        return Ruling("weak", _first(reasons, 0))
-    if not is_clear:
-        return Ruling("indistinguishable from random", _first(reasons, 0))
-    if not (was_within and damage.is_within(budget.relaxed())):
-        return Ruling("breaks the model", _first(reasons, 3))
-    if empirical_p(effect, null.means) > _LARGEST_P:
-        return Ruling("indistinguishable from random", _first(reasons, 1))
-    if reached:
-        return Ruling("weak", _first(reasons, 1))
-    if judgement.anti_steerable > _MOST_ANTI_STEERABLE:
-        return Ruling("weak", _first(reasons, 2))
-    return Ruling("works", tuple(reasons))
-
-
-def _first(reasons: Sequence[str], index: int) -> tuple[str, ...]:
-    return (reasons[index], *(reason for i, reason in enumerate(reasons) if i != index))
+    # The first that holds decides, for the reason of its number.
+    rulings: tuple[tuple[bool, Verdict, int], ...] = (
+        (is_opposite, "weak", 0),
+        (not is_clear, "indistinguishable from random", 0),
+        (not (was_within and damage.is_within(budget.relaxed())), "breaks the model", 3),
+        (empirical_p(effect, null.means) > _LARGEST_P, "indistinguishable from random", 1),
+        (reached > 0, "weak", 1),
+        (judgement.anti_steerable > _MOST_ANTI_STEERABLE, "weak", 2),
+        (True, "works", 0),
+    )
+    verdict, deciding = next((verdict, reason) for holds, verdict, reason in rulings if holds)
+    return Ruling(verdict, (reasons.pop(deciding), *reasons))
 
 
 def _damage_in_words(damage: Damage, budget: Budget) -> str:

@@ -4,6 +4,7 @@ It must not know behaviours, pictures or files.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -194,26 +195,11 @@ def read_along(
     pooling: Pooling | PoolingFunction,
 ) -> list[Reading]:
     """Project every token of each prompt, and at the scored sites the mean of the tokens that the pooling takes."""
-    if not prompts:
-        return []
-    return [
-        Reading(projection, _scores(engine, directions, scored, prompt, pooling))
-        for prompt, projection in zip(prompts, project(engine, directions, prompts), strict=True)
-    ]
-
-
-def _scores(
-    engine: Engine,
-    directions: Mapping[Site, Tensor],
-    scored: Sequence[Site],
-    prompt: Prompt,
-    pooling: Pooling | PoolingFunction,
-) -> dict[Site, float]:
-    """Return a prompt's reading at each site; none where it lacks the tokens, as a text lacks a response."""
-    if not scored:
-        return {}
-    try:
-        pooled = engine.read([prompt], scored, pooling)
-    except PromptError:
-        return {}
-    return {site: float(own[0] @ directions[site]) for site, own in pooled.items()}
+    found: list[Reading] = []
+    for prompt, projection in zip(prompts, project(engine, directions, prompts) if prompts else (), strict=True):
+        pooled: dict[Site, Tensor] = {}
+        with suppress(PromptError):  # It may lack the tokens, as a text lacks a response.
+            pooled = engine.read([prompt], scored, pooling) if scored else {}
+        scores = {site: float(own[0] @ directions[site]) for site, own in pooled.items()}
+        found.append(Reading(projection, scores))
+    return found
