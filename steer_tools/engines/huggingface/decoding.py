@@ -125,9 +125,7 @@ class Decoder:
                 own["generation_config"] = before
         return whole[:, ids.shape[1] :].cpu()
 
-    def finish(
-        self, encoded: PromptTokens, new: Sequence[int], log_probs: Tensor | None, *, stops: bool = True
-    ) -> Generation:
+    def finish(self, encoded: PromptTokens, new: Sequence[int], log_probs: Tensor, *, stops: bool = True) -> Generation:
         """Cut a row's new tokens at the one that ended it, and put them into words."""
         end = next((i for i, token in enumerate(new) if stops and token in self._tokens.stop_tokens), len(new))
         tokens = tuple(new[:end])
@@ -135,7 +133,7 @@ class Decoder:
             prompt_tokens=encoded.tokens,
             tokens=tokens,
             text=self._tokens.decode_continuation(encoded.tokens, tokens),
-            log_probs=torch.zeros(0) if log_probs is None else log_probs[:end],
+            log_probs=log_probs[:end],
             ended=end < len(new),
         )
 
@@ -198,7 +196,6 @@ class _ReportingCriteria(StoppingCriteria):
         self._done, self._total = 0, total
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Report one step."""
         self._done += 1
         report(self._done, self._total, "generating tokens")
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

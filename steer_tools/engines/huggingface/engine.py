@@ -6,23 +6,22 @@ It must not know tools. It composes the modules beside it: each does one of its 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from steer_tools.core.plan import Plan
-from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
+    AnyPooling,
     Completion,
     CompletionGradients,
     Generation,
     ModelInfo,
     Observation,
     ObservedEdit,
-    PoolingFunction,
     Row,
     Sampling,
     TokenizedPrompt,
@@ -106,9 +105,8 @@ class HuggingFaceEngine:
             self._reader = Reader(self.architecture, self._taps, self._hooks, self._tokens, self.behaviour)
             self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
             shared = SharedPrompts(self.architecture, self._hooks, self._plans, self.behaviour, self._tokens.pad_token)
-            self._scorer = Scorer(
-                self.architecture, self._hooks, self._tokens, self._plans, self._reader.batches, shared
-            )
+            batches = self._reader.batches
+            self._scorer = Scorer(self.architecture, self._hooks, self._tokens, self._plans, batches, shared)
             fingerprint, *former = fingerprints(self._model, loaded_from)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
@@ -142,9 +140,7 @@ class HuggingFaceEngine:
         """Return a layer counted from 0."""
         return self.architecture.resolve_layer(layer)
 
-    def read(
-        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
-    ) -> dict[Site, Tensor]:
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
         """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
         refuse_sites(self.architecture, self._taps, sites)
         return self._reader.read(prompts, sites, pooling)
@@ -188,20 +184,14 @@ class HuggingFaceEngine:
             batch_rows, prompts = [rows[i] for i in batch], [encoded[i] for i in batch]
             chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows])
             ids, real = pad([prompt.tokens for prompt in prompts], self._tokens.pad_token, left=True)
-            with (
-                self._hooks.running(self._plans.run(batch_rows, prompts, real)),
-                self._hooks.generating(GenerateCall()),
-            ):
+            run = self._plans.run(batch_rows, prompts, real)
+            with self._hooks.running(run), self._hooks.generating(GenerateCall()):
                 new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None)
-            steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else None
-            for row, index in enumerate(batch):
-                generations[index] = self._decoder.finish(
-                    encoded[index], new[row].tolist(), None if steps is None else steps[row]
-                )
+            steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else torch.zeros(len(batch), 0)
+            for index, tokens, log_probs in zip(batch, new.tolist(), steps, strict=True):
+                generations[index] = self._decoder.finish(encoded[index], tokens, log_probs)
         ordered = [generations[i] for i in range(len(rows))]
-        if sampling.beams > 1:
-            ordered = self._with_scores(rows, ordered)
-        return ordered
+        return ordered if sampling.beams == 1 else self._with_scores(rows, ordered)
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token; rows of one prompt share what it leaves behind."""
@@ -232,9 +222,7 @@ class HuggingFaceEngine:
             return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
         encoded = self._tokens.encode_each((row.prompt for row in rows), max(map(len, completions)))
         prompts = [tokens.tokens for tokens in encoded]
-        logits = self._forced(
-            prompts, completions, lambda real: self._plans.run(rows, encoded, real), use_cache=use_cache
-        )
+        logits = self._forced(prompts, completions, partial(self._plans.run, rows, encoded), use_cache=use_cache)
         return [logits[row, : len(tokens)] for row, tokens in enumerate(completions)]
 
     def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
@@ -294,8 +282,7 @@ class HuggingFaceEngine:
         """
         if any(placement not in self._ambient for placement in plan):
             refuse_placements(self.architecture, self._taps, plan)
-        self._hooks.set_ambient(self._plans.ambient(plan))
-        self._ambient = plan
+        self._hooks.ambient, self._ambient = self._plans.ambient(plan), plan
 
     @cached_property
     def parts(self) -> tuple[BlockParts, ...]:

@@ -73,7 +73,9 @@ class SharedPrompts:
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each token of its completion) for a group."""
         head, last = prompt.tokens[:-1], prompt.tokens[-1]
-        cache = self._cache_of(rows[group[0]], prompt, head)
+        real = torch.ones(1, len(head), dtype=torch.bool)
+        with self._hooks.running(self._plans.run([rows[group[0]]], [prompt], real)):
+            _, cache = forward(self._architecture, torch.tensor([head]), real, cache=True)
         stem = _Stem(rows, prompt, cache, len(head), torch.zeros(len(rows), dtype=torch.long))
         given = {index: (last, *completions[index][:-1]) for index in group}
         alike: dict[Plan, list[int]] = {}
@@ -115,12 +117,6 @@ class SharedPrompts:
         run = self._plans.run([stem.rows[i] for i in given], [stem.prompt] * len(given), whole)
         with self._hooks.running(run):
             return forward(self._architecture, ids, whole, cache=cache)
-
-    def _cache_of(self, row: Row, prompt: PromptTokens, head: Sequence[int]) -> Any:
-        """Return what the prompt but for its last token leaves behind, under the row's plan."""
-        real = torch.ones(1, len(head), dtype=torch.bool)
-        with self._hooks.running(self._plans.run([row], [prompt], real)):
-            return forward(self._architecture, torch.tensor([head]), real, cache=True)[1]
 
     def _batches(self, cached: int, lengths: Sequence[int]) -> list[list[int]]:
         """Group completions; the cache is repeated for each row, so that a long prompt makes batches smaller."""

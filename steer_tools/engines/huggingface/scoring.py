@@ -4,7 +4,7 @@ It must not know how plans act; the logits of prompts are not computed where the
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,25 +21,6 @@ from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenizat
 from steer_tools.progress import report
 
 _SCORING = "scoring completions"
-
-
-@dataclass(frozen=True)
-class _ForcedBatch:
-    """Prompts with completions but for their last tokens, padded on the right.
-
-    Attributes:
-        rows: Their numbers among all rows.
-        ids: (rows, columns).
-        real: (rows, columns) bool, false at padding.
-        starts: The column of each row's last prompt token.
-        ends: The real columns of each row.
-    """
-
-    rows: tuple[int, ...]
-    ids: Tensor
-    real: Tensor
-    starts: list[int]
-    ends: list[int]
 
 
 class Scorer:
@@ -103,7 +84,7 @@ class Scorer:
         self._hooks.reach(sites)
         found: dict[int, CompletionGradients] = {}
         with torch.inference_mode(False), torch.enable_grad():
-            for batch in self._forced_batches(prompts, added):
+            for batch in self._batches_of(range(len(rows)), prompts, added):
                 # The gradient at a site is that of zeros which are added there, whatever came before.
                 zeros: dict[Site, Tensor] = {}
 
@@ -112,11 +93,12 @@ class Scorer:
                     return hidden + zeros[site]
 
                 captures = {site: partial(add_zeros, site) for site in sites}
-                logits = dict(self._logits(batch, rows, prompts, captures))
-                totals = [_chosen(logits[index], added[index]).sum() for index in batch.rows]
+                logits = self._logits(batch, rows, prompts, added, captures)
+                totals = [_chosen(own, added[index]).sum() for index, own in logits]
                 gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
-                for row, index in enumerate(batch.rows):
-                    own = {s: g[row, : batch.ends[row]].float().cpu() for s, g in zip(sites, gradients, strict=True)}
+                for row, index in enumerate(batch):
+                    end = len(prompts[index].tokens) + len(added[index]) - 1
+                    own = {site: g[row, :end].float().cpu() for site, g in zip(sites, gradients, strict=True)}
                     found[index] = CompletionGradients(float(totals[row].detach()), own)
                 report(len(found), len(rows), _SCORING)
         return [found[i] for i in range(len(rows))]
@@ -137,38 +119,36 @@ class Scorer:
                 yield from self._shared.logits(group, rows, prompts[group[0]], completions)
                 done += len(group)
                 report(done, len(rows), message)
-            own = [prompts[i] for i in alone]
-            for batch in self._forced_batches(own, [completions[i] for i in alone]):
-                for place, logits in self._logits(batch, [rows[i] for i in alone], own):
-                    yield alone[place], logits
-                done += len(batch.rows)
+            for batch in self._batches_of(alone, prompts, completions):
+                yield from self._logits(batch, rows, prompts, completions)
+                done += len(batch)
                 report(done, len(rows), message)
 
-    def _forced_batches(
-        self, prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
-    ) -> Iterable[_ForcedBatch]:
-        """Yield rows of similar lengths with what the model is given for them."""
-        sequences = [(*p.tokens, *c[:-1]) for p, c in zip(prompts, completions, strict=True)]
-        for batch in self._batches([len(sequence) for sequence in sequences]):
-            ids, real = pad([sequences[i] for i in batch], self._tokens.pad_token, left=False)
-            starts = [len(prompts[i].tokens) - 1 for i in batch]
-            yield _ForcedBatch(tuple(batch), ids, real, starts, [len(sequences[i]) for i in batch])
+    def _batches_of(
+        self, indices: Sequence[int], prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
+    ) -> list[list[int]]:
+        """Group rows by how much the model is given for them: prompts with completions but for their last tokens."""
+        lengths = [len(prompts[i].tokens) + len(completions[i]) - 1 for i in indices]
+        return [[indices[place] for place in batch] for batch in self._batches(lengths)]
 
     def _logits(
         self,
-        batch: _ForcedBatch,
+        batch: Sequence[int],
         rows: Sequence[Row],
         prompts: Sequence[PromptTokens],
+        completions: Sequence[tuple[int, ...]],
         captures: Mapping[Site, Capture] | None = None,
     ) -> Iterable[tuple[int, Tensor]]:
         """Yield (row, (tokens, vocabulary) float32 logits before each completion token)."""
-        run = self._plans.run([rows[i] for i in batch.rows], [prompts[i] for i in batch.rows], batch.real)
-        first_column = min(batch.starts)
+        given = [(*prompts[i].tokens, *completions[i][:-1]) for i in batch]
+        ids, real = pad(given, self._tokens.pad_token, left=False)
+        run = self._plans.run([rows[i] for i in batch], [prompts[i] for i in batch], real)
+        first_column = min(len(prompts[i].tokens) for i in batch) - 1
         with self._hooks.running(replace(run, captures=captures or {})):
-            logits, _ = forward(self._architecture, batch.ids, batch.real, first_column=first_column)
-        for row, index in enumerate(batch.rows):
-            start, end = batch.starts[row] - first_column, batch.ends[row] - first_column
-            yield index, logits[row, start:end].float()
+            logits, _ = forward(self._architecture, ids, real, first_column=first_column)
+        for row, index in enumerate(batch):
+            start = len(prompts[index].tokens) - 1 - first_column
+            yield index, logits[row, start : start + len(completions[index])].float()
 
 
 def _chosen(logits: Tensor, tokens: Sequence[int]) -> Tensor:
