@@ -28,12 +28,9 @@ class ModelInfo:
         name: What it was loaded from.
         family: The config's model type; a vector fits one family only.
         fingerprint: Of the checkpoint that holds the weights; changes with them.
-        layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         dtype: For instance "bfloat16".
         device: For instance "cuda:0"; of the first parameter, where there are several.
-        engine: Name of the runtime.
-        has_chat_template: Whether chat messages can be rendered.
         context_length: The most tokens of prompt and text together; None for no limit.
         idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
         language: Name of the closed language that is all the model speaks; None for open text.
@@ -107,6 +104,7 @@ class TokenizedPrompt:
 
 # Which tokens of a prompt are read, said by (tokens,) bool.
 PoolingFunction: TypeAlias = Callable[[TokenizedPrompt], Sequence[bool] | Tensor]
+AnyPooling: TypeAlias = Pooling | PoolingFunction
 # Reads prompts at some sites with nothing applied.
 Read: TypeAlias = Callable[[Sequence[Prompt], Sequence[Site], Pooling], dict[Site, Tensor]]
 
@@ -164,7 +162,6 @@ class Generation:
     Attributes:
         prompt_tokens: The ids that the model saw.
         tokens: The new ids, without the one that ended the text.
-        text: The new tokens as text.
         log_probs: (tokens,) float32, log-probability of each new token under the model as it was steered.
         ended: Whether the row ended by itself within max_new_tokens.
     """
@@ -204,7 +201,6 @@ class Observation:
     """A greedy generation of one prompt under what is applied, with what was at each edited site.
 
     Attributes:
-        generation: The text.
         plan: What acted on this prompt, its conditions decided.
         edits: In the order of the passes.
         first_position: That of the first prompt token after BOS.
@@ -238,8 +234,8 @@ class Unembedding:
 class Engine(Protocol):
     """A model that can be read and steered row by row: the core that every runtime has; see `facets` for the rest.
 
-    All that take rows or prompts run the plans of their own rows
-    (none, where they take prompts), never what is applied; whatever they raise, what is applied stays applied.
+    All that take rows or prompts run the plans of their own rows (none, where they take prompts), never what is
+    applied; whatever they raise, what is applied stays applied.
     """
 
     info: ModelInfo
@@ -249,9 +245,7 @@ class Engine(Protocol):
         """Return a layer counted from 0, or raise `LayerError`."""
         ...
 
-    def read(
-        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
-    ) -> dict[Site, Tensor]:
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
         """Return one activation a prompt, (prompts, width) float32 on the CPU, at each site."""
         ...
 

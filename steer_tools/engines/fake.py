@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.core.positions import NOWHERE, POOLINGS, Pooling
+from steer_tools.core.positions import NOWHERE, POOLINGS
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
+    AnyPooling,
     Completion,
     Generation,
     ModelInfo,
-    PoolingFunction,
     Row,
     Sampling,
     TokenizedPrompt,
@@ -73,9 +73,7 @@ class FakeEngine:
         """Return a layer counted from 0."""
         return counted_layer(layer, _LAYERS)
 
-    def read(
-        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
-    ) -> dict[Site, Tensor]:
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
         """Return the mean over the pooled tokens of each prompt."""
         if pooling not in POOLINGS and not callable(pooling):
             raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
@@ -212,14 +210,15 @@ class FakeEngine:
             self.tokenize(row.prompt, len(tokens))
         return added
 
-    def _pooled(self, prompt: Prompt, pooling: Pooling | PoolingFunction) -> Tensor:
+    def _pooled(self, prompt: Prompt, pooling: AnyPooling) -> Tensor:
         """Return (tokens,) bool: which tokens the pooling reads."""
         described = self.tokenize(prompt)
         position = torch.arange(len(described.tokens))
         last = len(position) - 1
-        is_answered = isinstance(prompt, ChatPrompt) and prompt.ends_with_assistant
-        response = len(_ids(prompt.messages[-1][1])) if is_answered else 0
-        choices: dict[Pooling, Tensor] = {
+        response = 0
+        if isinstance(prompt, ChatPrompt) and prompt.ends_with_assistant:
+            response = len(_ids(prompt.messages[-1][1]))
+        choices: dict[str, Tensor] = {
             "last": position == last,
             "first": position == min(described.first, last),
             "mean": ~torch.tensor(described.special),
@@ -261,21 +260,20 @@ class FakeEngine:
         generator = torch.Generator().manual_seed(row.seed)
         tokens: list[int] = []
         log_probs: list[Tensor] = []
-        ended = False
-        while len(tokens) < sampling.max_new_tokens and not ended:
+        while len(tokens) < sampling.max_new_tokens:
             state = self._states(row, encoded, tokens)[Site(_LAYERS - 1)][-1]
             log = (self._unembedding @ state).log_softmax(dim=-1)
             token = int(_chosen(log, sampling, generator))
-            ended = token == _END
-            if not ended:
-                tokens.append(token)
-                log_probs.append(log[token])
+            if token == _END:
+                break
+            tokens.append(token)
+            log_probs.append(log[token])
         return Generation(
             prompt_tokens=encoded.tokens,
             tokens=tuple(tokens),
             text="".join(f" {word}" for word in self.pieces(tokens)),
             log_probs=torch.stack(log_probs) if log_probs else torch.zeros(0),
-            ended=ended,
+            ended=len(tokens) < sampling.max_new_tokens,
         )
 
 

@@ -22,13 +22,11 @@ class Architecture:
     """The parts that steering needs.
 
     Attributes:
-        model: What the user loaded.
         callables: The modules from the model down to its text decoder that can be called with token ids or embeddings,
             outermost first.
         blocks: The decoder blocks in order; the output of block l is the residual stream after layer l.
         final_norm: The norm between the last block and the unembedding.
         unembedding: The output projection (vocabulary, hidden_size).
-        hidden_size: Width of the residual stream.
         context_length: The most positions that the model was built for; None where it has no limit.
         family: The config's model type.
         idle_layers: Blocks that do not run on text alone.
@@ -65,11 +63,6 @@ class Architecture:
         first = self.blocks[0]
         around = [m for m in self.model.modules() if m is not first and any(inner is first for inner in m.modules())]
         return not any(map(offloading_hooks, around))
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The innermost module that is called with token ids or embeddings; it runs the blocks."""
-        return self.callables[-1]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -187,19 +187,16 @@ def _parts_of(block: nn.Module, seen: _Watched) -> BlockParts:
     found = _writers(seen.before, seen.after, makers)
     names = [writer.name for writer, _ in found]
     sublayers = [_sublayer(block, seen, writer, names, scale) for writer, scale in found]
-    mixes = [_mixes_tokens(seen, sublayer) for sublayer in sublayers]
-    return BlockParts(
-        tuple(sublayer for sublayer, does in zip(sublayers, mixes, strict=True) if does),
-        tuple(sublayer for sublayer, does in zip(sublayers, mixes, strict=True) if not does),
-    )
+    mixers = tuple(sublayer for sublayer in sublayers if _mixes_tokens(seen, sublayer))
+    return BlockParts(mixers, tuple(sublayer for sublayer in sublayers if sublayer not in mixers))
 
 
 def _writers(before: Tensor, after: Tensor, makers: Sequence[_Call]) -> list[tuple[_Call, float]]:
     """Return the fewest outputs that add up, each times its scale, to what the block adds to the stream."""
-    added = (after.double() - before.double().view_as(after)).flatten()
-    outputs = torch.stack([maker.output.double().flatten().to(added.device) for maker in makers]) if makers else None
-    if outputs is None:
+    if not makers:
         return []
+    added = (after.double() - before.double().view_as(after)).flatten()
+    outputs = torch.stack([maker.output.double().flatten().to(added.device) for maker in makers])
     gram, against, size = outputs @ outputs.T, outputs @ added, float(added @ added)
     # What rounding of the sum to the model's dtype may leave.
     left = 16 * torch.finfo(after.dtype).eps * float(after.double().norm())

@@ -111,5 +111,4 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _growing_axis(tensor: Tensor) -> int:
-    """Return the one axis along which a marker differs."""
     return next(axis for axis in range(tensor.ndim) if bool((tensor.select(axis, 0) != tensor.select(axis, -1)).any()))

@@ -47,7 +47,6 @@ class Run:
     """What the hooks do for one call: edits and captures by site.
 
     Attributes:
-        edits: Compiled edits by site.
         layout: The batch, where the engine made it; None for calls that others make.
         captures: Called with what is at the site, (rows, tokens, width), after its edits; what one returns takes its
             place.
@@ -93,21 +92,6 @@ class _Calls:
     geometry: BatchGeometry | None = None
 
 
-class _Decisions:
-    """What rows got that waited: by the `generate` that they belong to, or the cache that a plain call left."""
-
-    def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
-
-    def find(self, waiting: Run, key: Any) -> Run | None:
-        before, found = self._kept.get(key, (None, None)) if _can_be_kept(key) else (None, None)
-        return found if before is waiting else None
-
-    def keep(self, waiting: Run, found: Run, key: Any) -> None:
-        if _can_be_kept(key):
-            self._kept[key] = waiting, found
-
-
 class _PerThread(threading.local):
     def __init__(self) -> None:
         self.calls = _Calls()
@@ -119,21 +103,20 @@ class SteeringHooks:
     def __init__(self, architecture: Architecture, taps: Taps, marks: TokenMarks) -> None:
         self._architecture, self._taps, self._marks = architecture, taps, marks
         self._per_thread = _PerThread()
-        self._ambient: Run | None = None
+        self.ambient: Run | None = None  # What every call of the model outside a run follows.
         self._reached: dict[Site, Any] = {}
-        self._decisions = _Decisions()
+        # What rows got that waited, by the `generate` that they belong to, or the cache that a plain call left.
+        self._decisions: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
         self.reach(Site(layer) for layer in range(len(architecture.blocks)))
         self._handles: list[Any] = []
+        self._generates: list[NotingGenerate] = []
         for module in architecture.callables:
-            entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.decoder)
+            entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.callables[-1])
             self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
-        # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
-        self._generates = [
-            NotingGenerate(self.generating, self._steers_here, m)
-            for m in architecture.callables
-            if hasattr(m, "generate")
-        ]
+            if hasattr(module, "generate"):
+                # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
+                self._generates.append(NotingGenerate(self.generating, self._steers_here, module))
 
     def reach(self, sites: Iterable[Site]) -> None:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
@@ -141,10 +124,6 @@ class SteeringHooks:
             if site not in self._reached:
                 # Before others, such as those by which transformers records hidden states: all see the edited stream.
                 self._reached[site] = self._taps.at(site).register(self._see(site), prepend=True)
-
-    def set_ambient(self, run: Run | None) -> None:
-        """Make every call of the model outside a run follow `run`."""
-        self._ambient = run
 
     @contextmanager
     def running(self, run: Run) -> Generator[Run]:
@@ -161,7 +140,7 @@ class SteeringHooks:
 
     def _steers_here(self) -> bool:
         """Return whether a call by this thread would follow something that may edit."""
-        run = self._thread.run or self._ambient
+        run = self._thread.run or self.ambient
         return run is not None and run.is_steered
 
     def are_live(self) -> bool:
@@ -172,7 +151,7 @@ class SteeringHooks:
 
     def detach(self) -> None:
         """Take every hook off and give `generate` back."""
-        self._ambient = None
+        self.ambient = None
         for handle in (*self._handles, *self._reached.values()):
             handle.remove()
         for generate in self._generates:
@@ -186,7 +165,7 @@ class SteeringHooks:
         def see(hidden: Tensor) -> Tensor | None:
             # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
             thread = self._thread
-            run = thread.entered_run if thread.callers.arguments else thread.run or self._ambient
+            run = thread.entered_run if thread.callers.arguments else thread.run or self.ambient
             if run is None:
                 return None
             edited = None
@@ -194,7 +173,8 @@ class SteeringHooks:
                 # Some parts of a block run over the tokens of all rows in one line.
                 # The probe also meets blocks that put out no tensor.
                 is_in_line = getattr(hidden, "ndim", None) == 2
-                in_rows = hidden.unflatten(0, thread.place.shape) if is_in_line and thread.place else hidden
+                place = thread.place
+                in_rows = hidden.unflatten(0, (place.rows, place.tokens)) if is_in_line and place else hidden
                 edited = self._edit(run, site, in_rows) if site in run.edits else None
                 if site in run.captures:
                     replaced = run.captures[site](in_rows if edited is None else edited)
@@ -240,7 +220,7 @@ class SteeringHooks:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._thread
             if not thread.callers.arguments or module in thread.callers.arguments:
-                thread.entered_run = thread.run or self._ambient
+                thread.entered_run = thread.run or self.ambient
             arguments = signature.bind_partial(*args, **kwargs).arguments
             thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
             run, call = thread.entered_run, thread.generation
@@ -260,8 +240,8 @@ class SteeringHooks:
             return Run()
         # A new text in an old cache is a new prompt.
         key = call if call is not None else callers.find(*CACHES) if place.start > 0 else None
-        found = self._decisions.find(run, key)
-        if found is None:
+        waited, found = self._decisions.get(key, (None, None)) if _can_be_kept(key) else (None, None)
+        if found is None or waited is not run:
             prompts = _prompts_of(place, geometry, call, callers)
             self._per_thread.calls = _Calls()
             try:
@@ -269,7 +249,7 @@ class SteeringHooks:
             finally:
                 self._per_thread.calls = waiting
             if call is not None:
-                self._decisions.keep(run, found, call)
+                self._decisions[call] = run, found
         return found
 
     def _leave(self) -> Callable[..., None]:
@@ -279,8 +259,9 @@ class SteeringHooks:
             entered = thread.entered_run
             if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
                 # For the tokens to come after a plain call.
-                caches = (getattr(output, name, None) for name in CACHES)
-                self._decisions.keep(entered.waited, entered, next((c for c in caches if c is not None), None))
+                cache = next((kept for name in CACHES if (kept := getattr(output, name, None)) is not None), None)
+                if _can_be_kept(cache):
+                    self._decisions[cache] = entered.waited, entered
             thread.place, thread.geometry = None, None
 
         return leave
@@ -319,11 +300,7 @@ def _can_be_kept(key: Any) -> bool:
 
 
 def _prompts_of(place: Pass, geometry: BatchGeometry, call: GenerateCall | None, callers: Callers) -> list[list[int]]:
-    """Return the ids of each row's prompt, without padding; the rows of a plain call are all prompt.
-
-    Raises:
-        UnsupportedCallError: The call does not show them, or gives the model other things to look at.
-    """
+    """Return the ids of each row's prompt, without padding; the rows of a plain call are all prompt."""
     ids: Tensor | None = place.ids if place.start == 0 else None
     real = geometry.positions >= 0
     if call is not None and call.ids is not None and call.layout is not None:

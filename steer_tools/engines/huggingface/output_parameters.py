@@ -27,8 +27,6 @@ _PUSH = 8.0
 
 @dataclass(frozen=True)
 class _Call:
-    """What a module was given and gave."""
-
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
@@ -55,7 +53,7 @@ def find_writers(architecture: Architecture, parts: Sequence[BlockParts]) -> tup
             scale=scale,
             parameters=tuple(OutputParameter(f"{name}.{p.name}", p.axis) for p in _outputs(module, calls.get(module))),
             bias=f"{name}.bias" if linear else None,
-            has_bias=linear and module.bias is not None,
+            has_bias=linear and getattr(module, "bias", None) is not None,
         )
 
     return (

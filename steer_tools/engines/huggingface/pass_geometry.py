@@ -141,11 +141,6 @@ class Pass:
     ids: Tensor | None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Its rows and tokens."""
-        return self.rows, self.tokens
-
-    @property
     def columns(self) -> int:
         """The columns up to the end of this pass."""
         return self.start + self.tokens

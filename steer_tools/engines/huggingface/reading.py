@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from steer_tools.core.positions import POOLINGS, Pooling
+from steer_tools.core.positions import POOLINGS
 from steer_tools.core.site import Site
-from steer_tools.engines.base import PoolingFunction
+from steer_tools.engines.base import AnyPooling
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
@@ -47,9 +47,7 @@ class Reader:
         budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
         return batches_by_length(lengths, budget, equal_only=not self._behaviour.right_is_exact)
 
-    def read(
-        self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: Pooling | PoolingFunction
-    ) -> dict[Site, Tensor]:
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
         """Return the mean over the pooled tokens of each prompt, (prompts, width) float32 on the CPU."""
         if pooling not in POOLINGS and not callable(pooling):
             raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
@@ -94,7 +92,7 @@ class Reader:
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
                 forward(self._architecture, *padded)
 
-    def _pooled(self, encoded: PromptTokens, pooling: Pooling | PoolingFunction, prompt: Prompt) -> Tensor:
+    def _pooled(self, encoded: PromptTokens, pooling: AnyPooling, prompt: Prompt) -> Tensor:
         """Return (tokens,) bool: which tokens the pooling reads."""
         position = torch.arange(len(encoded.tokens))
         last = len(encoded.tokens) - 1

@@ -102,11 +102,9 @@ class Taps:
     def _only_part(self, site: Site, parts: tuple[Sublayer, ...]) -> Sublayer:
         """Return the block's one part of that kind, if no other block shares it."""
         block = type(self._architecture.blocks[site.layer]).__name__
-        problem = (
-            f"{len(parts)} parts of {block} write to the stream as {site.component}"
-            if parts
-            else (f"What {block} adds to the residual stream could not be told apart")
-        )
+        problem = f"{len(parts)} parts of {block} write to the stream as {site.component}"
+        if not parts:
+            problem = f"What {block} adds to the residual stream could not be told apart"
         if len(parts) == 1:
             holders = sum(parts[0].writer in set(other.modules()) for other in self._architecture.blocks)
             if holders == 1:
