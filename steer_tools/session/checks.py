@@ -125,19 +125,11 @@ def _restoration_checks(engine: Replay, plan: Plan, prompts: Sequence[Prompt], *
     plain = engine.distributions([Row(prompt) for prompt in prompts])
     moved = max(_largest(a, b) for a, b in zip(steered, plain, strict=True))
     left, spread = engine.restoration()
+    expected = f"{'above' if must_move else 'may be'} 0, the largest change of a log-probability"
+    restored = f"at most {spread:g} from the logits before attaching; two runs differ by that much"
     return [
-        Check(
-            "steering_moves_the_next_token",
-            moved > 0 or not must_move,
-            moved,
-            f"{'above' if must_move else 'may be'} 0, the largest change of a log-probability",
-        ),
-        Check(
-            "removal_restores_the_logits",
-            left <= spread,
-            left,
-            f"at most {spread:g} from the logits before attaching; two runs differ by that much",
-        ),
+        Check("steering_moves_the_next_token", moved > 0 or not must_move, moved, expected),
+        Check("removal_restores_the_logits", left <= spread, left, restored),
     ]
 
 

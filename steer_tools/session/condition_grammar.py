@@ -47,8 +47,6 @@ def parse_condition(session: Session, text: str, *, allow_other_model: bool = Fa
 
 
 class _Parser:
-    """Reads one text from left to right."""
-
     def __init__(self, session: Session, text: object, *, allow_other_model: bool) -> None:
         self._session, self._text, self._allow_other_model = session, text, allow_other_model
         self.warnings: list[str] = []

@@ -3,7 +3,6 @@
 It must not know hooks or what tools return.
 """
 
-import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.session import Session, current_session
-from steer_tools.session.vector_loading import LoadedForModel, load_for_model
+from steer_tools.session.vector_loading import LoadedForModel, VectorLike, load_for_model
 
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
 UNITS: tuple[Unit, ...] = ("vector", "contrast", "residual")
@@ -31,7 +30,6 @@ class Placed:
     """A vector on a model.
 
     Attributes:
-        source: Where the vector came from.
         unit: What strength 1 means.
         unit_placements: Its placements at strength 1, one a layer.
         target: The intervention's own parameter, as it was asked for.
@@ -96,12 +94,7 @@ class PlacementOptions:
         return scope, unit, kind
 
 
-def place(
-    session: Session,
-    vector: SteeringVector | str | os.PathLike[str],
-    layer: Layers,
-    options: PlacementOptions | None = None,
-) -> Placed:
+def place(session: Session, vector: VectorLike, layer: Layers, options: PlacementOptions | None = None) -> Placed:
     """Choose a vector's directions and express one unit of strength at each layer.
 
     `layer` None takes all layers of the vector, a list those; an int that the vector has takes that direction, and
@@ -130,10 +123,7 @@ def place_at_each(
 
 
 def place_once(
-    session: Session,
-    vector: SteeringVector | str | os.PathLike[str],
-    layer: int | None,
-    options: PlacementOptions | None = None,
+    session: Session, vector: VectorLike, layer: int | None, options: PlacementOptions | None = None
 ) -> Placed:
     """Place a vector at one layer.
 
@@ -166,7 +156,7 @@ def apply(session: Session, placed: Placed, strength: object) -> Applied:
 
 @contextmanager
 def steering(
-    vector: SteeringVector | str | os.PathLike[str],
+    vector: VectorLike,
     layer: int | Sequence[int] | None = None,
     strength: float = 1.0,
     *,

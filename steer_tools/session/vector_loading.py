@@ -4,7 +4,9 @@ It must not know where or how it will act.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
 from steer_tools.formats import SUFFIXES, load_vector, with_suffix
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
+
+# A vector, or the path of its file.
+VectorLike: TypeAlias = SteeringVector | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,7 @@ class LoadedForModel:
 
 
 def load_for_model(
-    session: Session,
-    vector: SteeringVector | str | os.PathLike[str],
-    layer_if_unknown: int | None = None,
-    *,
-    allow_other_model: bool = False,
+    session: Session, vector: VectorLike, layer_if_unknown: int | None = None, *, allow_other_model: bool = False
 ) -> LoadedForModel:
     """Read a vector and hold it against the session's model; `layer_if_unknown` is for files that do not say theirs.
 
@@ -52,10 +53,8 @@ def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
     for path in workspace.files(SUFFIXES):
         # Beside a config lie a model's weights.
         if not (path.parent / "config.json").is_file():
-            try:
+            with suppress(SteeringError):
                 found[str(path)] = load_vector(path, workspace=workspace)
-            except SteeringError:
-                continue
     return found
 
 
