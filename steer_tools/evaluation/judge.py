@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener, getproxies
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener, getproxies
 
 from steer_tools.errors import ArgumentError
 
@@ -27,6 +27,7 @@ _FIRST_PAUSE = 0.5
 # What another try may mend: a timeout, too many requests, and what is wrong on the other side.
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_PRINTABLE = re.compile("[!-~]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,11 @@ class Judge:
         headers = {"Content-Type": "application/json"}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
+        # A proxy sees what goes through it by http, and tunnels https.
+        proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
+        opener = build_opener(_NoRedirect, ProxyHandler(proxies))
         try:
-            with _opener().open(Request(self.endpoint, body, headers), timeout=self.timeout) as response:
+            with opener.open(Request(self.endpoint, body, headers), timeout=self.timeout) as response:
                 return _limited(response, time.monotonic() + self.timeout)
         except HTTPError as error:
             error.close()
@@ -123,12 +127,6 @@ class _NoRedirect(HTTPRedirectHandler):
         """Follow none."""
 
 
-def _opener() -> OpenerDirector:
-    # A proxy sees what goes through it by http, and tunnels https.
-    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme == "https"}
-    return build_opener(_NoRedirect, ProxyHandler(proxies))
-
-
 def _limited(response: HTTPResponse, deadline: float) -> bytes:
     reply = bytearray()
     while part := response.read1(_READ_AT_ONCE):
@@ -178,13 +176,7 @@ def _check_endpoint(endpoint: str, *, allow_http: bool) -> None:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise ArgumentError("The judge's endpoint is no URL", valid="https://host/v1/chat/completions") from None
-    if (
-        not host
-        or not endpoint.isascii()
-        or not endpoint.isprintable()
-        or " " in endpoint
-        or parts.username is not None
-    ):
+    if not host or not _PRINTABLE.fullmatch(endpoint) or parts.username is not None:
         raise ArgumentError(
             "The judge's endpoint is no URL of printable ASCII with a host and without a user",
             valid="https://host/v1/chat/completions",
@@ -209,7 +201,7 @@ def _is_this_machine(host: str) -> bool:
 def _key(given: str | None) -> str | None:
     key = os.environ.get(KEY_VARIABLE, "").strip() or None if given is None else given.strip()
     # A header with a line break in it makes http.client show the whole value in an error.
-    if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+    if key is not None and not _PRINTABLE.fullmatch(key):
         raise ArgumentError(
             "The judge's key is blank or not printable ASCII", fix=f"Give `api_key`, or set {KEY_VARIABLE}."
         )

@@ -44,16 +44,12 @@ def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
 def propensities(engine: Engine, asked: Sequence[Question], plans: Sequence[Plan]) -> Floats:
     """Return (plans, questions) log p(positive completion) − log p(negative completion), in nats."""
     rows = [Row(question.prompt, plan) for question in asked for plan in plans]
-    completions = [
-        *(question.positive for question in asked for _ in plans),
-        *(question.negative for question in asked for _ in plans),
-    ]
-    scores = engine.score([*rows, *rows], completions)
-    by_token = [question.per_token for _ in range(2) for question in asked for _ in plans]
-    totals = np.array(
-        [float(own.mean() if mean else own.sum()) for own, mean in zip(scores, by_token, strict=True)], dtype=np.float64
-    )
-    return (totals[: len(rows)] - totals[len(rows) :]).reshape(len(asked), len(plans)).T
+    each = [question for question in asked for _ in plans]
+    scores = engine.score([*rows, *rows], [*(own.positive for own in each), *(own.negative for own in each)])
+    pairs = zip([*each, *each], scores, strict=True)
+    totals = [float(score.mean() if question.per_token else score.sum()) for question, score in pairs]
+    positive, negative = np.array(totals, dtype=np.float64).reshape(2, len(asked), len(plans))
+    return (positive - negative).T
 
 
 def control_questions(asked: Sequence[Question]) -> tuple[Question, ...]:

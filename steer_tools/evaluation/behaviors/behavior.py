@@ -17,8 +17,7 @@ class Item:
 
     Attributes:
         prompt: What is continued; None where the completions are whole texts.
-        positive: Shows the behaviour; begins without a space.
-        negative: Does not.
+        positive: Shows the behaviour; begins without a space, as the negative one does.
         group: Items of one template, or wordings of one question, share it: they are no independent evidence.
     """
 
@@ -33,8 +32,6 @@ class Behavior:
     """A behaviour with what a vector is made of and what it is judged on; no item of one is in the other.
 
     Attributes:
-        name: For instance "honesty".
-        description: What it is, in a sentence.
         poles: A word for the positive completions and one for the negative ones, as ("honest", "deceptive").
         instruction: A sentence that simply asks a model for it; None where nobody wrote one.
         source: Who wrote it, and where.

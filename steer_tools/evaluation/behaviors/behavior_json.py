@@ -36,9 +36,7 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
             problem = f"the key {unknown[0]!r:.80} is unknown" if unknown else f"{missing[0]!r} is missing"
             raise PromptError(problem, valid=f"{', '.join(_REQUIRED)}; and perhaps {', '.join(_OPTIONAL)}")
         texts = {key: require_text(document[key], key) for key in _REQUIRED[:4]}
-        instruction, source = (
-            require_text(document[key], key) if key in document else None for key in ("instruction", "source")
-        )
+        instruction, source = (require_text(document[key], key) if key in document else None for key in _OPTIONAL[:2])
         pairs, items = (_items(document[part], part) for part in ("pairs", "items"))
         choices = _items(document["choices"], "choices") if "choices" in document else ()
         _refuse_leaks(pairs, (*items, *choices))

@@ -37,10 +37,8 @@ def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: 
         poles=_POLES[trait],
         instruction=None,
         source="Written by the grammar of the bundled model's language.",
-        pairs=tuple(
-            Item(_chat(question), positive, negative, _topic(question)) for question, positive, negative in trained
-        ),
-        items=tuple(_item(trait, question, f"{trait}/{seed}/{i}") for i, question in enumerate(held_out)),
+        pairs=tuple(_item(*parts) for parts in trained),
+        items=tuple(_held_out(trait, question, f"{trait}/{seed}/{i}") for i, question in enumerate(held_out)),
     )
 
 
@@ -49,22 +47,14 @@ def neutral_questions(count: int) -> tuple[Prompt, ...]:
     return tuple(parse_prompt(prompt) for prompt, _, _ in contrast_pairs(TRAITS[0], count, seed=1))
 
 
-def _item(trait: str, question: str, seed: str) -> Item:
-    chance = Random(seed)
+def _held_out(trait: str, question: str, seed: str) -> Item:
+    chance, request = Random(seed), requests()[question]
     levels = {own: chance.choice(LEVELS) for own in TRAITS}
-    shown, opposite = (
-        compose(requests()[question], (levels | {trait: level}).__getitem__, Random(seed)) for level in (1.0, -1.0)
-    )
-    first = next(index for index, piece in enumerate(shown) if piece.trait == trait)
-    positive, negative = (
-        join([word for piece in pieces[: first + 2] for word in piece.words]) for pieces in (shown, opposite)
-    )
-    return Item(_chat(question), positive, negative, _topic(question))
+    replies = [compose(request, (levels | {trait: level}).__getitem__, Random(seed)) for level in (1.0, -1.0)]
+    first = next(index for index, piece in enumerate(replies[0]) if piece.trait == trait)
+    beginnings = (join([word for piece in pieces[: first + 2] for word in piece.words]) for pieces in replies)
+    return _item(question, *beginnings)
 
 
-def _chat(question: str) -> ChatPrompt:
-    return ChatPrompt((("user", question),))
-
-
-def _topic(question: str) -> str:
-    return requests()[question].topic.noun
+def _item(question: str, positive: str, negative: str) -> Item:
+    return Item(ChatPrompt((("user", question),)), positive, negative, requests()[question].topic.noun)

@@ -17,15 +17,11 @@ _TURN = re.compile(r"(?:\A|\n\n)[ \t]*(Human|Assistant):")
 
 @dataclass(frozen=True)
 class _Form:
-    """The keys of a record; `is_open` where others wrote it: then it has a prompt, and further keys say nothing here.
-
-    Attributes:
-        prompts: Where the prompt may stand.
-    """
+    """The keys of a record; `is_open` where others wrote it: it has a prompt then, and further keys say nothing."""
 
     positive: str
     negative: str
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...]  # Where the prompt may stand.
     is_open: bool
 
 
@@ -123,8 +119,8 @@ def item_of_prompts(positive: Prompt, negative: Prompt) -> Item:
     match positive, negative:
         case TextPrompt(), TextPrompt():
             return item_of_texts(positive.text, negative.text)
-        case ChatPrompt(), ChatPrompt() if _is_answered(positive) and _is_answered(negative):
-            completions = (require_text(chat.messages[-1][1], "the answer").strip() for chat in (positive, negative))
+        case ChatPrompt((_, *_, ("assistant", shown))), ChatPrompt((_, *_, ("assistant", opposite))):
+            completions = (require_text(answer, "the answer").strip() for answer in (shown, opposite))
             return _item(ChatPrompt(positive.messages[:-1]), *completions)
         case _:
             raise PromptError(
@@ -203,10 +199,6 @@ def _common_end(one: str, other: str) -> int:
     ends, others = ([word.end() for word in _WORD.finditer(text)][:-1] for text in (one, other))
     common = sorted(end for end in {*ends} & {*others} if end <= alike)
     return common[-1] if len(common) >= _SHORTEST_BEGINNING else 0
-
-
-def _is_answered(chat: ChatPrompt) -> bool:
-    return chat.ends_with_assistant and len(chat.messages) > 1
 
 
 def _refuse_nul(text: str, name: str) -> None:
