@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from steer_tools.evaluation.behaviors.behavior import Item, asked
 from steer_tools.evaluation.intervals import Floats, Interval, cluster_interval
 from steer_tools.evaluation.metrics import anti_steerable_share, slopes
 from steer_tools.evaluation.questions import Question, control_questions, propensities, questions
-from steer_tools.prompts import Prompt
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.session.placement import Placed
 
 # Of fewer groups no interval keeps its promise.
@@ -77,14 +76,13 @@ def judge(
     placed: Placed,
     strength: float,
     strengths: Sequence[float],
-    items: Sequence[Item],
+    evaluation_set: EvaluationSet,
     *,
     per_token: bool = False,
-    instruction: str | None = None,
-    choices: Sequence[Item] = (),
 ) -> Judgement:
-    """Measure `strength`, and beside it all `strengths` with both signs, on `items`."""
-    posed = questions(engine, items, per_token=per_token)
+    """Measure `strength`, and beside it all `strengths` with both signs, on the judging items."""
+    items, behavior = evaluation_set.splits.judging, evaluation_set.behavior
+    posed, choices = (questions(engine, own, per_token=per_token) for own in (items, behavior.choices))
     groups = [question.group for question in posed]
     tried = sorted({0.0, strength, *strengths, *(-s for s in strengths)})
     plans: list[Plan] = [placed.plan(s) if s else () for s in tried]
@@ -100,11 +98,9 @@ def judge(
         interval=_interval(effects[strength], groups),
         doses=tuple(Dose(s, float(own.mean()), _interval(own, groups)) for s, own in effects.items()),
         slopes=slopes(measured[gentle], [tried[index] for index in gentle]),
-        prompting=None if instruction is None else _prompting(engine, items, posed, instruction, unsteered),
+        prompting=_prompting(engine, items, posed, behavior.instruction, unsteered),
         unrelated=float(np.abs(_shift(engine, control_questions(posed), pair)).mean()),
-        choices=float(_shift(engine, questions(engine, choices, per_token=per_token), pair).mean())
-        if choices
-        else None,
+        choices=float(_shift(engine, choices, pair).mean()) if choices else None,
     )
 
 
@@ -131,20 +127,20 @@ def _shift(engine: Engine, posed: Sequence[Question], pair: Sequence[Plan]) -> F
 
 
 def _prompting(
-    engine: Engine, items: Sequence[Item], posed: Sequence[Question], instruction: str, unsteered: Floats
+    engine: Engine, items: Sequence[Item], posed: Sequence[Question], instruction: str | None, unsteered: Floats
 ) -> float | None:
-    is_chat = engine.info.has_chat_template
-    told = [i for i, item in enumerate(items) if item.prompt is not None]
-    if not told:
+    told = {i: item.prompt for i, item in enumerate(items) if item.prompt is not None}
+    if instruction is None or not told:
         return None
 
     def instructed(*, by_system: bool) -> list[Question]:
-        prompts = [asked(cast(Prompt, items[i].prompt), instruction, is_chat, by_system=by_system) for i in told]
-        return [replace(posed[i], prompt=prompt) for i, prompt in zip(told, prompts, strict=True)]
+        is_chat = engine.info.has_chat_template
+        prompts = {i: asked(prompt, instruction, is_chat, by_system=by_system) for i, prompt in told.items()}
+        return [replace(posed[i], prompt=prompt) for i, prompt in prompts.items()]
 
     told_questions = instructed(by_system=True)
     try:
         engine.tokenize(told_questions[0].prompt)
     except PromptError:
         told_questions = instructed(by_system=False)  # Some templates refuse messages of the system.
-    return float((propensities(engine, told_questions, [()])[0] - unsteered[told]).mean())
+    return float((propensities(engine, told_questions, [()])[0] - unsteered[list(told)]).mean())

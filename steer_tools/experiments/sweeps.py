@@ -54,9 +54,7 @@ class Sweep:
     """A grid on the choosing items, and what the chosen cell does to the judging ones.
 
     Attributes:
-        grid: Every cell.
-        cell: The chosen one.
-        placed: The vector at its layer.
+        placed: The vector at the chosen cell's layer.
         judgement: On items that did not choose.
     """
 
@@ -84,12 +82,11 @@ def sweep(
     placement = PlacementOptions(options.unit, positions=options.positions, allow_other_model=options.allow_other_model)
     placed = place_at_each(session, vector, layers, placement)
     choosing = questions(engine, evaluation_set.splits.choosing, per_token=options.per_token)
-    prompts = list(dict.fromkeys(question.prompt for question in choosing))[:_CHOOSING_TEXTS]
-    meter = DamageMeter(engine, evaluation_set.neutral[::2], prompts, evaluation_set.text_tokens)
+    prompts, neutral = [question.prompt for question in choosing], evaluation_set.neutral[::2]
+    texts = list(dict.fromkeys(prompts))[:_CHOOSING_TEXTS]
+    meter = DamageMeter(engine, neutral, texts, evaluation_set.text_tokens)
     # As the model is asked it: another chat template is another question.
-    told = [
-        engine.tokenize(prompt).tokens for prompt in (*(own.prompt for own in choosing), *evaluation_set.neutral[::2])
-    ]
+    told = [engine.tokenize(prompt).tokens for prompt in (*prompts, *neutral)]
     key = key_of(
         __version__,
         engine.info,
@@ -111,17 +108,9 @@ def sweep(
     grid = Grid(tuple(cells), options.budget)
     cell = grid.choose()
     with work.stage(_JUDGING):
-        judgement = judge(
-            engine,
-            placed[cell.layer],
-            cell.strength,
-            strengths,
-            evaluation_set.splits.judging,
-            per_token=options.per_token,
-            instruction=evaluation_set.behavior.instruction,
-            choices=evaluation_set.behavior.choices,
-        )
-    return Sweep(grid, cell, placed[cell.layer], judgement)
+        chosen = placed[cell.layer]
+        judgement = judge(engine, chosen, cell.strength, strengths, evaluation_set, per_token=options.per_token)
+    return Sweep(grid, cell, chosen, judgement)
 
 
 def layer_stage(layer: int) -> str:
@@ -134,10 +123,8 @@ def sizes(layers: Sequence[int], strengths: Sequence[float], evaluation_set: Eva
     both_signs = 2 * len(strengths) + 1
     texts = len(strengths) * _CHOOSING_TEXTS * evaluation_set.text_tokens / _TOKENS_LIKE_A_COMPLETION
     measuring = 2.0 * both_signs * len(evaluation_set.splits.choosing) + texts
-    return {
-        **{layer_stage(layer): measuring for layer in layers},
-        _JUDGING: 2.0 * (both_signs + 5) * len(evaluation_set.splits.judging),
-    }
+    judging = 2.0 * (both_signs + 5) * len(evaluation_set.splits.judging)
+    return {**dict.fromkeys(map(layer_stage, layers), measuring), _JUDGING: judging}
 
 
 def _content(plan: Plan) -> list[object]:

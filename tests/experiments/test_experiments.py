@@ -249,13 +249,14 @@ def test_steerability_is_the_slope_up_to_the_judged_strength(
     llama_session: Session, vector: Any, strength: float
 ) -> None:
     placed = place(llama_session, vector, 1, PlacementOptions("residual"))
-    held_out = items(6)
+    material = evaluation_set(llama_session, 10)
 
-    found = judge(llama_session.engine, placed, strength, [0.2, 0.5], held_out)
+    found = judge(llama_session.engine, placed, strength, [0.2, 0.5], material)
 
     tried = [-0.5, -0.2, 0.0, 0.2, 0.5] if strength == 0.5 else [-0.2, 0.0, 0.2]
     plans = [placed.plan(s) if s else () for s in tried]
-    measured = propensities(llama_session.engine, questions(llama_session.engine, held_out), plans)
+    held_out = questions(llama_session.engine, material.splits.judging)
+    measured = propensities(llama_session.engine, held_out, plans)
     np.testing.assert_allclose(found.slopes, np.polyfit(tried, measured, 1)[0], atol=1e-3)
 
 
@@ -503,8 +504,10 @@ def test_a_template_that_takes_no_system_message_is_asked_in_the_users(llama_ses
     )
     llama_session.attach(llama_session.engine.architecture.model, tokenizer)  # type: ignore[attr-defined]
     placed = place(llama_session, vector, 1, PlacementOptions("residual"))
+    material = evaluation_set(llama_session, 10)
+    material = replace(material, behavior=replace(material.behavior, instruction="zuzu zuzu"))
 
-    found = judge(llama_session.engine, placed, 0.5, [0.5], items(6), instruction="zuzu zuzu")
+    found = judge(llama_session.engine, placed, 0.5, [0.5], material)
 
     assert found.prompting is not None
     assert abs(found.prompting) > 1e-4
