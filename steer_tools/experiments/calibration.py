@@ -38,25 +38,25 @@ def calibrate(measure: Measure, target: float, largest: float) -> Calibrated:
     """
     if not 0 < target < float("inf"):
         raise ArgumentError(f"The target is {target!r}", valid="a finite number above 0")
-    tried = [largest / 2**halving for halving in reversed(range(_HALVINGS))]
-    values = [*measure(tried)]
-    above = _first_above(values, target)
-    if above is None:
-        most = max(range(len(values)), key=values.__getitem__)
-        raise ArgumentError(
-            f"No strength up to {largest:.3g} reaches {target:g}; the most is {values[most]:.3g}, at {tried[most]:.3g}",
-            valid="a smaller target",
-            fix="Another layer may do more: sweep_steering shows all.",
-        )
-    low, found = (tried[above - 1] if above else 0.0), Calibrated(tried[above], values[above])
-    while found.strength - low > _PRECISION * found.strength:
-        tried = np.linspace(low, found.strength, _PARTS + 1)[1:-1].tolist()
+    tried, low = [largest / 2**halving for halving in reversed(range(_HALVINGS))], 0.0
+    found: Calibrated | None = None
+    while found is None or found.strength - low > _PRECISION * found.strength:
+        if found is not None:
+            tried = np.linspace(low, found.strength, _PARTS + 1)[1:-1].tolist()
         values = [*measure(tried)]
-        above = _first_above(values, target)
-        if above is None:
+        above = next((index for index, value in enumerate(values) if value >= target), None)
+        if above is not None:
+            low, found = (tried[above - 1] if above else low), Calibrated(tried[above], values[above])
+        elif found is not None:
             low = tried[-1]
         else:
-            low, found = (tried[above - 1] if above else low), Calibrated(tried[above], values[above])
+            most = max(range(len(values)), key=values.__getitem__)
+            reached = f"the most is {values[most]:.3g}, at {tried[most]:.3g}"
+            raise ArgumentError(
+                f"No strength up to {largest:.3g} reaches {target:g}; {reached}",
+                valid="a smaller target",
+                fix="Another layer may do more: sweep_steering shows all.",
+            )
     return found
 
 
@@ -73,7 +73,3 @@ def effect_of(engine: Engine, placed: Placed, asked: Sequence[Question]) -> Meas
         return [float((own - unsteered).mean()) for own in steered]
 
     return measure
-
-
-def _first_above(values: Sequence[float], target: float) -> int | None:
-    return next((index for index, value in enumerate(values) if value >= target), None)

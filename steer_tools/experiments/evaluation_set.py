@@ -93,15 +93,14 @@ def evaluation_set_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Eval
         PromptError: It has too few groups of items to hold some out twice.
     """
     speaks_ours = engine.info.language == BUNDLED
-    others = {
-        name: own.items[:_OTHER_ITEMS] for name, own in behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1).items()
-    }
+    others = behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1)
+    others.pop(behavior.name, None)
     return EvaluationSet(
         behavior=behavior,
         splits=split(behavior.items, seed),
         neutral=neutral_for(engine),
         scorers={"exact": partial(_exact, behavior.name)} if speaks_ours and behavior.name in TRAITS else {},
-        others={name: items for name, items in others.items() if name != behavior.name},
+        others={name: other.items[:_OTHER_ITEMS] for name, other in others.items()},
         text_tokens=_ANSWER_TOKENS if speaks_ours else _TEXT_TOKENS,
     )
 

@@ -35,14 +35,7 @@ _MAKING, _NULL, _EFFECTS = "making the vector", "measuring controls", "measuring
 
 @dataclass(frozen=True)
 class Example:
-    """One judging item with what the model wrote to it.
-
-    Attributes:
-        question: The item.
-        effect: In nats.
-        unsteered: Greedy text.
-        steered: Greedy text.
-    """
+    """One judging item with the effect on it, in nats, and the greedy texts that the model wrote to it."""
 
     question: Question
     effect: float
@@ -82,7 +75,6 @@ class Experiment:
         side_effects: What else it does.
         best: The items that it moved most.
         worst: Those that it moved least, or the wrong way.
-        ruling: The verdict.
     """
 
     extraction: Extraction
@@ -121,8 +113,7 @@ def run_experiment(
             _EFFECTS: 32.0 * len(evaluation_set.others) + 6.0 * evaluation_set.text_tokens,
         }
     )
-    is_chat = engine.info.has_chat_template
-    contrast = contrast_prompts(behavior.pairs, is_chat)
+    contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
     where = Where(layers, pooling=pooling_of(engine, behavior))
     with work.stage(_MAKING):
         extraction = extract(session, contrast, where, way)
@@ -131,18 +122,12 @@ def run_experiment(
     with work.stage(_NULL):
         site = Site(swept.cell.layer)
         read = [engine.read(side, [site], where.pooling)[site] for side in (contrast.positive, contrast.negative)]
-        null = measure_null_distribution(
-            engine, plan[0], Examples(*read), swept.judgement.asked, controls, options.seed
-        )
+        asked = swept.judgement.asked
+        null = measure_null_distribution(engine, plan[0], Examples(*read), asked, controls, options.seed)
     with work.stage(_EFFECTS):
         side_effects, best, worst = _side_effects(session, evaluation_set, swept, per_token=options.per_token)
-    ruling = rule(
-        swept.judgement,
-        null,
-        side_effects.damage,
-        options.budget,
-        was_within=swept.cell.damage.is_within(options.budget),
-    )
+    was_within = swept.cell.damage.is_within(options.budget)
+    ruling = rule(swept.judgement, null, side_effects.damage, options.budget, was_within=was_within)
     return Experiment(extraction, evaluation_set, swept, null, side_effects, best, worst, ruling)
 
 
@@ -162,9 +147,8 @@ def _side_effects(
     if ends := [index for index in (*best, *worst) if index not in texts]:
         sides = write(engine, [judgement.asked[index].prompt for index in ends], [(), plan], evaluation_set.text_tokens)
         texts |= {i: pair for i, *pair in zip(ends, sides[0].generations, sides[1].generations, strict=True)}
-    (divergence,) = DamageMeter(engine, evaluation_set.neutral[1::2], [], evaluation_set.text_tokens).divergences(
-        [plan]
-    )
+    meter = DamageMeter(engine, evaluation_set.neutral[1::2], [], evaluation_set.text_tokens)
+    (divergence,) = meter.divergences([plan])
 
     def examples(indices: Sequence[int]) -> tuple[Example, ...]:
         return tuple(

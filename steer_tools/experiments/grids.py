@@ -31,11 +31,9 @@ class Cell:
     """A layer at a strength; `strength` is above 0, and its opposite was measured beside it.
 
     Attributes:
-        layer: Where.
         strength: In the unit of the grid.
         effects: (items,) change of each choosing item's log-odds, in nats.
         opposite_effects: The same at the strength with the other sign.
-        damage: What it costs.
     """
 
     layer: int
@@ -104,14 +102,11 @@ def measure_layer(
 ) -> list[Cell]:
     """Measure one layer at each strength and its opposite, all of them rows of shared batches."""
     plans: list[Plan] = [(), *(placed.plan(sign * s) for sign in (1, -1) for s in strengths)]
-    unsteered, *steered = propensities(engine, asked, plans)
+    measured = propensities(engine, asked, plans)
+    effects, opposite_effects = (measured[1:] - measured[0]).reshape(2, len(strengths), len(asked))
     damages = meter.damages([placed.plan(s) for s in strengths])
     (layer,) = placed.layers
-    count = len(strengths)
-    return [
-        Cell(layer, s, steered[i] - unsteered, steered[count + i] - unsteered, damages[i])
-        for i, s in enumerate(strengths)
-    ]
+    return [Cell(layer, *parts) for parts in zip(strengths, effects, opposite_effects, damages, strict=True)]
 
 
 def magnitudes(strengths: Sequence[float] | None) -> list[float]:

@@ -58,10 +58,7 @@ def control_plans(placement: Placement, directions: Sequence[Tensor]) -> list[Pl
     """Return the placement with each direction in place of its own, at the same norm, strength and positions."""
     assert isinstance(placement.intervention, Add)
     norm = placement.intervention.direction.norm()
-    return [
-        (replace(placement, intervention=Add((direction * (norm / direction.norm())).float())),)
-        for direction in directions
-    ]
+    return [(replace(placement, intervention=Add((own * (norm / own.norm())).float())),) for own in directions]
 
 
 def measure_null_distribution(

@@ -6,9 +6,11 @@ It must not know how layer and strength were chosen.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 
+from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.intervals import Floats, Interval, cluster_interval, cluster_share_interval
@@ -60,14 +62,14 @@ def evaluate(
     """Measure `strength` on every item, in its own form and without the chat template."""
     posed = questions(engine, items, per_token=per_token)
     groups = [question.group for question in posed]
-    measured = _measured(engine, placed, strength, posed)
+    plans: list[Plan] = [placed.plan(-strength), (), placed.plan(strength)]
+    measured = propensities(engine, posed, plans)
     effects = measured[2] - measured[1]
     plain = _without_template(items) if engine.info.has_chat_template else None
     without = None
     if plain is not None:
-        unsteered, steered = _measured(
-            engine, placed, strength, questions(engine, plain, per_token=per_token, as_chat=False)
-        )[1:]
+        plain_questions = questions(engine, plain, per_token=per_token, as_chat=False)
+        _, unsteered, steered = propensities(engine, plain_questions, plans)
         without = steered - unsteered
     sign = math.copysign(1.0, strength)
     steerability = sign * slopes(measured, [-1.0, 0.0, 1.0])
@@ -87,14 +89,8 @@ def evaluate(
 
 def with_prompts(items: Sequence[Item], prompts: Sequence[Prompt]) -> tuple[Item, ...]:
     """Return an item for each prompt, with the items' completions in turn; equal prompts are one group."""
-    return tuple(
-        replace(items[index % len(items)], prompt=prompt, group=str(prompt)) for index, prompt in enumerate(prompts)
-    )
-
-
-def _measured(engine: Engine, placed: Placed, strength: float, posed: Sequence[Question]) -> Floats:
-    """Return (3, items) log-odds at the opposite strength, without steering, and at the strength."""
-    return propensities(engine, posed, [placed.plan(-strength), (), placed.plan(strength)])
+    pairs = zip(cycle(items), prompts, strict=False)
+    return tuple(replace(item, prompt=prompt, group=str(prompt)) for item, prompt in pairs)
 
 
 def _without_template(items: Sequence[Item]) -> list[Item] | None:

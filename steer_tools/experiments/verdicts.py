@@ -61,7 +61,7 @@ def rule(judgement: Judgement, null: NullDistribution, damage: Damage, budget: B
         (judgement.anti_steerable > _MOST_ANTI_STEERABLE, "weak", 2),
         (True, "works", 0),
     )
-    verdict, deciding = next((verdict, reason) for holds, verdict, reason in rulings if holds)
+    _, verdict, deciding = next(ruling for ruling in rulings if ruling[0])
     return Ruling(verdict, (reasons.pop(deciding), *reasons))
 
 

@@ -34,10 +34,8 @@ class Component:
     """A part that can be taken out.
 
     Attributes:
-        kind: What it is.
         layer: None for what is at all layers at once.
         sites: Where it is; a block is its attention and its MLP together, since the stream goes on without them.
-        head: Of an attention.
         direction: (width,), where the part is what the stream has along it; None where it is all that is at the sites.
     """
 
@@ -66,11 +64,8 @@ def components_of(engine: Engine, kind: Kind, layers: Sequence[int]) -> tuple[Co
     assert kind != "direction"
     if kind == "head":
         engine = require(engine, Heads, "component='head'")
-        return tuple(
-            Component(kind, layer, (Site(layer, "attention", head),), head)
-            for layer in layers
-            for head in range(engine.heads(layer))
-        )
+        heads = (Site(layer, "attention", head) for layer in layers for head in range(engine.heads(layer)))
+        return tuple(Component(kind, site.layer, (site,), site.head) for site in heads)
     if kind == "block":
         return tuple(Component(kind, layer, (Site(layer, "attention"), Site(layer, "mlp"))) for layer in layers)
     return tuple(Component(kind, layer, (Site(layer, kind),)) for layer in layers)
@@ -124,13 +119,10 @@ class Replacement:
     def plan(self, site: Site) -> Plan:
         """Return the placements that put it at a site."""
         whole = Zero() if self.everywhere is None else Replace(self.everywhere)
-        plan: Plan = (Placement(whole, site, 1.0, _EVERYWHERE),)
-        if self.by_position is None:
-            return plan
-        return plan + tuple(
-            Placement(Replace(own), site, 1.0, Scope((PromptSlice(place, place + 1),)))
-            for place, own in enumerate(self.by_position)
-        )
+        by_position = () if self.by_position is None else self.by_position
+        places = ((own, Scope((PromptSlice(place, place + 1),))) for place, own in enumerate(by_position))
+        first = Placement(whole, site, 1.0, _EVERYWHERE)
+        return first, *(Placement(Replace(own), site, 1.0, place) for own, place in places)
 
 
 def replacement_of(traces: Sequence[Tensor], how: Ablation, drawn: int = 0) -> Replacement:

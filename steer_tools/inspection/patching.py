@@ -94,9 +94,8 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     tokens = pair.aligned(engine)
     source, target = _told_apart(engine, pair)
     (trace,) = engine.trace([pair.source], sites)
-    plans = [
-        (_placed(Replace(trace[site][place]), site, place, 1.0),) for site in sites for place in range(len(tokens))
-    ]
+    places = range(len(tokens))
+    plans = [(_placed(Replace(trace[site][place]), site, place, 1.0),) for site in sites for place in places]
     patched = propensities(engine, [pair.asked(pair.target)], plans)
     effects = patched.reshape(len(sites), len(tokens)) - target
     return Patches(tuple(sites), tuple(tokens), source, target, effects)

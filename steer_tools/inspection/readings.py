@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
-from steer_tools.engines.base import Engine, PoolingFunction
+from steer_tools.engines.base import AnyPooling, Engine
 from steer_tools.errors import LayerError, PromptError
 from steer_tools.evaluation.intervals import Interval, roc_interval
 from steer_tools.prompts import ContrastPrompts, Prompt
@@ -88,10 +87,8 @@ def fit_detector(
     high, low = held_out.positive @ unit, held_out.negative @ unit
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(len(unit), _CONTROLS, generator=generator, dtype=torch.float64)
-    controls = [
-        float(roc_area(one, other))
-        for one, other in zip((held_out.positive @ drawn).T, (held_out.negative @ drawn).T, strict=True)
-    ]
+    sides = zip((held_out.positive @ drawn).T, (held_out.negative @ drawn).T, strict=True)
+    controls = [float(roc_area(*pair)) for pair in sides]
     return Detector(
         threshold=threshold,
         area=float(roc_area(high, low)),
@@ -111,10 +108,7 @@ _FEWEST = 8
 class Labelled:
     """Prompts of two classes that fit a threshold, and others that judge it.
 
-    Attributes:
-        seen: Fit it.
-        held_out: Judge it.
-        groups: Which of the positive, and of the negative, held-out prompts belong together.
+    `groups` say which of the positive, and of the negative, held-out prompts belong together.
     """
 
     seen: ContrastPrompts
@@ -169,22 +163,18 @@ def directions_at(vector: SteeringVector, layers: Sequence[int]) -> dict[Site, T
 
 
 def detect(
-    engine: Engine, directions: Mapping[Site, Tensor], labelled: Labelled, pooling: Pooling | PoolingFunction
+    engine: Engine, directions: Mapping[Site, Tensor], labelled: Labelled, pooling: AnyPooling
 ) -> dict[Site, Detector]:
     """Fit a threshold at each site and judge it."""
     seen, held_out = (
         [engine.read(own, list(directions), pooling) for own in (prompts.positive, prompts.negative)]
         for prompts in (labelled.seen, labelled.held_out)
     )
-    return {
-        site: fit_detector(
-            direction,
-            Examples(seen[0][site], seen[1][site]),
-            Examples(held_out[0][site], held_out[1][site]),
-            labelled.groups,
-        )
-        for site, direction in directions.items()
-    }
+
+    def examples(site: Site) -> tuple[Examples, Examples]:
+        return Examples(seen[0][site], seen[1][site]), Examples(held_out[0][site], held_out[1][site])
+
+    return {site: fit_detector(own, *examples(site), labelled.groups) for site, own in directions.items()}
 
 
 def read_along(
@@ -192,7 +182,7 @@ def read_along(
     directions: Mapping[Site, Tensor],
     scored: Sequence[Site],
     prompts: Sequence[Prompt],
-    pooling: Pooling | PoolingFunction,
+    pooling: AnyPooling,
 ) -> list[Reading]:
     """Project every token of each prompt, and at the scored sites the mean of the tokens that the pooling takes."""
     found: list[Reading] = []

@@ -5,6 +5,7 @@ with it, which only the observed effect shows. It must not know files.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -117,10 +118,8 @@ def nearest(
     found: dict[str, float] = {}
     for name, other in others.items():
         if layer in other.directions:
-            try:
+            with suppress(SteeringError):  # Made on another model, or at another place.
                 found[name] = float(cosines([vector, other], layer)[0, 1])
-            except SteeringError:
-                continue  # Made on another model, or at another place.
     return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
 
 
@@ -154,10 +153,7 @@ def behavior_cosines(
         report(done, len(behaviors), "reading behaviours")
         contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
         pooling = pooling_of(engine, behavior)
-        means = [
-            engine.read(side, [site], pooling)[site].double().mean(dim=0)
-            for side in (contrast.positive, contrast.negative)
-        ]
-        difference = means[0] - means[1]
-        found[name] = float(torch.nn.functional.cosine_similarity(direction, difference, dim=0))
+        sides = (contrast.positive, contrast.negative)
+        shown, opposite = (engine.read(side, [site], pooling)[site].double().mean(dim=0) for side in sides)
+        found[name] = float(torch.nn.functional.cosine_similarity(direction, shown - opposite, dim=0))
     return tuple(sorted(found.items(), key=lambda own: -abs(own[1])))
