@@ -1,4 +1,4 @@
-"""The components of a model, by name; prompts for calibration → plans that take the components out, and their effect.
+"""The components of a model, by name → plans that take each out, and what that does to a behaviour's items.
 
 The effect is on one of three measures of items. It must not know vectors or pictures.
 """
@@ -19,10 +19,11 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.engines.facets import Heads, require
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.damage import continuations, divergences
-from steer_tools.evaluation.intervals import Floats
-from steer_tools.evaluation.questions import Question, propensities
+from steer_tools.evaluation.damage import DamageMeter, continuations, divergences
+from steer_tools.evaluation.intervals import Floats, Interval, cluster_interval
+from steer_tools.evaluation.questions import Question, propensities, questions
 from steer_tools.evaluation.scorers import TextScore
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.prompts import Prompt
 
 Kind: TypeAlias = Literal["head", "attention", "mlp", "block", "direction"]
@@ -102,6 +103,11 @@ Measured: TypeAlias = Callable[[Sequence[Plan]], Floats]
 _EVERYWHERE = Scope(("all",))
 # Prompts that a resampled component takes its activations from, one after the other.
 _DRAWS = 4
+# Items of each half; more make the ranking no other, only slower.
+_MOST_ITEMS = 20
+_LISTED = 10
+# Taking any direction out does something.
+_RANDOM_DIRECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,89 @@ def ablation_plans(
     return [[_taken_out(component, traces, how, drawn) for drawn in draws] for component in components]
 
 
+@dataclass(frozen=True)
+class ComponentEffect:
+    """What taking one component out changes.
+
+    Attributes:
+        effect: The mean over the items, in what the measure says.
+        interval: Its 95 % interval over groups, None of one group.
+        halves: The mean over each half of the items.
+        divergence: KL(unsteered to ablated) on neutral prompts, in nats a token.
+    """
+
+    component: Component
+    effect: float
+    interval: Interval | None
+    halves: tuple[float, float]
+    divergence: float
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """What taking each component out does to a behaviour.
+
+    Attributes:
+        effects: (components, items) change of each item's measure.
+        chance: The largest mean effect of a random direction at each place of a direction; empty for other components.
+        strongest: The components with the largest mean effects, from the strongest on.
+    """
+
+    effects: Floats
+    chance: dict[str, float]
+    strongest: tuple[ComponentEffect, ...]
+
+
+def study_ablations(
+    engine: Engine,
+    behaviour: EvaluationSet,
+    components: Sequence[Component],
+    how: Ablation,
+    measure: Measure,
+    seed: int,
+) -> AblationStudy:
+    """Take each component out by itself, and measure the behaviour on both halves of its items.
+
+    Raises:
+        PromptError: There is no prompt to calibrate on.
+        ArgumentError: A direction is to be taken out by position or resampled, or the behaviour has no exact score.
+    """
+    splits = behaviour.splits
+    first_half, other_half = (questions(engine, own[:_MOST_ITEMS]) for own in (splits.choosing, splits.judging))
+    asked, middle = [*first_half, *other_half], len(first_half)
+    controls = [
+        control
+        for component in components
+        if component.direction is not None
+        for control in random_directions(component, _RANDOM_DIRECTIONS, seed)
+    ]
+    plans = ablation_plans(
+        engine, [*components, *controls], how, list(dict.fromkeys(own.prompt for own in asked)), seed
+    )
+    found = ablate(plans, _measure_named(measure, engine, asked, behaviour))
+    effects, means = found[: len(components)], found.mean(axis=1)
+    chance: dict[str, float] = {}
+    for control, mean in zip(controls, means[len(components) :].tolist(), strict=True):
+        chance[control.place] = max(abs(mean), chance.get(control.place, 0.0))
+    order = np.argsort(-np.abs(means[: len(components)]), kind="stable").tolist()[:_LISTED]
+    listed = [plans[index] for index in order]
+    meter = DamageMeter(engine, behaviour.neutral, [], 1)
+    spent = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
+    groups = [question.group for question in asked]
+    strongest = tuple(
+        ComponentEffect(
+            components[index],
+            float(own.mean()),
+            cluster_interval(own, groups),
+            (float(own[:middle].mean()), float(own[middle:].mean())),
+            float(divergence),
+        )
+        for index, divergence in zip(order, mean_of_draws(spent, listed), strict=True)
+        for own in [effects[index]]
+    )
+    return AblationStudy(effects, chance, strongest)
+
+
 def ablate(plans: Sequence[Sequence[Plan]], measured: Measured) -> Floats:
     """Return (components, items) how much each item's measure changes without the component, the mean of its draws."""
     flat: list[Plan] = [(), *(plan for draws in plans for plan in draws)]
@@ -181,6 +270,21 @@ def mean_of_draws(found: Sequence[Floats], plans: Sequence[Sequence[Plan]]) -> l
     """Return the mean over the draws of each component, of what was found for all plans one after the other."""
     each = iter(found)
     return [np.mean([next(each) for _ in draws], axis=0) for draws in plans]
+
+
+def _measure_named(name: Measure, engine: Engine, asked: Sequence[Question], behaviour: EvaluationSet) -> Measured:
+    match name:
+        case "log_odds":
+            return log_odds_of(engine, asked)
+        case "kl":
+            return divergence_of(engine, asked)
+        case "exact" if "exact" in behaviour.scorers:
+            return score_of(engine, asked, behaviour.scorers["exact"], behaviour.text_tokens)
+        case "exact":
+            raise ArgumentError(
+                f"measure is 'exact', and texts that show {behaviour.behavior.name!r} have no exact score",
+                valid="'log_odds' or 'kl'; 'exact' for the traits of the bundled model",
+            )
 
 
 def log_odds_of(engine: Engine, asked: Sequence[Question]) -> Measured:

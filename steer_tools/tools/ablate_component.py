@@ -16,18 +16,9 @@ from steer_tools.tools.resolving import locked_session, require_one_of, resolved
 from steer_tools.tools.results import short, short_interval
 
 if TYPE_CHECKING:
-    from steer_tools.engines.base import Engine
-    from steer_tools.evaluation.intervals import Floats
-    from steer_tools.evaluation.questions import Question
-    from steer_tools.experiments.evaluation_set import EvaluationSet
-    from steer_tools.inspection.ablation import Component, Measured
+    from steer_tools.inspection.ablation import AblationStudy, Component
     from steer_tools.session.session import Session
 
-# Items of each half; more make the ranking no other, only slower.
-_MOST_ITEMS = 20
-_LISTED = 10
-# Taking any direction out does something.
-_RANDOM_DIRECTIONS = 10
 _ABLATIONS = "ablation.png"
 _LABELS = {
     "log_odds": "change of log-odds (nats)",
@@ -104,22 +95,8 @@ def ablate_component(
     A part that matters moves the behaviour on both halves of the questions, at little KL: one with much KL breaks the
     model instead.
     """
-    import numpy as np
-
-    from steer_tools.evaluation.damage import DamageMeter
-    from steer_tools.evaluation.intervals import cluster_interval
-    from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.evaluation_set import evaluation_set_named
-    from steer_tools.inspection.ablation import (
-        ABLATIONS,
-        KINDS,
-        MEASURES,
-        ablate,
-        ablation_plans,
-        components_of,
-        mean_of_draws,
-        random_directions,
-    )
+    from steer_tools.inspection.ablation import ABLATIONS, KINDS, MEASURES, components_of, study_ablations
     from steer_tools.reports.pictures import ablation_picture
 
     require_one_of("component", component, KINDS)
@@ -127,80 +104,53 @@ def ablate_component(
     require_one_of("measure", measure, MEASURES)
     with locked_session() as session:
         engine, evaluation_set = session.engine, evaluation_set_named(session, behavior_name, seed=seed)
-        splits = evaluation_set.splits
-        first_half, other_half = (questions(engine, own[:_MOST_ITEMS]) for own in (splits.choosing, splits.judging))
-        asked, middle = [*first_half, *other_half], len(first_half)
-        groups = [question.group for question in asked]
         at = resolved_layers(session, layers, engine.info.steerable_layers)
-        controls: tuple[Component, ...] = ()
         warnings: tuple[str, ...] = ()
         if component == "direction":
             parts, warnings = _direction_parts(
                 session, vector_path, vector_layer, at, allow_other_model=allow_other_model
             )
-            controls = tuple(own for part in parts for own in random_directions(part, _RANDOM_DIRECTIONS, seed))
         elif vector_path is None and vector_layer is None:
             parts = components_of(engine, component, at)
         else:
             raise ArgumentError(
                 f"A vector came with the component {component!r}", valid="vector_path with component='direction'"
             )
-        calibration = list(dict.fromkeys(own.prompt for own in asked))
-        plans = ablation_plans(engine, [*parts, *controls], method, calibration, seed)
-        found = ablate(plans, _measured(engine, measure, asked, evaluation_set))
-        effects, means = found[: len(parts)], found.mean(axis=1)[: len(parts)]
-        order = np.argsort(-np.abs(means), kind="stable").tolist()[:_LISTED]
-        listed = [plans[index] for index in order]
-        meter = DamageMeter(engine, evaluation_set.neutral, [], 1)
-        divergences = [np.array(own) for own in meter.divergences([plan for draws in listed for plan in draws])]
-        folder = save_folder or f"ablations/{component}_{evaluation_set.behavior.name}"
-        drawn = ablation_picture(parts, means, evaluation_set.behavior.name, _LABELS[measure])
+        found = study_ablations(engine, evaluation_set, parts, method, measure, seed)
+        name, means = evaluation_set.behavior.name, found.effects.mean(axis=1)
+        effects: dict[str, list[float]] = {}
+        for part, mean in zip(parts, means.tolist(), strict=True):
+            effects.setdefault(part.place, []).append(mean)
+        folder = save_folder or f"ablations/{component}_{name}"
+        drawn = ablation_picture(parts, means, name, _LABELS[measure])
         picture = session.workspace.write(f"{folder}/{_ABLATIONS}", drawn)
-        by_chance = _by_layer(controls, found[len(parts) :].mean(axis=1))
         return short(
             AblationResult(
                 component=component,
                 method=method,
                 measure=measure,
-                items=len(asked),
-                effects=_by_layer(parts, means),
+                items=found.effects.shape[1],
+                effects=effects,
                 strongest=[
                     ComponentEffect(
-                        layer=parts[index].layer,
-                        head=parts[index].head,
-                        effect=float(effects[index].mean()),
-                        interval=short_interval(cluster_interval(effects[index], groups)),
-                        halves=[float(half.mean()) for half in np.split(effects[index], [middle])],
-                        kl=float(divergence),
+                        layer=own.component.layer,
+                        head=own.component.head,
+                        effect=own.effect,
+                        interval=short_interval(own.interval),
+                        halves=list(own.halves),
+                        kl=own.divergence,
                     )
-                    for index, divergence in zip(order, mean_of_draws(divergences, listed), strict=True)
+                    for own in found.strongest
                 ],
-                chance={place: max(map(abs, own)) for place, own in by_chance.items()} if controls else None,
+                chance=found.chance or None,
                 heat_map_path=str(picture),
                 warnings=[*warnings, *_doubts(measure, found)],
             )
         )
 
 
-def _measured(engine: Engine, measure: str, asked: Sequence[Question], evaluation_set: EvaluationSet) -> Measured:
-    from steer_tools.inspection.ablation import divergence_of, log_odds_of, score_of
-
-    match measure:
-        case "kl":
-            return divergence_of(engine, asked)
-        case "exact" if "exact" in evaluation_set.scorers:
-            return score_of(engine, asked, evaluation_set.scorers["exact"], evaluation_set.text_tokens)
-        case "exact":
-            raise ArgumentError(
-                f"measure is 'exact', and texts that show {evaluation_set.behavior.name!r} have no exact score",
-                valid="'log_odds' or 'kl'; 'exact' for the traits of the bundled model",
-            )
-        case _:
-            return log_odds_of(engine, asked)
-
-
-def _doubts(measure: str, found: Floats) -> list[str]:
-    if measure != "exact" or found.any():
+def _doubts(measure: str, found: AblationStudy) -> list[str]:
+    if measure != "exact" or found.effects.any() or any(found.chance.values()):
         return []
     return ["No text's score changed: where unsteered texts show no trait, nothing can be lost, and 0 says nothing."]
 
@@ -220,13 +170,6 @@ def _direction_parts(
         raise ArgumentError("The vector is of a head's own space", valid="vectors of the residual stream's width")
     _, direction = one_direction(loaded.vector, own)
     return stream_direction(session.engine, direction, at), loaded.warnings
-
-
-def _by_layer(parts: Sequence[Component], effects: Floats) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for part, effect in zip(parts, effects.tolist(), strict=True):
-        found.setdefault(part.place, []).append(effect)
-    return found
 
 
 _HEADINGS = {
