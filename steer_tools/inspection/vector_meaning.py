@@ -15,7 +15,7 @@ from torch import Tensor
 from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector, cosines
+from steer_tools.core.vectors import SteeringVector, cosines, layer_cosines
 from steer_tools.engines.base import Engine, Row, Unembedding
 from steer_tools.errors import SteeringError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
@@ -25,6 +25,8 @@ from steer_tools.prompts import Prompt
 
 # Rows of the output matrix that are in work at once: vocabularies are large.
 _ROWS = 8192
+# In residual norms: small, so that the change is that of the direction and not of broken texts.
+_SMALL = 0.05
 # Directions of no meaning, which also have a best token.
 _LENS_CONTROLS, _EFFECT_CONTROLS = 20, 8
 
@@ -42,6 +44,61 @@ class Ranking:
     boosted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
     chance: float
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a vector's direction at one site means.
+
+    Attributes:
+        lens: By the unembedding; None at a single head.
+        observed: By its effect on the next token, at `observed_strength` of the unit.
+        layers: Cosines with the vector's other layers.
+        behaviors: Cosines with behaviours; None where none were asked for.
+    """
+
+    lens: Ranking | None
+    observed: Ranking
+    observed_strength: float
+    layers: dict[int, float]
+    behaviors: dict[str, float] | None
+
+
+def meaning_of(
+    engine: Engine,
+    vector: SteeringVector,
+    unit: Placement,
+    top: int,
+    *,
+    subtract_mean_token: bool = False,
+    behaviors: Mapping[str, Behavior] | None = None,
+) -> Meaning:
+    """Say what a vector means where `unit` adds it, in the `top` tokens and by what it is like.
+
+    Raises:
+        UnsupportedFeatureError: The model has no final norm or no unembedding that was found.
+    """
+    site, direction = unit.site, vector.directions[unit.site.layer]
+    own = layer_cosines(vector)[vector.layers.index(site.layer)].tolist()
+    return Meaning(
+        lens=None
+        if site.head is not None
+        else lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token),
+        observed=effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top),
+        observed_strength=_SMALL,
+        layers={layer: cosine for layer, cosine in zip(vector.layers, own, strict=True) if layer != site.layer},
+        behaviors=None if behaviors is None else dict(behavior_cosines(engine, vector, site.layer, site, behaviors)),
+    )
+
+
+def vector_where_placed(vector: SteeringVector, unit: Placement) -> SteeringVector:
+    """Return the vector, or the direction that `unit` adds where that is at none of its own layers."""
+    site = unit.site
+    if site.layer in vector.directions:
+        return vector
+    assert isinstance(unit.intervention, Add)
+    added = {site.layer: unit.intervention.direction}
+    return SteeringVector.from_directions(added, component=site.component, head=site.head)
 
 
 def lens_ranking(

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from steer_tools.inspection.vector_meaning import Ranking
     from steer_tools.session.session import Session
 
-# In residual norms: small, so that the change is that of the direction and not of broken texts.
-_SMALL = 0.05
 _MOST_SAVED = 10
 _PICTURE, _PAGE = "projections.png", "projections.html"
 
@@ -90,11 +88,9 @@ def analyze_steering_vector(
 
     Believe `observed` before `lens`, and neither where its values are not above `chance`.
     """
-    from steer_tools.core.interventions import Add
-    from steer_tools.core.vectors import SteeringVector, layer_cosines
     from steer_tools.experiments.evaluation_set import behaviors_of
     from steer_tools.inspection.readings import project
-    from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest
+    from steer_tools.inspection.vector_meaning import meaning_of, nearest, vector_where_placed
     from steer_tools.session.placement import PlacementOptions, place_once
     from steer_tools.session.vector_loading import load_for_model, saved_vectors
 
@@ -105,54 +101,39 @@ def analyze_steering_vector(
         options = PlacementOptions("residual", allow_other_model=allow_other_model)
         placed = place_once(session, loaded.vector, layer, options)
         (unit,) = placed.unit_placements
-        assert isinstance(unit.intervention, Add)
-        at, direction = unit.site.layer, unit.intervention.direction
-        vector = loaded.vector
-        if at not in vector.directions:
-            vector = SteeringVector.from_directions({at: direction}, component=unit.site.component, head=unit.site.head)
-        lens = None
-        if unit.site.head is None:
-            lens = lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token)
+        site, vector = unit.site, vector_where_placed(loaded.vector, unit)
         prompts = () if texts is None else parse_prompts(texts, "texts")
-        projections = project(engine, {unit.site: direction}, prompts) if prompts else ()
-        folder = save_folder or f"analysis/{Path(loaded.source).stem}"
-        picture, page = _saved_strips(session, projections, unit.site, folder)
-        behaviors = None
-        if compare_behaviors:
-            behaviors = dict(behavior_cosines(engine, vector, at, unit.site, behaviors_of(engine, items=1)))
-        cosines = layer_cosines(vector)[vector.layers.index(at)].tolist()
+        projections = project(engine, {site: vector.directions[site.layer]}, prompts) if prompts else ()
+        behaviors = behaviors_of(engine, items=1) if compare_behaviors else None
+        found = meaning_of(engine, vector, unit, top, subtract_mean_token=subtract_mean_token, behaviors=behaviors)
         others = {path: other for path, other in saved_vectors(session.workspace).items() if path != loaded.source}
+        folder = save_folder or f"analysis/{Path(loaded.source).stem}"
+        picture, page = _saved_strips(session, projections, site, folder)
         return short(
             AnalysisResult(
                 vector_path=loaded.source,
-                layer=at,
-                component=unit.site.part,
-                norm=vector.magnitude(at),
-                residual_norm=session.typical_norm(unit.site),
-                lens=None if lens is None else _ranking(lens),
-                observed=_ranking(effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top)),
-                observed_strength=_SMALL,
-                layer_cosines={
-                    str(other): cosine for other, cosine in zip(vector.layers, cosines, strict=True) if other != at
-                },
-                saved=dict(nearest(vector, at, others, _MOST_SAVED)),
-                behaviors=behaviors,
+                layer=site.layer,
+                component=site.part,
+                norm=vector.magnitude(site.layer),
+                residual_norm=session.typical_norm(site),
+                lens=None if found.lens is None else _ranking(found.lens),
+                observed=_ranking(found.observed),
+                observed_strength=found.observed_strength,
+                layer_cosines={str(other): cosine for other, cosine in found.layers.items()},
+                saved=dict(nearest(vector, site.layer, others, _MOST_SAVED)),
+                behaviors=found.behaviors,
                 cosine_chance=2 / math.sqrt(vector.width),
-                texts=[
-                    TextProjection(
-                        tokens=list(p.pieces),
-                        values=[
-                            value if counts else None
-                            for value, counts in zip(p.values[unit.site], p.counts, strict=True)
-                        ],
-                    )
-                    for p in projections
-                ],
+                texts=[_text(own, site) for own in projections],
                 picture_path=picture,
                 page_path=page,
                 warnings=list(placed.warnings),
             )
         )
+
+
+def _text(projection: Projection, site: Site) -> TextProjection:
+    values = zip(projection.values[site], projection.counts, strict=True)
+    return TextProjection(tokens=list(projection.pieces), values=[own if counts else None for own, counts in values])
 
 
 def _ranking(found: Ranking) -> TokenRanking:
