@@ -1,6 +1,6 @@
 """A vector, prompts and labelled prompts → what a model holds along the vector, and how well that tells the labels.
 
-It must not know behaviours, pictures or files.
+Labels may be those of a behaviour's items. It must not know pictures or files.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steer_tools.core.positions import POOLINGS, Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import AnyPooling, Engine
-from steer_tools.errors import LayerError, PromptError
+from steer_tools.errors import ArgumentError, LayerError, PromptError
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.intervals import Interval, roc_interval
+from steer_tools.evaluation.questions import pooling_of
+from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.prompts import ContrastPrompts, Prompt
+from steer_tools.session.session import Session
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,23 @@ _FEWEST = 8
 class Labelled:
     """Prompts of two classes that fit a threshold, and others that judge it.
 
-    `groups` say which of the positive, and of the negative, held-out prompts belong together.
+    `groups` say which of the positive, and of the negative, held-out prompts belong together; `pooling`, at which
+    tokens they are read, None for those at which the vector was.
     """
 
     seen: ContrastPrompts
     held_out: ContrastPrompts
     groups: tuple[Sequence[str], Sequence[str]]
+    pooling: Pooling | None = None
+
+    @classmethod
+    def held_out_of(cls, engine: Engine, evaluation_set: EvaluationSet) -> "Labelled":
+        """Let the items that choose fit, and those that judge judge."""
+        splits, is_chat = evaluation_set.splits, engine.info.has_chat_template
+        # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
+        groups = [item.group for item in splits.judging]
+        seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))
+        return cls(seen, held_out, (groups, groups), pooling_of(engine, evaluation_set.behavior))
 
     @classmethod
     def halves(cls, positive: Sequence[Prompt], negative: Sequence[Prompt]) -> "Labelled":
@@ -133,6 +149,26 @@ class Labelled:
         return cls(seen, held_out, (numbers[: len(held_out.positive)], numbers[: len(held_out.negative)]))
 
 
+@dataclass(frozen=True, eq=False)
+class UnitDirections:
+    """A vector's direction (width,) at each site, of length 1: its own there, or the only one that it has."""
+
+    vector: SteeringVector
+    by_site: Mapping[Site, Tensor]
+
+    @classmethod
+    def at(cls, vector: SteeringVector, layers: Sequence[int]) -> "UnitDirections":
+        """Return those at some layers; a vector of several directions needs one for each."""
+        only = vector.layers[0] if len(vector.layers) == 1 else None
+        missing = [layer for layer in layers if layer not in vector.directions]
+        if missing and only is None:
+            raise LayerError(
+                f"The vector has no direction for layer {missing[0]}", valid=f"some of its layers {list(vector.layers)}"
+            )
+        found = {layer: vector.directions[layer if only is None else only] for layer in layers}
+        return cls(vector, {Site(at, vector.component, vector.head): own / own.norm() for at, own in found.items()})
+
+
 @dataclass(frozen=True)
 class Reading:
     """One prompt along a vector.
@@ -146,26 +182,53 @@ class Reading:
     scores: Mapping[Site, float]
 
 
-def directions_at(vector: SteeringVector, layers: Sequence[int]) -> dict[Site, Tensor]:
-    """Return the unit direction (width,) at each layer: the vector's own there, or the only one that it has.
+@dataclass(frozen=True)
+class Readings:
+    """What was read at the tokens that `pooling` takes, by site, and of each prompt.
+
+    `norms` are typical there; `thresholds` are the detectors' or, without labels, the vector's for this pooling.
+    """
+
+    pooling: AnyPooling
+    norms: Mapping[Site, float]
+    detectors: Mapping[Site, Detector]
+    thresholds: Mapping[Site, float]
+    prompts: tuple[Reading, ...]
+
+
+def read_along(
+    session: Session,
+    along: UnitDirections,
+    prompts: Sequence[Prompt],
+    labelled: Labelled | None,
+    pooling: AnyPooling | None,
+) -> Readings:
+    """Fit and judge a threshold at each site if there are labels, and read the prompts; by default as the labels are
+    read, else as the vector was.
 
     Raises:
-        LayerError: It has several directions, and none for a layer.
+        ArgumentError: There are neither labels nor prompts.
+        PromptError: A labelled prompt has no token that the pooling takes.
     """
-    only = vector.layers[0] if len(vector.layers) == 1 else None
-    missing = [layer for layer in layers if layer not in vector.directions]
-    if missing and only is None:
-        raise LayerError(
-            f"The vector has no direction for layer {missing[0]}", valid=f"some of its layers {list(vector.layers)}"
-        )
-    found = {layer: vector.directions[layer if only is None else only] for layer in layers}
-    return {Site(at, vector.component, vector.head): own / own.norm() for at, own in found.items()}
+    if not prompts and labelled is None:
+        raise ArgumentError("There is nothing to read", valid="prompts, a behavior_name, or positive and negative")
+    engine, info, directions = session.engine, along.vector.info, along.by_site
+    usual: Pooling | None = next((known for known in POOLINGS if known == info.pooling), None)
+    read_as = pooling or (labelled and labelled.pooling) or usual or "last"
+    detectors = {} if labelled is None else _detect(engine, directions, labelled, read_as)
+    thresholds = {site: detector.threshold for site, detector in detectors.items()}
+    if labelled is None and read_as == info.pooling:
+        thresholds = {site: info.thresholds[site.layer] for site in directions if site.layer in info.thresholds}
+    projections = project(engine, directions, prompts) if prompts else ()
+    scored = {site: directions[site] for site in thresholds}
+    readings = tuple(map(Reading, projections, [_scores(engine, scored, prompt, read_as) for prompt in prompts]))
+    norms = {site: session.typical_norm(site) for site in directions}
+    return Readings(read_as, norms, detectors, thresholds, readings)
 
 
-def detect(
+def _detect(
     engine: Engine, directions: Mapping[Site, Tensor], labelled: Labelled, pooling: AnyPooling
 ) -> dict[Site, Detector]:
-    """Fit a threshold at each site and judge it."""
     seen, held_out = (
         [engine.read(own, list(directions), pooling) for own in (prompts.positive, prompts.negative)]
         for prompts in (labelled.seen, labelled.held_out)
@@ -177,19 +240,10 @@ def detect(
     return {site: fit_detector(own, *examples(site), labelled.groups) for site, own in directions.items()}
 
 
-def read_along(
-    engine: Engine,
-    directions: Mapping[Site, Tensor],
-    scored: Sequence[Site],
-    prompts: Sequence[Prompt],
-    pooling: AnyPooling,
-) -> list[Reading]:
-    """Project every token of each prompt, and at the scored sites the mean of the tokens that the pooling takes."""
-    found: list[Reading] = []
-    for prompt, projection in zip(prompts, project(engine, directions, prompts) if prompts else (), strict=True):
-        pooled: dict[Site, Tensor] = {}
-        with suppress(PromptError):  # It may lack the tokens, as a text lacks a response.
-            pooled = engine.read([prompt], scored, pooling) if scored else {}
-        scores = {site: float(own[0] @ directions[site]) for site, own in pooled.items()}
-        found.append(Reading(projection, scores))
-    return found
+def _scores(
+    engine: Engine, directions: Mapping[Site, Tensor], prompt: Prompt, pooling: AnyPooling
+) -> dict[Site, float]:
+    pooled: dict[Site, Tensor] = {}
+    with suppress(PromptError):  # It may lack the tokens, as a text lacks a response.
+        pooled = engine.read([prompt], list(directions), pooling) if directions else {}
+    return {site: float(own[0] @ directions[site]) for site, own in pooled.items()}

@@ -170,14 +170,14 @@ def _ranked(engine: Engine, values: Tensor, taken: Tensor, top: int, chance: flo
 
 def nearest(
     vector: SteeringVector, layer: int, others: Mapping[str, SteeringVector], most: int
-) -> tuple[tuple[str, float], ...]:
-    """Return the names and cosines of the others that have the layer, from the most alike or opposed on."""
-    found: dict[str, float] = {}
+) -> tuple[tuple[str, int, float], ...]:
+    """Return the names of the others that have the layer, it, and the cosines, from the most alike or opposed on."""
+    found: list[tuple[str, int, float]] = []
     for name, other in others.items():
         if layer in other.directions:
             with suppress(SteeringError):  # Made on another model, or at another place.
-                found[name] = float(cosines([vector, other], layer)[0, 1])
-    return tuple(sorted(found.items(), key=lambda own: -abs(own[1]))[:most])
+                found.append((name, layer, float(cosines([vector, other], layer)[0, 1])))
+    return tuple(sorted(found, key=lambda own: -abs(own[2]))[:most])
 
 
 def nearest_anywhere(

@@ -11,11 +11,13 @@ from steer_tools.figures.heat_maps import HeatCell, HeatMap, Matrix, heat_map, m
 from steer_tools.figures.strips import readable
 from steer_tools.inspection.ablation import Component
 from steer_tools.inspection.patching import Patches
-from steer_tools.inspection.readings import Projection
+from steer_tools.inspection.readings import Projection, Readings
 from steer_tools.reports.json_documents import Facts, means_by_kind
 from steer_tools.reports.words import CONTROL_KINDS, UNITS
 
 _EFFECT = "change of log-odds (nats)"
+# Prompts that get a picture.
+_DRAWN = 8
 
 
 def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
@@ -59,8 +61,15 @@ def patch_picture(found: Patches, component: str) -> bytes:
     return matrix(shown, title=f"Patching the {component}")
 
 
-def projection_picture(projection: Projection, norms: Mapping[Site, float], title: str) -> bytes:
-    """Return a prompt's projection at each layer, in the typical norms there."""
+def projection_pictures(found: Readings, name: str, folder: str) -> dict[str, bytes]:
+    """Return by path the first prompts' projections at each layer, in the typical norms there."""
+    return {
+        f"{folder}/prompt_{i}.png": _projection_picture(reading.projection, found.norms, f"Prompt {i} along {name}")
+        for i, reading in enumerate(found.prompts[:_DRAWN])
+    }
+
+
+def _projection_picture(projection: Projection, norms: Mapping[Site, float], title: str) -> bytes:
     effects = [
         [value / norms[site] if counts else None for value, counts in zip(values, projection.counts, strict=True)]
         for site, values in projection.values.items()

@@ -120,7 +120,7 @@ def analyze_steering_vector(
                 observed=_ranking(found.observed),
                 observed_strength=found.observed_strength,
                 layer_cosines={str(other): cosine for other, cosine in found.layers.items()},
-                saved=dict(nearest(vector, site.layer, others, _MOST_SAVED)),
+                saved={path: cosine for path, _, cosine in nearest(vector, site.layer, others, _MOST_SAVED)},
                 behaviors=found.behaviors,
                 cosine_chance=2 / math.sqrt(vector.width),
                 texts=[_text(own, site) for own in projections],

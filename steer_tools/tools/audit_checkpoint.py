@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
@@ -17,12 +15,11 @@ from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import rounded, short
 
 if TYPE_CHECKING:
-    from steer_tools.core.vectors import SteeringVector, VectorInfo
     from steer_tools.session.session import Session
-    from steer_tools.weights.audit import Audit, Finding
+    from steer_tools.weights.audit import Audit, Difference, Recovered
     from steer_tools.weights.tensor_pairs import Checkpoint
 
-_MOST_TENSORS, _MOST_SAVED, _MOST_KEYS = 20, 10, 5
+_MOST_TENSORS, _MOST_KEYS = 20, 5
 # Whoever steers by hand chooses fewer sites.
 _FEW_BIASES = 4
 
@@ -103,28 +100,14 @@ def audit_checkpoint(
 
     Recovered vectors are saved, and compared with those of the workspace. No model is loaded.
     """
-    from steer_tools.core.vectors import VectorInfo
-    from steer_tools.formats import save_vector
-    from steer_tools.session.vector_loading import saved_vectors
-    from steer_tools.weights.audit import audit
+    from steer_tools.weights.audit import audit, save_findings
     from steer_tools.weights.tensor_pairs import open_checkpoint
 
     with locked_session() as session:
         edited = open_checkpoint(session.workspace.resolve(checkpoint), session.workspace.opened)
         original = _base(session, base)
         found = audit(edited, original)
-        folder = save_folder or f"audits/{edited.folder.name}"
-        info = VectorInfo(
-            method="recovered",
-            model_name=str(original.folder),
-            model_family=original.sizes.family,
-            model_layers=original.sizes.layers,
-        )
-        vectors = _vectors(found.findings, info)
-        paths = {name: str(session.workspace.resolve(f"{folder}/{name}.safetensors")) for name in vectors}
-        others = {path: own for path, own in saved_vectors(session.workspace).items() if path not in paths.values()}
-        for name, (vector, _) in vectors.items():
-            save_vector(vector, paths[name], workspace=session.workspace)
+        recovered = save_findings(found, original, session.workspace, save_folder or f"audits/{edited.folder.name}")
         return AuditResult(
             verdict=found.verdict,
             checkpoint=str(edited.folder),
@@ -134,15 +117,8 @@ def audit_checkpoint(
             stand_ins=found.stand_ins,
             only_in_checkpoint=list(found.only_in_checkpoint[:_MOST_TENSORS]),
             only_in_base=list(found.only_in_base[:_MOST_TENSORS]),
-            tensors=[
-                TensorChange(name=own.name, kind=own.kind, change=_short(own.change), first_direction=_short(own.share))
-                for own in found.differences[:_MOST_TENSORS]
-            ],
-            findings=[
-                _finding(finding, vector, paths[name], others)
-                for name, (vector, findings) in vectors.items()
-                for finding in findings
-            ],
+            tensors=[*map(_change, found.differences[:_MOST_TENSORS])],
+            findings=[*map(_finding, recovered)],
             cosine_chance=short(2 / math.sqrt(original.sizes.width)),
             warnings=_warnings(found, original.sizes.layers),
         )
@@ -166,43 +142,22 @@ def _base(session: Session, base: str | None) -> Checkpoint:
     return open_checkpoint(folder, open_file)
 
 
-def _vectors(findings: Sequence[Finding], info: VectorInfo) -> dict[str, tuple[SteeringVector, list[Finding]]]:
-    """Return the vectors by the names of their files: additions at all layers of a component, then each ablation."""
-    from steer_tools.core.vectors import SteeringVector
-
-    files: defaultdict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        if finding.kind == "addition":
-            files["addition" if finding.component == "residual" else f"addition_{finding.component}"].append(finding)
-        else:
-            before = sum(name.startswith("ablation") for name in files)
-            files[f"ablation_{before + 1}" if before else "ablation"].append(finding)
-    vectors: dict[str, tuple[SteeringVector, list[Finding]]] = {}
-    for name, own in files.items():
-        directions = {layer: finding.direction for finding in own for layer in finding.layers}
-        known = info.model_copy(update={"is_unit": own[0].kind == "ablation"})
-        vectors[name] = SteeringVector.from_directions(directions, component=own[0].component, info=known), own
-    return vectors
+def _change(own: Difference) -> TensorChange:
+    return TensorChange(name=own.name, kind=own.kind, change=_short(own.change), first_direction=_short(own.share))
 
 
-def _finding(finding: Finding, vector: SteeringVector, path: str, others: Mapping[str, SteeringVector]) -> AuditFinding:
-    from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
-
-    layer = finding.layers[0]
-    if finding.kind == "ablation":
-        alike = nearest_anywhere(vector, layer, others, _MOST_SAVED)
-    else:
-        alike = tuple((name, layer, cosine) for name, cosine in nearest(vector, layer, others, _MOST_SAVED))
+def _finding(recovered: Recovered) -> AuditFinding:
+    finding = recovered.finding
     return AuditFinding(
         kind=finding.kind,
         layers=list(finding.layers),
         component=finding.component,
-        norm=short(vector.magnitude(layer)),
+        norm=short(recovered.norm),
         tensors=len(finding.tensors),
         explained=_short(finding.explained),
         left=_short(finding.left),
-        vector_path=path,
-        saved=[KnownVector(vector_path=name, layer=at, cosine=short(cosine)) for name, at, cosine in alike],
+        vector_path=recovered.path,
+        saved=[KnownVector(vector_path=path, layer=at, cosine=short(cosine)) for path, at, cosine in recovered.alike],
     )
 
 

@@ -10,7 +10,6 @@ from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.figures.strips import Strip
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
@@ -20,13 +19,9 @@ from steer_tools.tools.resolving import locked_session, require_one_of, resolved
 from steer_tools.tools.results import short, short_interval
 
 if TYPE_CHECKING:
-    from steer_tools.core.positions import Pooling
-    from steer_tools.core.vectors import SteeringVector
-    from steer_tools.inspection.readings import Labelled, Reading
+    from steer_tools.inspection.readings import Detector, Labelled, Reading, Readings, UnitDirections
     from steer_tools.session.session import Session
 
-# Prompts that get a picture.
-_DRAWN = 8
 # Layers whose values are told where none are named.
 _MOST_SHOWN = 4
 
@@ -100,61 +95,51 @@ def read_activations(
     prompts that did not make the vector.
     """
     from steer_tools.core.positions import POOLINGS
-    from steer_tools.inspection.readings import detect, directions_at, read_along
-    from steer_tools.reports.pictures import projection_picture
+    from steer_tools.inspection.readings import UnitDirections, read_along
+    from steer_tools.reports.pictures import projection_pictures
     from steer_tools.session.vector_loading import load_for_model
 
     if pooling is not None and not callable(pooling):
         require_one_of("pooling", pooling, POOLINGS)
     with locked_session() as session:
-        engine = session.engine
-        wanted = resolved_layers(session, layers, [])
+        engine, wanted = session.engine, resolved_layers(session, layers, [])
         parsed = () if prompts is None else parse_prompts(prompts)
-        first = wanted[0] if wanted else None
-        loaded = load_for_model(session, vector_path, first, allow_other_model=allow_other_model)
-        vector = loaded.vector
-        directions = directions_at(vector, wanted or resolved_layers(session, vector.layers, []))
-        labelled, usual = _labelled(session, vector, behavior_name, positive, negative)
-        if prompts is None and labelled is None:
-            raise ArgumentError("There is nothing to read", valid="prompts, a behavior_name, or positive and negative")
-        read_as = pooling or usual
-        detectors = {} if labelled is None else detect(engine, directions, labelled, read_as)
-        thresholds = {site: found.threshold for site, found in detectors.items()}
-        if labelled is None and read_as == vector.info.pooling:
-            known = vector.info.thresholds
-            thresholds = {site: known[site.layer] for site in directions if site.layer in known}
-        readings = read_along(engine, directions, list(thresholds), parsed, read_as)
-        shown = list(directions) if layers else _spread(list(directions))
-        norms = {site: session.typical_norm(site) for site in directions}
-        name = Path(loaded.source).stem
-        folder = save_folder or f"readings/{name}"
-        pictures = {
-            f"{folder}/prompt_{i}.png": projection_picture(own.projection, norms, f"Prompt {i} along {name}")
-            for i, own in enumerate(readings[:_DRAWN])
-        }
-        paths = session.workspace.write_together(pictures) if pictures else []
+        loaded = load_for_model(session, vector_path, next(iter(wanted), None), allow_other_model=allow_other_model)
+        along = UnitDirections.at(loaded.vector, wanted or [*map(engine.resolve_layer, loaded.vector.layers)])
+        labelled = _labelled(session, behavior_name, positive, negative)
+        found = read_along(session, along, parsed, labelled, pooling)
+        name, shown = Path(loaded.source).stem, list(along.by_site) if wanted else _spread(list(along.by_site))
+        pictures = projection_pictures(found, name, save_folder or f"readings/{name}")
         return ReadResult(
             vector_path=loaded.source,
-            component=vector.component,
-            pooling=read_as if isinstance(read_as, str) else "custom",
-            residual_norms=short(_by_layer(norms)),
-            detectors=[
-                DetectorStatus(
-                    layer=site.layer,
-                    auc=short(found.area),
-                    interval=short_interval(found.interval),
-                    chance=short(found.chance),
-                    threshold=short(found.threshold),
-                    misses=short(found.misses),
-                    false_alarms=short(found.false_alarms),
-                )
-                for site, found in detectors.items()
-            ],
-            thresholds=short(_by_layer(thresholds)),
-            prompts=[_reading(own, thresholds, shown) for own in readings],
-            picture_paths=[*map(str, paths)],
-            warnings=[*loaded.warnings, *_warnings(vector, list(directions), shown, readings, thresholds)],
+            component=loaded.vector.component,
+            pooling=found.pooling if isinstance(found.pooling, str) else "custom",
+            residual_norms=short(_by_layer(found.norms)),
+            detectors=[_status(site, detector) for site, detector in found.detectors.items()],
+            thresholds=short(_by_layer(found.thresholds)),
+            prompts=[_reading(reading, found.thresholds, shown) for reading in found.prompts],
+            picture_paths=[*map(str, session.workspace.write_together(pictures))] if pictures else [],
+            warnings=[*loaded.warnings, *_warnings(along, found, shown)],
         )
+
+
+def _labelled(
+    session: Session, behavior_name: str | None, positive: LabelledPositive, negative: LabelledNegative
+) -> Labelled | None:
+    """Return the prompts that fit and judge a threshold, if any were given."""
+    from steer_tools.experiments.evaluation_set import evaluation_set_named
+    from steer_tools.inspection.readings import Labelled
+
+    if positive is None and negative is None:
+        if behavior_name is None:
+            return None
+        return Labelled.held_out_of(session.engine, evaluation_set_named(session, behavior_name))
+    if behavior_name is not None or positive is None or negative is None:
+        raise ArgumentError(
+            "behavior_name, positive and negative were not given as one source of labels",
+            valid="behavior_name by itself, or positive and negative together",
+        )
+    return Labelled.halves(parse_prompts(positive, "positive"), parse_prompts(negative, "negative"))
 
 
 def _spread(sites: list[Site]) -> list[Site]:
@@ -163,56 +148,32 @@ def _spread(sites: list[Site]) -> list[Site]:
     return list(dict.fromkeys(sites[round(i * (len(sites) - 1) / steps)] for i in range(steps + 1)))
 
 
-def _warnings(
-    vector: SteeringVector,
-    sites: Sequence[Site],
-    shown: Sequence[Site],
-    readings: Sequence[Reading],
-    thresholds: Mapping[Site, float],
-) -> list[str]:
-    found: list[str] = []
+def _status(site: Site, detector: Detector) -> DetectorStatus:
+    return DetectorStatus(
+        layer=site.layer,
+        auc=short(detector.area),
+        interval=short_interval(detector.interval),
+        chance=short(detector.chance),
+        threshold=short(detector.threshold),
+        misses=short(detector.misses),
+        false_alarms=short(detector.false_alarms),
+    )
+
+
+def _warnings(along: UnitDirections, found: Readings, shown: Sequence[Site]) -> list[str]:
+    vector, sites, readings = along.vector, list(along.by_site), found.prompts
+    told: list[str] = []
     moved = [site.layer for site in sites if site.layer not in vector.directions]
     if moved:
-        found.append(f"The vector's only direction, made at layer {vector.layers[0]}, is used at the layers {moved}.")
+        told.append(f"The vector's only direction, made at layer {vector.layers[0]}, is used at the layers {moved}.")
     if readings and len(shown) < len(sites):
-        found.append(f"values are of {len(shown)} of {len(sites)} layers; name others by layers.")
-    if readings and not thresholds:
-        found.append("No threshold is known for these layers and this pooling, so nothing is detected.")
-    unread = [i for i, own in enumerate(readings) if thresholds and not own.scores]
+        told.append(f"values are of {len(shown)} of {len(sites)} layers; name others by layers.")
+    if readings and not found.thresholds:
+        told.append("No threshold is known for these layers and this pooling, so nothing is detected.")
+    unread = [i for i, reading in enumerate(readings) if found.thresholds and not reading.scores]
     if unread:
-        found.append(f"The prompts {unread} have no token that the pooling reads, so they have values and no score.")
-    return found
-
-
-def _labelled(
-    session: Session,
-    vector: SteeringVector,
-    behavior_name: str | None,
-    positive: Sequence[PromptLike] | None,
-    negative: Sequence[PromptLike] | None,
-) -> tuple[Labelled | None, Pooling]:
-    """Return the prompts that fit and judge a threshold, if any were given, and the tokens at which to read."""
-    from steer_tools.core.positions import POOLINGS
-    from steer_tools.evaluation.questions import pooling_of
-    from steer_tools.experiments.evaluation_set import evaluation_set_named
-    from steer_tools.inspection.readings import Labelled
-
-    own: Pooling | None = next((known for known in POOLINGS if known == vector.info.pooling), None)
-    if positive is None and negative is None:
-        if behavior_name is None:
-            return None, own or "last"
-        evaluation_set, is_chat = evaluation_set_named(session, behavior_name), session.engine.info.has_chat_template
-        behavior, splits = evaluation_set.behavior, evaluation_set.splits
-        # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
-        groups = [item.group for item in splits.judging]
-        seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))
-        return Labelled(seen, held_out, (groups, groups)), pooling_of(session.engine, behavior)
-    if behavior_name is not None or positive is None or negative is None:
-        raise ArgumentError(
-            "behavior_name, positive and negative were not given as one source of labels",
-            valid="behavior_name by itself, or positive and negative together",
-        )
-    return Labelled.halves(parse_prompts(positive, "positive"), parse_prompts(negative, "negative")), own or "last"
+        told.append(f"The prompts {unread} have no token that the pooling reads, so they have values and no score.")
+    return told
 
 
 def _by_layer(figures: Mapping[Site, float]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Two checkpoints → which tensors differ, and what was baked into one of them: additions, ablations, or neither.
 
 No model is loaded. That a vector was added or a direction projected out is claimed on evidence in the numbers; which
-tensors write to the residual stream, and where they lie, is told by their names. It must not know saved vectors.
+tensors write to the residual stream, and where they lie, is told by their names. Vectors that were found are saved.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +15,16 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Component
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.huggingface.checkpoint import Sizes
+from steer_tools.formats import save_vector
+from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
 from steer_tools.progress import report
+from steer_tools.session.vector_loading import saved_vectors
 from steer_tools.weights.checkpoint_layout import differing_keys, layer_of, multiplier_of, stream_axes
 from steer_tools.weights.matrix_changes import Change, Removal, common_direction, measure, removal, rounding
 from steer_tools.weights.tensor_pairs import Checkpoint, Pair, pair_up
+from steer_tools.workspace import Workspace
 
 Kind: TypeAlias = Literal["addition", "ablation", "other"]
 _KINDS: tuple[Kind, ...] = ("addition", "ablation", "other")
@@ -147,6 +153,37 @@ def audit(checkpoint: Checkpoint, base: Checkpoint) -> Audit:
         config_keys=differing_keys(checkpoint.config, base.config),
         are_rounded=any(len(set(pair.dtypes or ())) > 1 for pair in pairing.pairs),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """A finding with its vector's file and norm; `alike` are other saved vectors, with the layer and cosine of each."""
+
+    finding: Finding
+    path: str
+    norm: float
+    alike: tuple[tuple[str, int, float], ...]
+
+
+# Saved vectors that are told beside a finding.
+_MOST_ALIKE = 10
+
+
+def save_findings(found: Audit, base: Checkpoint, workspace: Workspace, folder: str) -> tuple[Recovered, ...]:
+    """Save the vectors that were found, additions at one component in one file, and compare them with saved ones."""
+    vectors = _vectors(found.findings, base)
+    paths = {name: str(workspace.resolve(f"{folder}/{name}.safetensors")) for name in vectors}
+    others = {path: own for path, own in saved_vectors(workspace).items() if path not in paths.values()}
+    recovered: list[Recovered] = []
+    for name, (vector, findings) in vectors.items():
+        save_vector(vector, paths[name], workspace=workspace)
+        for finding in findings:
+            layer = finding.layers[0]
+            # An ablation has neither a sign nor a layer of its own.
+            compare = nearest_anywhere if finding.kind == "ablation" else nearest
+            alike = compare(vector, layer, others, _MOST_ALIKE)
+            recovered.append(Recovered(finding, paths[name], vector.magnitude(layer), alike))
+    return tuple(recovered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,3 +321,22 @@ def _is_written(one: _Changed, checkpoint: Checkpoint, base: Checkpoint) -> bool
 
 def _weight_of(bias: str) -> str:
     return f"{bias.removesuffix('bias')}weight"
+
+
+def _vectors(findings: Sequence[Finding], base: Checkpoint) -> dict[str, tuple[SteeringVector, list[Finding]]]:
+    """Return the vectors by the names of their files: additions at all layers of a component, then each ablation."""
+    model, sizes = str(base.folder), base.sizes
+    info = VectorInfo(method="recovered", model_name=model, model_family=sizes.family, model_layers=sizes.layers)
+    files: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if finding.kind == "addition":
+            files["addition" if finding.component == "residual" else f"addition_{finding.component}"].append(finding)
+        else:
+            before = sum(name.startswith("ablation") for name in files)
+            files[f"ablation_{before + 1}" if before else "ablation"].append(finding)
+    vectors: dict[str, tuple[SteeringVector, list[Finding]]] = {}
+    for name, own in files.items():
+        directions = {layer: finding.direction for finding in own for layer in finding.layers}
+        known = info.model_copy(update={"is_unit": own[0].kind == "ablation"})
+        vectors[name] = SteeringVector.from_directions(directions, component=own[0].component, info=known), own
+    return vectors

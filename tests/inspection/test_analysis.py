@@ -179,8 +179,8 @@ def test_saved_vectors_are_told_from_the_most_alike_or_opposed_on() -> None:
 
     found = nearest(own, 1, others, 5)
 
-    assert [name for name, _ in found] == ["opposed", "far"]
-    assert found[0][1] == pytest.approx(-1.0)
+    assert [name for name, _, _ in found] == ["opposed", "far"]
+    assert found[0][1:] == (1, pytest.approx(-1.0))
     assert nearest(own, 1, others, 1) == found[:1]
 
 
