@@ -20,7 +20,8 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
-from steer_tools.engines.huggingface.block_parts import _Merges
+from steer_tools.engines.huggingface.architecture import find_architecture
+from steer_tools.engines.huggingface.block_parts import TOKENS, _Merges, find_parts, hidden_of
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
 # Model type: for each kind of block, its mixers and its MLPs as "part > writer to the stream".
@@ -66,6 +67,34 @@ def test_attention_mlp_and_writers_are_those_of_the_models_own_code(engine: Any,
         found.extend([kind] if kind not in found else [])
 
     assert found == PARTS[model_type]
+
+
+def parts_by_name(model: Any) -> list[tuple[list[str], list[str]]]:
+    """The kinds of blocks with their parts, without attaching: what a model of that precision says is not asked."""
+    architecture = find_architecture(model)
+    found: list[tuple[list[str], list[str]]] = []
+    for block, parts in zip(architecture.blocks, find_parts(architecture), strict=True):
+        names = {module: name for name, module in block.named_modules()}
+        kind = tuple([f"{names[s.module]} > {names[s.writer]}" for s in group] for group in (parts.mixers, parts.mlps))
+        found.extend([kind] if kind not in found else [])
+    return found
+
+
+# Those that scale embeddings, or whose norms behind the sum leave no token longer than another, have none to scale.
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "gptj"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_parts_are_found_where_a_special_token_is_a_hundred_times_longer(model_type: str, dtype: torch.dtype) -> None:
+    model: Any = family_models.build(model_type)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[TOKENS[0]] *= 2000
+    lengths: list[Tensor] = []
+    blocks = find_architecture(model).blocks
+    handle = blocks[1].register_forward_hook(lambda *given: lengths.append(hidden_of(given[2])[0].norm(dim=-1)))
+    model(torch.tensor([TOKENS]))
+    handle.remove()
+
+    assert lengths[0][0] > 50 * lengths[0][1:].max()
+    assert parts_by_name(model.to(dtype)) == PARTS[model_type]
 
 
 def test_heads_lie_side_by_side_in_what_the_projection_takes(engine: Any, model_type: str) -> None:

@@ -23,6 +23,8 @@ from steer_tools.engines.huggingface.architecture import Architecture
 TOKENS = (3, 5, 7, 9, 4)
 # As many modules write to the stream in one block at most: attention, a recurrent mixer beside it, and an MLP.
 _MOST_WRITERS = 3
+# Of what a block adds, in shares of the stream: where rounding leaves more, nothing is told.
+_MOST_LEFT = 0.3
 _RESHAPES = (Tensor.reshape, Tensor.view, Tensor.flatten, torch.reshape, torch.flatten)
 
 
@@ -192,19 +194,29 @@ def _parts_of(block: nn.Module, seen: _Watched) -> BlockParts:
 
 
 def _writers(before: Tensor, after: Tensor, makers: Sequence[_Call]) -> list[tuple[_Call, float]]:
-    """Return the fewest outputs that add up, each times its scale, to what the block adds to the stream."""
+    """Return the fewest outputs that add up, each times its scale, to what the block adds to the stream.
+
+    Element by element, since the stream of a special token may be a hundred times longer than that of a text's: no
+    global norm tells what rounding leaves of the others.
+    """
     if not makers:
         return []
-    added = (after.double() - before.double().view_as(after)).flatten()
+    start, end = before.double().flatten(), after.double().flatten()
+    added, stream = end - start, start.abs() + end.abs()
+    stream = stream + 1e-3 * stream.mean()
     outputs = torch.stack([maker.output.double().flatten().to(added.device) for maker in makers])
-    gram, against, size = outputs @ outputs.T, outputs @ added, float(added @ added)
-    # What rounding of the sum to the model's dtype may leave.
-    left = 16 * torch.finfo(after.dtype).eps * float(after.double().norm())
+    weighted, wanted = outputs / stream, added / stream
+    gram, against = weighted @ weighted.T, weighted @ wanted
+    # In float64 the fit of the scales itself is less exact than the sum.
+    step = 2 * max(torch.finfo(after.dtype).eps, torch.finfo(torch.float32).eps)
     for count in range(1, _MOST_WRITERS + 1):
         for chosen in map(list, combinations(range(len(makers)), count)):
             scales = torch.linalg.lstsq(gram[chosen][:, chosen], against[chosen, None]).solution.squeeze(1)
-            rest = added - scales @ outputs[chosen]
-            if float(rest.norm()) <= min(left, 0.1 * size**0.5) and bool((scales.abs() > 1e-3).all()):
+            rest = (added - scales @ outputs[chosen]).abs()
+            # Every sum and product on the way is rounded once.
+            is_rounding = bool((rest <= step * (stream + scales.abs() @ outputs[chosen].abs())).all())
+            is_told = float((rest / stream).norm()) <= _MOST_LEFT * float(wanted.norm())
+            if is_rounding and is_told and bool((scales.abs() > 1e-3).all()):
                 return [(makers[i], float(scale)) for i, scale in zip(chosen, scales, strict=True)]
     return []
 
