@@ -127,3 +127,9 @@ def test_a_whole_checkpoint_loads_and_one_without_a_layers_tensors_does_not(fami
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"cannot be loaded.*CUDA"):
         load_pretrained(str(checkpoint(tmp_path)), device_map="cuda")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b", "\ud800", ".", None, 3, ["x"]])
+def test_what_is_no_models_name_is_refused(name: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
+        load_pretrained(name)

@@ -5,6 +5,7 @@ that grows along one axis is sent the way that weights go when they are saved, a
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,13 @@ def load_pretrained(
     return model.eval(), tokenizer
 
 
-def _lfs_pointers(folder: str) -> list[str]:
+def _lfs_pointers(folder: object) -> list[str]:
     """Return the weights' files that hold the address of their content instead of it."""
-    small = (file for file in sorted(Path(folder).glob("*.safetensors")) if file.stat().st_size < _LONGEST_POINTER)
-    return [file.name for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
+    with suppress(OSError):  # What could not be loaded may be no path at all, or one that is too long.
+        files = sorted(Path(str(folder)).glob("*.safetensors"))
+        small = (file for file in files if file.stat().st_size < _LONGEST_POINTER)
+        return [file.name for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
+    return []
 
 
 def sizes_in(config: Mapping[str, object]) -> Sizes | None:
