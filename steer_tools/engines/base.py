@@ -35,6 +35,7 @@ class ModelInfo:
         idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
         language: Name of the closed language that is all the model speaks; None for open text.
         other_fingerprints: By which files may know the same weights that were made earlier, or on a copy.
+        warnings: What its user should know of how it was loaded.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelInfo:
     idle_layers: tuple[int, ...] = ()
     language: str | None = None
     other_fingerprints: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def has_weights_of(self, fingerprint: str) -> bool:
         """Return whether a fingerprint is one of these weights."""

@@ -14,6 +14,8 @@ from typing import Any
 # Elements at either end of a tensor that stand for it.
 SAMPLED = 16
 _DIGITS = 16
+# Places all over a packed file.
+_SPREAD = 4096
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16, "U16": 16}
 _LONGEST_HEADER = 100_000_000
 
@@ -28,9 +30,25 @@ def fingerprint_of(contents: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(set(contents)))).hexdigest()[:_DIGITS]
 
 
-def contents_of_checkpoint(folder: Path) -> frozenset[bytes]:
-    """Return what stands for each tensor of a checkpoint in a folder; nothing where it holds none of safetensors."""
-    return frozenset(content for path in sorted(folder.glob("*.safetensors")) for content in _contents_of_file(path))
+def contents_of_checkpoint(place: Path) -> frozenset[bytes]:
+    """Return what stands for each tensor of a folder's checkpoint, or for a GGUF file; nothing where it has neither."""
+    files = [place] if place.is_file() else sorted(place.glob("*.safetensors")) or sorted(place.glob("*.gguf"))
+    return frozenset(
+        content
+        for path in files
+        for content in (_contents_of_file(path) if path.suffix == ".safetensors" else [_spread_bytes(path)])
+    )
+
+
+def _spread_bytes(path: Path) -> bytes:
+    """Return what stands for a file whose tensors are packed, in types that each runtime has its own reader for."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for offset in range(0, size, max(1, size // _SPREAD)):
+            file.seek(offset)
+            digest.update(file.read(SAMPLED))
+    return digest.digest()
 
 
 def _contents_of_file(path: Path) -> Iterator[bytes]:

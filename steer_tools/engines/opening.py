@@ -4,7 +4,7 @@ A new engine is one function here, added to `_LOADERS`; `make generate` then off
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steer_tools.errors import ArgumentError
@@ -61,11 +61,13 @@ def require_engine_name(engine: object) -> None:
 
 
 def _load_huggingface(source: ModelSource) -> "Engine":
-    from steer_tools.engines.huggingface.checkpoint import load_pretrained
     from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+    from steer_tools.engines.huggingface.loading import load_pretrained
 
-    model, tokenizer = load_pretrained(source.name_or_path, dtype=source.dtype, device_map=source.device_map)
-    return HuggingFaceEngine(model, tokenizer, source.name, loaded_from=source.name_or_path)
+    loaded = load_pretrained(source.name_or_path, dtype=source.dtype, device_map=source.device_map)
+    engine = HuggingFaceEngine(loaded.model, loaded.tokenizer, source.name, loaded_from=source.name_or_path)
+    engine.info = replace(engine.info, warnings=loaded.warnings)
+    return engine
 
 
 def _load_fake(source: ModelSource) -> "Engine":

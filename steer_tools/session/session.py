@@ -15,6 +15,7 @@ import torch
 from steer_tools import bundled_model
 from steer_tools.core.registry import Registry
 from steer_tools.core.site import Site
+from steer_tools.engines import named_models
 from steer_tools.engines.base import Engine, ModelInfo
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
@@ -97,7 +98,7 @@ class Session:
     def load(
         self, name_or_path: str, engine: str | None = None, dtype: str = "auto", device_map: str | None = None
     ) -> ModelInfo:
-        """Load and attach a model; the name "bundled" is that of the one that ships with the package.
+        """Load and attach a model; "bundled" is the one that ships with the package, "smollm2" an installed one.
 
         Raises:
             ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
@@ -112,7 +113,7 @@ class Session:
                 fix="The one who runs the server allows models with --model.",
             )
         source = ModelSource(
-            name_or_path=str(bundled_model.CHECKPOINT) if name_or_path == bundled_model.NAME else name_or_path,
+            name_or_path=_located(name_or_path),
             name=name_or_path,
             dtype=self.default_dtype if dtype == "auto" else dtype,
             device_map=device_map or self.default_device_map,
@@ -198,6 +199,17 @@ class Session:
             self._engine.detach()
         self._engine, self.registry, self._from_main = engine, Registry(), False
         self._typical_norms.clear()
+
+
+def _located(name_or_path: str) -> str:
+    """Return where a model lies that has a name of its own here; else what was given."""
+    match name_or_path:
+        case bundled_model.NAME:
+            return str(bundled_model.CHECKPOINT)
+        case named_models.SMOLLM2:
+            return str(named_models.find_smollm2())
+        case _:
+            return name_or_path
 
 
 _session = Session()

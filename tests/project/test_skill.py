@@ -14,7 +14,7 @@ from helpers.skill import DEFINITIONS, EXAMPLES, SKILL, preload
 from helpers.small_models import make_model
 from steer_tools.bundled_model import CHECKPOINT
 from steer_tools.bundled_model.language import score
-from steer_tools.engines.huggingface.checkpoint import load_pretrained
+from steer_tools.engines.huggingface.loading import load_pretrained
 from steer_tools.session.session import Session
 from steer_tools.tools import TOOLS
 
@@ -65,7 +65,7 @@ def test_every_argument_arrives_at_the_tool(llama_session: Session) -> None:
 
 def test_the_worked_example_runs_as_it_stands_on_the_bundled_model(empty_session: Session) -> None:
     (example,) = EXAMPLES
-    model, tokenizer = load_pretrained(str(CHECKPOINT))
+    model, tokenizer, _ = load_pretrained(str(CHECKPOINT))
     kernel = preload({"model": model, "tokenizer": tokenizer})
 
     exec(example, kernel)

@@ -1,41 +1,20 @@
-"""A transformers checkpoint: loaded as a model, its config's sizes, and which of its tensors hold a parameter.
+"""A transformers checkpoint: its config's sizes, and which of its tensors hold a parameter.
 
 transformers may keep one parameter as several tensors, such as one for each expert, and under other names. A marker
 that grows along one axis is sent the way that weights go when they are saved, and comes out with its name and axis.
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from steer_tools.engines.facets import OutputParameter
-from steer_tools.errors import UnsupportedModelError
-
-# Seen of transformers and what it calls, for checkpoints that are broken, foreign or meant for another machine.
-_FOREIGN_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-)
-_LONGEST_POINTER = 1024
 
 
 @dataclass(frozen=True)
@@ -53,53 +32,6 @@ class BiasFlag:
 
     name: str
     biases: dict[str, tuple[int, ...]]
-
-
-def load_pretrained(
-    name_or_path: str, *, dtype: str = "auto", device_map: str | dict[str, Any] | None = None
-) -> tuple[nn.Module, Any]:
-    """Load a causal language model and its tokenizer; no code and no pickle of the checkpoint is ever run.
-
-    Raises:
-        UnsupportedModelError: There is no such model, transformers cannot load it, or it lacks weights.
-    """
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            dtype=dtype,
-            device_map=device_map,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except _FOREIGN_ERRORS as error:
-        # What a KeyError says is a word without a sentence.
-        said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
-        pointers = _lfs_pointers(name_or_path)
-        raise UnsupportedModelError(
-            f"The model {name_or_path!r} cannot be loaded ({said})",
-            valid="a folder with a transformers checkpoint in safetensors files, or the name of one on the model hub",
-            fix=f"{pointers[0]} is a pointer of Git LFS: run `git lfs pull` in its folder." if pointers else "",
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise UnsupportedModelError(
-            f"The checkpoint {name_or_path!r} lacks {len(missing)} tensors of a {type(model).__name__}, such as "
-            f"{missing[0]}, in whose place there would be random numbers",
-            valid="a checkpoint that holds all weights",
-            fix="Download or save it again.",
-        )
-    return model.eval(), tokenizer
-
-
-def _lfs_pointers(folder: object) -> list[str]:
-    """Return the weights' files that hold the address of their content instead of it."""
-    with suppress(OSError):  # What could not be loaded may be no path at all, or one that is too long.
-        files = sorted(Path(str(folder)).glob("*.safetensors"))
-        small = (file for file in files if file.stat().st_size < _LONGEST_POINTER)
-        return [file.name for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
-    return []
 
 
 def sizes_in(config: Mapping[str, object]) -> Sizes | None:

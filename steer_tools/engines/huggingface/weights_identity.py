@@ -55,8 +55,8 @@ def fingerprints(model: nn.Module, loaded_from: str | None) -> tuple[str, ...]:
 
 
 def _folder_of(name_or_path: str, *, is_known: bool) -> Path | None:
-    """Return the folder of a checkpoint; in the hub's cache where it is a name of which a model was loaded."""
-    if Path(name_or_path).is_dir():
+    """Return the folder or file of a checkpoint; in the hub's cache where it is a name of which a model was loaded."""
+    if Path(name_or_path).exists():
         return Path(name_or_path)
     config = try_to_load_from_cache(name_or_path, "config.json") if is_known else None
     return Path(config).parent if isinstance(config, str) else None
