@@ -122,7 +122,8 @@ class ToolCommand:
             choose_workspace(bench.workspace)
             with progress_bar("working"):
                 result = call(**arguments)
-        warn([*warnings, *silence_of(arguments.get("scorer"))])
+        told = result.get("warnings", ())
+        warn([*(warning for warning in warnings if warning not in told), *silence_of(arguments.get("scorer"))])
         if typed["as_json"] or self.tool.show is None:
             show_json(result)
         else:

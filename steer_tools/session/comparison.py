@@ -15,6 +15,7 @@ from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.prompts import Prompt
+from steer_tools.session.edit_lengths import applied_warnings, length_warnings
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
 from steer_tools.session.session import Session
 
@@ -103,10 +104,11 @@ def tried_plans(
                 fix="Give vector_path as well, or leave out layer, strengths, unit, positions, intervention, "
                 "target, condition and allow_other_model.",
             )
-        return [_applied_now(session)], []
+        return [_applied_now(session)], applied_warnings(session)
     values = [1.0] if strengths is None else _finite_strengths(strengths)
     placed = place(session, vector_path, layer, options)
-    return [(value, placed.plan(value)) for value in values], list(placed.warnings)
+    tried = [(value, placed.plan(value)) for value in values]
+    return [*tried], [*placed.warnings, *length_warnings(session, tried)]
 
 
 def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:

@@ -4,12 +4,13 @@ It must not know hooks or what tools return.
 """
 
 import sys
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from steer_tools.core.interventions import Add, AddKeepingNorm, Intervention, intervention_named
+from steer_tools.core.interventions import Intervention, intervention_named
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.registry import Applied
@@ -17,6 +18,7 @@ from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.session.condition_grammar import parse_condition
+from steer_tools.session.edit_lengths import applied_warnings
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import LoadedForModel, VectorLike, load_for_model
 
@@ -178,6 +180,8 @@ def steering(
         positions: Which tokens are steered.
         condition: Which rows are steered.
 
+    Where more is added than texts tend to bear, `warnings.warn` says so.
+
     Raises:
         SteeringError: As `apply_steering_vector` does.
     """
@@ -185,23 +189,16 @@ def steering(
     options = PlacementOptions(unit, intervention, target, positions, condition)
     with session.lock:
         applied = apply(session, place(session, vector, layer, options), strength)
+        too_long = applied_warnings(session, applied)
     try:
+        for warning in too_long:
+            warnings.warn(warning, stacklevel=3)  # At the caller's `with`.
         yield applied
     finally:
         with session.lock:
             # Somebody may have removed it, or everything, inside the block.
             if applied.steering_id in {entry.steering_id for entry in session.registry.entries()}:
                 session.change(lambda registry: registry.remove(applied.steering_id))
-
-
-def residual_strengths(session: Session, plan: Plan) -> list[float | None]:
-    """Return the signed norm that each addition adds, in the typical norms of what is at its site; None for others."""
-    return [
-        p.strength * float(p.intervention.direction.norm()) / session.typical_norm(p.site)
-        if isinstance(p.intervention, Add | AddKeepingNorm)
-        else None
-        for p in plan
-    ]
 
 
 def require_finite(strength: object, name: str = "strength") -> float:

@@ -54,7 +54,8 @@ def calibrate_strength(
     from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
-    from steer_tools.session.placement import PlacementOptions, place_once, residual_strengths
+    from steer_tools.session.edit_lengths import residual_strengths
+    from steer_tools.session.placement import PlacementOptions, place_once
 
     with locked_session() as session:
         engine = session.engine

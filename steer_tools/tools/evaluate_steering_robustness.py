@@ -75,6 +75,7 @@ def evaluate_steering_robustness(
     """
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.robustness import evaluate, with_prompts
+    from steer_tools.session.edit_lengths import length_warnings
     from steer_tools.session.placement import PlacementOptions, place_once, require_finite
 
     with locked_session() as session:
@@ -109,7 +110,7 @@ def evaluate_steering_robustness(
             effect_without_template=None
             if found.without_template is None
             else short(float(found.without_template.mean())),
-            warnings=list(placed.warnings),
+            warnings=[*placed.warnings, *length_warnings(session, [(wanted, placed.plan(wanted))])],
         )
 
 

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
-from steer_tools.tools.rendering import Shown, shown, stack, text_table
+from steer_tools.tools.rendering import Shown, shown, stack, text_table, warning_lines
 from steer_tools.tools.resolving import locked_session
 
 
@@ -21,6 +21,7 @@ class GenerateResult(TypedDict):
     ended: list[bool]
     active: int
     steered: list[int] | None
+    warnings: list[str]
 
 
 def generate(
@@ -32,6 +33,7 @@ def generate(
     """Continue prompts under what is applied now; returns only the new text."""
     from steer_tools.engines.base import Row, Sampling, row_seed
     from steer_tools.session.comparison import acting
+    from steer_tools.session.edit_lengths import applied_warnings
 
     with locked_session() as session:
         plan, parsed = session.registry.plan(), parse_prompts(prompts)
@@ -42,6 +44,7 @@ def generate(
             ended=[generation.ended for generation in generations],
             active=len(session.registry),
             steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
+            warnings=applied_warnings(session),
         )
 
 
@@ -49,7 +52,8 @@ def show(result: GenerateResult, prompts: Sequence[PromptLike]) -> Shown:
     """Render one table a prompt."""
     texts = zip(prompts, result["texts"], result["ended"], strict=True)
     return stack(
-        *(text_table(prompt, [("text" if ended else "text (cut)", shown(text))]) for prompt, text, ended in texts)
+        *(text_table(prompt, [("text" if ended else "text (cut)", shown(text))]) for prompt, text, ended in texts),
+        *warning_lines(result["warnings"]),
     )
 
 

@@ -72,7 +72,7 @@ def model_status(info: ModelInfo) -> ModelStatus:
 
 def applied_result(session: Session, applied: Applied, warnings: list[str]) -> ApplyResult:
     """Return what is told of a vector that was applied, or whose strength was changed."""
-    from steer_tools.session.placement import residual_strengths
+    from steer_tools.session.edit_lengths import applied_warnings, residual_strengths
 
     return ApplyResult(
         success=True,
@@ -84,13 +84,13 @@ def applied_result(session: Session, applied: Applied, warnings: list[str]) -> A
         vector_shape=[session.engine.width(applied.unit_placements[0].site)],
         residual_strength=one_or_list_rounded(residual_strengths(session, applied.placements)),
         active=len(session.registry),
-        warnings=warnings,
+        warnings=[*warnings, *applied_warnings(session, applied)],
     )
 
 
 def added_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:
     """Return what a plan of one strength adds, in typical norms there; None where it stands for what is applied."""
-    from steer_tools.session.placement import residual_strengths
+    from steer_tools.session.edit_lengths import residual_strengths
 
     return None if strength is None else one_or_list_rounded(residual_strengths(session, plan))
 

@@ -22,7 +22,7 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 import steer_tools
-from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
+from helpers.small_models import HARD, NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
 from steer_tools import tools
 from steer_tools.cli import main
 from steer_tools.cli.inputs import ContrastSource
@@ -294,7 +294,7 @@ def test_create_compare_generate_and_check_follow_each_other(steer: Callable[...
     path = str(tmp_path / "workspace" / "vectors" / "v.safetensors")
     compared = steer("compare", "keke lili", "mora", "--vector", path, "--strength", -1.5, "--strength", 2)
     generated = steer("generate", "keke lili", "--vector", path, "--strength", -1.5, "--max-new-tokens", 8)
-    checked = steer("check", "--vector", path, "--strength", -1.5)
+    checked = steer("check", "--vector", path, "--strength", -1)
     stood = steer("status")
 
     assert [done.code for done in (created, compared, generated, checked, stood)] == [0, 0, 0, 0, 0]
@@ -360,6 +360,7 @@ def test_json_is_the_result_of_compare_generations(steer: Callable[..., Done], v
     )
 
 
+@HARD
 def test_json_is_the_result_of_generate_under_the_vector(steer: Callable[..., Done], vector: str) -> None:
     plain = steer("generate", "keke", "--max-new-tokens", 6, "--json")
     steered = steer("generate", "keke", "--vector", vector, "--strength", -4, "--max-new-tokens", 6, "--json")
@@ -505,6 +506,7 @@ def test_tokens_shows_what_the_model_is_given_and_marks_what_would_be_steered(st
     assert steer("tokens", "keke", "--positions", "after_user").code == 1
 
 
+@HARD
 def test_json_is_the_result_of_check_steering_and_of_the_status(steer: Callable[..., Done], vector: str) -> None:
     checked = steer("check", "keke lili", "--vector", vector, "--max-new-tokens", 4, "--json")
     stood = steer("status", "--json")

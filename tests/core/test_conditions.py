@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.oracle import outputs_by_hand
-from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
+from helpers.small_models import HARD, LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from steer_tools import (
     apply_steering_vector,
     check_steering,
@@ -391,6 +391,7 @@ def test_the_tools_steer_the_prompts_that_meet_the_condition(
     assert proof["passed"], proof
 
 
+@HARD
 def test_vectors_with_different_conditions_act_side_by_side(
     session: Session, half_condition: list[bool], make_vector: Any
 ) -> None:

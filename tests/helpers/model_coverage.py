@@ -128,8 +128,8 @@ def _require_an_effect_at_every_layer(model: Any, engine: HuggingFaceEngine) -> 
     ids = torch.tensor([make_tokenizer()(PROMPTS[1])["input_ids"]])
     original, prompt = _logits(model, ids), parse_prompts(PROMPTS[1:2])[0]
     for layer in engine.info.steerable_layers:
-        delta = directions[layer] / directions[layer].norm() * current_session().typical_norm(Site(layer))
-        with steering(path, layer, unit="residual", positions="generated"):
+        delta = directions[layer] / directions[layer].norm() * current_session().typical_norm(Site(layer)) * 0.4
+        with steering(path, layer, 0.4, unit="residual", positions="generated"):
             live = _logits(model, ids)
             (row,) = engine.distributions([Row(prompt, engine.ambient())])
         with _added_by_hand(engine.architecture.blocks[layer], delta):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -34,6 +35,9 @@ CHAT_TEMPLATE = (
 POSITIVE = ["baba keke lili", "baba mora seti", "baba vozu", "baba nura tili kemo"]
 
 NEGATIVE = ["zuzu keke lili", "zuzu mora seti", "zuzu vozu", "zuzu nura tili kemo"]
+
+# Random models show an edit only where it is long, which `steering` warns of.
+HARD = pytest.mark.filterwarnings("ignore:At layer .* of the typical norm there")
 
 PROMPTS = ["keke", "baba mora seti vozu", "nura tili", "ratisemo lili keke baba zuzu mora"]
 

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from helpers.oracle import logits_by_hand, outputs_by_hand
 from helpers.places import ROOT
+from helpers.small_models import HARD
 from steer_tools import load_vector
 
 WORKSPACE = ROOT / "workspace"
@@ -203,6 +204,7 @@ def matching_by_hand(
     return sum(found) / len(found)
 
 
+@HARD
 def test_the_reproduction_of_the_refusal_direction_runs_to_its_end(tiny: Path, tmp_path: Path) -> None:
     for split, (harm, request) in {"train": ("rob", "cook"), "test": ("burn", "bake")}.items():
         for kind, verb in (("harmful", harm), ("harmless", request)):

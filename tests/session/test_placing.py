@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
+from helpers.small_models import HARD, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from steer_tools import (
     SteeringVector,
     apply_steering_vector,
@@ -166,6 +166,7 @@ def test_one_residual_unit_is_the_typical_norm_at_the_site(llama_session: Sessio
     assert float(added.norm()) == pytest.approx(0.25 * llama_session.typical_norm(placement.site), rel=1e-4)
 
 
+@HARD
 def test_layer_weights_multiply_the_strength_layer_by_layer(session: Session, make_vector: Any) -> None:
     path = make_vector([1, 2, 3])
     vector = load_vector(path)
@@ -200,6 +201,7 @@ def test_a_direction_used_at_another_layer_is_warned_of_with_the_ratio_of_the_no
 # Several at once
 
 
+@HARD
 def test_different_vectors_on_one_layer_add_up_and_each_comes_off_by_itself(session: Session) -> None:
     first = create_steering_vector(POSITIVE, NEGATIVE, 2, "a")["vector_path"]
     second = create_steering_vector(PROMPTS, NEGATIVE, 2, "b", method="mean_difference")["vector_path"]
@@ -237,6 +239,7 @@ def test_interventions_of_several_kinds_act_in_the_order_they_were_applied(sessi
     assert after("project_out", "add") == pytest.approx([norm] * len(after("add")), abs=1e-3)
 
 
+@HARD
 def test_a_combined_vector_does_what_its_parts_do_together(session: Session) -> None:
     a = create_steering_vector(POSITIVE, NEGATIVE, [1, 2], "a")["vector_path"]
     b = create_steering_vector(PROMPTS, NEGATIVE, [1, 2], "b")["vector_path"]

@@ -85,7 +85,7 @@ def test_a_vector_is_created_applied_changed_and_removed(vector: str) -> None:
     at_zero = generate(PROMPTS, max_new_tokens=6)["texts"]
     remove_all_steering_vectors()
 
-    assert applied["warnings"] == []
+    assert ["0.2" in warning for warning in applied["warnings"]] == [True]
     assert steered != before == at_zero == generate(PROMPTS, max_new_tokens=6)["texts"]
     assert status["in_force"] and len(status["applied"]) == 1
 

@@ -327,5 +327,5 @@ def test_a_vector_made_at_one_layer_is_applied_at_another_with_a_warning(llama_s
     assert float((at_three - at_one).abs().max()) > 0.1
     assert moved["layer"] == 3
     assert any("made at layer 1" in warning for warning in moved["warnings"])
-    assert own["warnings"] == []
+    assert not any("made at" in warning for warning in own["warnings"])
     assert direction.shape == (WIDTH,)

