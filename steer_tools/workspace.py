@@ -80,7 +80,9 @@ class Workspace:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES:
                 raise VectorFileError(
-                    f"{self.resolve(path)} has {size:,} bytes", valid=f"at most {MAX_FILE_BYTES:,} bytes"
+                    f"{self.resolve(path)} has {size:,} bytes",
+                    valid=f"at most {MAX_FILE_BYTES:,} bytes: vectors take a few millions",
+                    fix="Of a sparse autoencoder of any size, the method 'sae_feature' takes one feature.",
                 )
             return file.read()
 
@@ -89,7 +91,7 @@ class Workspace:
         """Open the file at `path`, of any size, for reading.
 
         Raises:
-            VectorFileError: There is no such file, it is not a regular file, or it cannot be read.
+            VectorFileError: There is no such file, it is not a regular file or a pointer of Git LFS, or it cannot be read.
             WorkspacePathError: It lies outside a confined root.
         """
         target = self.resolve(path)
@@ -103,6 +105,7 @@ class Workspace:
                         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
                         raise VectorFileError(f"{target} is {what}", valid="the path of a file")
                     with os.fdopen(descriptor, "rb", closefd=False) as file:
+                        refuse_pointer(file.peek(), target)
                         yield file
                 finally:
                     os.close(descriptor)
@@ -221,6 +224,25 @@ class Workspace:
             ) from error
         finally:
             os.close(descriptor)
+
+
+def is_pointer(start: bytes) -> bool:
+    """Return whether a file that starts so holds the address of its content in Git LFS instead of it."""
+    return start.startswith(b"version https://git-lfs")
+
+
+def refuse_pointer(start: bytes, path: str | Path) -> None:
+    """Refuse a file that Git LFS has not filled.
+
+    Raises:
+        VectorFileError: It is a pointer.
+    """
+    if is_pointer(start):
+        raise VectorFileError(
+            f"{path} is a pointer of Git LFS, the address of the file instead of the file",
+            valid="the file itself",
+            fix="Run `git lfs pull` in its folder.",
+        )
 
 
 def path_text(path: object) -> str:

@@ -57,6 +57,19 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
     }
 
 
+# --- pointers of Git LFS
+
+
+def test_a_pointer_of_git_lfs_is_no_file_to_read(workspace: Workspace) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
+    workspace.write("v.npy", pointer)
+    workspace.write("about.txt", b"A " + pointer)
+
+    with pytest.raises(VectorFileError, match=r"v\.npy is a pointer of Git LFS.*Run `git lfs pull` in its folder"):
+        workspace.read("v.npy")
+    assert workspace.read("about.txt") == b"A " + pointer
+
+
 # --- inside
 
 

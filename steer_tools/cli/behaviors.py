@@ -22,6 +22,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, lo
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import prompt_text
 from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table
+from steer_tools.workspace import refuse_pointer
 
 Source = Annotated[
     str,
@@ -46,6 +47,7 @@ def show_behavior(name: Source, items: Examples = 3, as_json: AsJson = False) ->
     """Show a built-in behaviour, or what is read from a file; --json gives all of it."""
     if Path(name).suffix or Path(name).name != name:
         with readable(name) as path, path.open("rb") as file:
+            refuse_pointer(file.peek(), path)
             behavior = read_behavior(file, name)
     else:
         behavior = load_behavior(name)

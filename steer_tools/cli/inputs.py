@@ -17,6 +17,7 @@ from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.prompts import PromptLike
+from steer_tools.workspace import refuse_pointer
 
 if TYPE_CHECKING:  # At run time these would import numpy.
     from steer_tools.evaluation.judge import Judge
@@ -310,7 +311,9 @@ def _json_of(file: str) -> Any:
 
 def _text_of(file: str) -> str:
     with readable(file) as path:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+        refuse_pointer(text.encode(), path)
+        return text
 
 
 @contextmanager

@@ -6,8 +6,8 @@ Nothing is loaded as a whole, so that a checkpoint may be larger than the memory
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from steer_tools.errors import BakingError
+from steer_tools.workspace import refuse_pointer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -39,9 +40,12 @@ class _Index(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open any file for reading."""
-    return path.open("rb")
+@contextmanager
+def open_file(path: Path) -> Generator[BinaryIO]:
+    """Open any file for reading, other than a pointer of Git LFS."""
+    with path.open("rb") as file:
+        refuse_pointer(file.peek(), path)
+        yield file
 
 
 @dataclass(frozen=True)

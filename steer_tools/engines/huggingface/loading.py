@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from steer_tools.errors import UnsupportedModelError
+from steer_tools.workspace import is_pointer
 
 # Seen of transformers and what it calls, for checkpoints that are broken, foreign or meant for another machine.
 _FOREIGN_ERRORS = (
@@ -34,7 +35,7 @@ _FOREIGN_ERRORS = (
     StrictDataclassError,
     struct.error,
 )
-_LONGEST_POINTER, _LONGEST_SAID = 1024, 400
+_LONGEST_SAID = 400
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -168,6 +169,10 @@ def _lfs_pointers(place: object) -> list[str]:
     with suppress(OSError, ValueError):  # What could not be loaded may be no path at all, or one that is too long.
         path = Path(str(place))
         files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
-        small = (file for file in files if file.stat().st_size < _LONGEST_POINTER)
-        return [file.name for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
+        return [file.name for file in files if _is_pointer(file)]
     return []
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_pointer(file.peek())
