@@ -91,7 +91,7 @@ class Workspace:
         """Open the file at `path`, of any size, for reading.
 
         Raises:
-            VectorFileError: There is no such file, it is not a regular file or a pointer of Git LFS, or it cannot be read.
+            VectorFileError: There is no such file, it is no regular file or a pointer of Git LFS, or it cannot be read.
             WorkspacePathError: It lies outside a confined root.
         """
         target = self.resolve(path)

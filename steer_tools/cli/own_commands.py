@@ -26,10 +26,15 @@ Model = Annotated[
     ),
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A vector's file; a relative path is meant below the workspace.")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A vector's file; a relative path is meant below the workspace. Of several arrays, PATH[NAME] takes one.",
+    ),
 ]
 TargetFile = Annotated[
-    str, typer.Argument(metavar="TARGET", help="The new file: .safetensors, .npy, .gguf, .json (vllm-lens) or .pt.")
+    str,
+    typer.Argument(metavar="TARGET", help="The new file: .safetensors, .npy, .npz, .gguf, .json (vllm-lens) or .pt."),
 ]
 Layer = Annotated[
     int | None,
@@ -39,7 +44,8 @@ Rows = Annotated[
     str | None,
     typer.Option(
         "--rows",
-        help="What row i of a stack is: block_outputs (the output of block i) or hidden_states (its input).",
+        help="What row i of a stack is: block_outputs (the output of block i), block_inputs (its input) or "
+        "hidden_states (its input, with a last row after the final norm).",
     ),
 ]
 FormatName = Annotated[

@@ -80,7 +80,7 @@ class SaeFeature:
     """A feature of a sparse autoencoder: its decoder row (Bricken et al. 2023).
 
     Attributes:
-        sae: The path of a safetensors file, or of a folder as SAELens saves it.
+        sae: The path of a safetensors file, of Gemma Scope's `params.npz`, or of a folder with one as SAELens saves it.
         feature: Which row.
     """
 
@@ -94,7 +94,7 @@ class SaeFeature:
         if type(self.sae) is not str or not self.sae:
             raise ArgumentError(
                 f"sae is {self.sae!r}",
-                valid="options={'sae': path of a safetensors file or SAELens folder, 'feature': 0}",
+                valid="options={'sae': path of a safetensors or .npz file, or SAELens folder, 'feature': 0}",
             )
         direction = feature_direction(session.workspace, self.sae, self.feature)
         trained_at = feature_site(session.workspace, self.sae)

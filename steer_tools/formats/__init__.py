@@ -5,7 +5,8 @@ into bytes and back; the workspace does the reading and writing. They must not k
 """
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
@@ -21,7 +22,8 @@ from steer_tools.formats.steering_vectors_package import to_steering_vectors as 
 from steer_tools.workspace import Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
-_ORDER = ("safetensors", "npy", "gguf", "vllm-lens", "pt", "rotalabs")
+# A zip archive is .npz before it is .pt.
+_ORDER = ("safetensors", "npy", "npz", "gguf", "vllm-lens", "pt", "rotalabs")
 
 
 def _formats() -> tuple[VectorFormat, ...]:
@@ -35,9 +37,11 @@ def _formats() -> tuple[VectorFormat, ...]:
 
 FORMATS = _formats()
 # The endings that mean a steering vector wherever they stand. A .json or .pt file is read when it is asked for, but may
-# be anything, so a listing leaves it out.
+# be anything, as may an .npz file, so a listing leaves it out.
 SUFFIXES = (".safetensors", ".npy", ".gguf")
+_INDEXED = re.compile(r"(?P<path>.+)\[(?P<index>[^\[\]]+)\]", re.DOTALL)
 _ALL_SUFFIXES = tuple({vector_format.suffix: None for vector_format in FORMATS})
+_VALID_FILES = f"a file as one of these is: {', '.join(_ALL_SUFFIXES)}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def save_vector(
     chosen = format_for(path, len(vector.directions), format_name)
     encoded = chosen.encode(vector)
     name, beside = chosen.files(with_suffix(path, chosen.suffix))
-    if isinstance(chosen, PtFormat) and isinstance(_format_of(name, workspace), RotalabsFormat):
+    if isinstance(chosen, PtFormat) and _is_pair(name, workspace):
         raise VectorFileError(
             f"The .json file beside {name} describes another vector and would be taken for this one's",
             valid="format_name='rotalabs', which writes both files",
@@ -140,17 +144,21 @@ def load_vector(
     rows: str | None = None,
     workspace: Workspace | None = None,
 ) -> SteeringVector:
-    """Read a steering vector; a path without a known suffix means `.safetensors`, as it does in `save_vector`.
+    """Read a steering vector; a path without a known suffix means `.safetensors`, as it does in `save_vector`, or else
+    the one file of that name with another suffix, or with none.
 
     Args:
-        path: A file below `workspace`, or below the current folder without one, or an absolute path.
+        path: A file below `workspace`, or below the current folder without one, or an absolute path; of a file with
+            several arrays with the one that is meant, as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
-        rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i) or
-            "hidden_states" (its input, as in `output_hidden_states`); unused where the file says its layers.
+        rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
+            "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
+            unused where the file says its layers.
         workspace: The folder that relative paths are below.
 
     Raises:
-        VectorFileError: The file is missing, malformed or forged, or does not say its layer and neither do you.
+        VectorFileError: The file is missing, malformed or forged, or does not say its layer or which of its arrays is
+            meant, and neither do you.
         DirectionError: A direction in it is not a finite vector, or it is a stack and you do not say what its rows are.
         UnsupportedFeatureError: It asks for something that a steering vector does not have.
         WorkspacePathError: The path leaves a confined workspace.
@@ -161,22 +169,87 @@ def load_vector(
 def read_vector(path: str | os.PathLike[str], unsaid: Unsaid, *, workspace: Workspace | None = None) -> Loaded:
     """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
     workspace = workspace or Workspace(Path.cwd())
-    workspace.resolve(path)
-    chosen = _format_of(with_suffix(path), workspace)
-    name, beside = chosen.files(with_suffix(path))
-    data = workspace.read(name)
+    place = locate(path, workspace)
+    data = workspace.read(place.name)
+    chosen = _format_of(place.name, data, workspace)
+    name, beside = chosen.files(place.name)
+    if name != place.name:
+        data = workspace.read(name)
     sidecar = workspace.read(beside) if beside is not None and workspace.holds(beside) else None
-    decoded = chosen.decode(Encoded(data, sidecar), name, unsaid)
+    decoded = chosen.decode(Encoded(data, sidecar), name, replace(unsaid, index=(*place.index, *unsaid.index)))
     return Loaded(decoded.vector, chosen, decoded.notes)
 
 
-def _format_of(name: str, workspace: Workspace) -> VectorFormat:
-    """Return the format of a file that is there: by its ending, and for .json and .pt by what is in the .json file."""
-    by_ending = format_for(name)
-    if by_ending.suffix not in (".json", ".pt"):
-        return by_ending
-    rotalabs = format_named(RotalabsFormat.name)
-    _, description = rotalabs.files(name)
-    if description is not None and workspace.holds(description) and description_of(workspace.read(description)):
-        return rotalabs
-    return by_ending
+@dataclass(frozen=True)
+class VectorPlace:
+    """The name of a vector's file, and the index of the array in it that is meant, where the path has one."""
+
+    name: str
+    index: tuple[str, ...] = ()
+
+
+def locate(path: str | os.PathLike[str], workspace: Workspace) -> VectorPlace:
+    """Return the file that a path means: of that name, or with an ending that it lacks, and the index after it.
+
+    Raises:
+        VectorFileError: Several files have that name with an ending, or it is a folder.
+        WorkspacePathError: The path leaves a confined workspace.
+    """
+    text = path_text(path)
+    indexed = _INDEXED.fullmatch(text)
+    if name := _name_there(text, workspace):
+        return VectorPlace(name)
+    index = tuple(step.strip() for step in indexed["index"].split(",")) if indexed else ()
+    without = indexed["path"] if indexed else text
+    return VectorPlace((_name_there(without, workspace) if indexed else None) or with_suffix(without), index)
+
+
+def _name_there(text: str, workspace: Workspace) -> str | None:
+    """Return the file of a name, with its suffix where it lacks one; None where there is none."""
+    folder = workspace.resolve(text)
+    if workspace.holds(with_suffix(text)):
+        return with_suffix(text)
+    if workspace.holds(text):
+        return text
+    named = [text + suffix for suffix in _ALL_SUFFIXES if workspace.holds(text + suffix)]
+    if len(named) == 1 or (len(named) == 2 and _is_pair(named[-1], workspace)):
+        return named[-1]
+    if named:
+        raise VectorFileError(f"{text!r} is the name of several files", valid=", ".join(map(repr, named)))
+    if os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises where a name is too long.
+        raise VectorFileError(
+            f"{folder} is a folder",
+            valid="the path of a vector's file",
+            fix="If it is a sparse autoencoder's, as SAELens saves it, use create_steering_vector with "
+            f"method='sae_feature' and options={{'sae': {text!r}, 'feature': <number>}}.",
+        )
+    return None
+
+
+def _format_of(name: str, data: bytes, workspace: Workspace) -> VectorFormat:
+    """Return the format of a file: by its ending if its content can be that, or else by its content."""
+    if _is_pair(name, workspace):
+        return format_named(RotalabsFormat.name)
+    if not data:
+        raise VectorFileError(f"{name} is an empty file", valid=_VALID_FILES, fix="Get it again.")
+    claiming = [vector_format for vector_format in FORMATS if vector_format.claims(data)]
+    by_ending = [f for f in claiming or FORMATS if name.lower().endswith(f.suffix)]
+    if not claiming and not by_ending:
+        raise VectorFileError(
+            f"{name} is no file of a steering vector: it begins with {data[:16]!r}",
+            valid=_VALID_FILES,
+            fix="Save tensors from elsewhere by save_vector(SteeringVector.from_directions({layer: tensor}), path).",
+        )
+    return (by_ending or claiming)[0]
+
+
+def _is_pair(name: str, workspace: Workspace) -> bool:
+    """Return whether a .json or .pt file is one of a pair, by what is in the .json file."""
+    if not name.lower().endswith((".json", RotalabsFormat.suffix)):
+        return False
+    _, description = format_named(RotalabsFormat.name).files(name)
+    return (
+        description is not None
+        and workspace.holds(description)
+        and description_of(workspace.read(description)) is not None
+    )

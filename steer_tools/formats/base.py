@@ -1,9 +1,4 @@
-"""What a file format is, the checks that all formats share, and the array that says nothing about itself.
-
-One vector (width,) needs its layer from the caller. A stack (rows, width) needs to be told what its rows are, since the
-number of rows alone does not say it: `block_outputs`, where row i is the output of block i, or `hidden_states`, as
-transformers' `output_hidden_states`, where row i is the *input* of block i, so that row i + 1 is the output of block i.
-"""
+"""What a file format is, what a caller says where a file is silent, and the checks that all formats share."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,13 +6,12 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import ArgumentError, DirectionError, UnsupportedFeatureError, VectorFileError
+from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
 
-ROWS = ("block_outputs", "hidden_states")
+ROWS = ("block_outputs", "block_inputs", "hidden_states")
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What a caller says about an array that says nothing itself: its layer, or what the rows of a stack are.
+    """What a caller says about arrays that do not: the layer, what the rows of a stack are, which one of several.
 
     Raises:
         ArgumentError: `rows` is none of ROWS.
@@ -38,10 +32,24 @@ class Unsaid:
 
     layer: int | None = None
     rows: str | None = None
+    index: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows not in ROWS:
             raise ArgumentError(f"rows is {self.rows!r}", valid=" or ".join(map(repr, ROWS)))
+
+    def refuse_index(self, name: str) -> None:
+        """Refuse an index into a file that says itself what each of its directions is.
+
+        Raises:
+            ArgumentError: There is one.
+        """
+        if self.index:
+            raise ArgumentError(
+                f"The path asks for {list(self.index)} of {name}, which says its layers itself",
+                valid=f"{name!r}",
+                fix="Choose one of them by `layer`.",
+            )
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,10 @@ class VectorFormat(ABC):
     def files(self, name: str) -> tuple[str, str | None]:
         """Return the names of the file and of the one beside it, where the format has one."""
         return name, None
+
+    @abstractmethod
+    def claims(self, data: bytes) -> bool:
+        """Return whether a file that begins so is of this format, as far as its beginning tells."""
 
     @abstractmethod
     def encode(self, vector: SteeringVector) -> Encoded:
@@ -123,55 +135,3 @@ def require_residual(vector: SteeringVector, format_name: str) -> None:
 def tensor_of(data: bytes | memoryview, dtype: torch.dtype) -> torch.Tensor:
     """Return the little-endian numbers in `data` as a tensor of its own memory, shape (count,)."""
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-def decode_bare(array: Tensor, name: str, unsaid: Unsaid) -> Decoded:
-    """Return the vector of one array.
-
-    Raises:
-        VectorFileError: It is one vector and its layer is not known.
-        DirectionError: It is a stack and nobody says what its rows are, or a row that counts is no direction.
-        ArgumentError: It is one vector and rows are explained.
-    """
-    shape = tuple(array.shape)
-    if len(shape) == 2:
-        return _stack(array, name, unsaid.rows)
-    if unsaid.rows is not None:
-        raise ArgumentError(
-            f"rows is {unsaid.rows!r}, but {name} holds an array of the shape {shape}, which has no rows",
-            valid="rows for a stack, shape (rows, width)",
-            fix="Leave rows out and give the layer, counted from 0 by the block whose output it belongs to.",
-        )
-    if unsaid.layer is None:
-        raise VectorFileError(
-            f"{name} is a bare array, and nothing beside it says where it belongs, so its layer is not known",
-            valid="a layer from the one who made it",
-            fix="Give `layer` as a number.",
-        )
-    return Decoded(SteeringVector.from_directions({unsaid.layer: array}))
-
-
-def _stack(array: Tensor, name: str, rows: str | None) -> Decoded:
-    count = len(array)
-    if rows is None:
-        raise DirectionError(
-            f"{name} holds an array of the shape {tuple(array.shape)}, and nothing says what its rows are",
-            valid="one vector, shape (width,), or a stack with rows='block_outputs' (row i is the output of block i) "
-            "or rows='hidden_states' (row 0 is the embedding, one row more than the model has blocks)",
-            fix="Say which of the two it is, or save one row alone.",
-        )
-    if rows == "block_outputs":
-        info = VectorInfo(model_layers=count or None)
-        return Decoded(SteeringVector.from_directions(dict(enumerate(array)), info=info))
-    if count < 3:
-        raise DirectionError(
-            f"{name} has {count} rows, and of hidden states neither the first nor the last is an output of a block",
-            valid="at least 3 rows",
-            fix="Say rows='block_outputs' if row i is the output of block i.",
-        )
-    vector = SteeringVector.from_directions(dict(enumerate(array[1:-1])), info=VectorInfo(model_layers=count - 1))
-    note = (
-        f"Of {count} rows, row 0 (the embedding) and row {count - 1} (the last block after the final norm, which is "
-        "another space than the stream) are left out."
-    )
-    return Decoded(vector, (note,))

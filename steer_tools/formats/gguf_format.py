@@ -42,6 +42,10 @@ class GgufFormat(VectorFormat):
     )
 
     @override
+    def claims(self, data: bytes) -> bool:
+        return data.startswith(b"GGUF")
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         require_residual(vector, self.name)
         if 0 in vector.directions:
@@ -65,6 +69,7 @@ class GgufFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers, after every claimed size has been held against the size of the file."""
+        unsaid.refuse_index(name)
         cursor = _Cursor(encoded.data, name)
         tensor_count = _begin(cursor)
         hint, alignment = _read_metadata(cursor)

@@ -1,12 +1,12 @@
 """NumPy's `.npy` with one direction, and what we know of it in `<name>.npy.json` beside it.
 
 Index: the decoder block whose output is steered, from 0, in the sidecar; a bare array says none. Unit: strength 1
-adds the array as it is. A bare array may be a stack of one row a layer (see base.py).
+adds the array as it is. A bare array may be a stack of one row a layer (see arrays.py).
 """
 
 import io
 from tokenize import TokenError
-from typing import ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat, decode_bare
+from steer_tools.formats.arrays import decode_arrays
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat
 
 
 class NpyFormat(VectorFormat):
@@ -31,6 +32,10 @@ class NpyFormat(VectorFormat):
         return name, f"{name}.json"
 
     @override
+    def claims(self, data: bytes) -> bool:
+        return data.startswith(b"\x93NUMPY")
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()
@@ -40,9 +45,13 @@ class NpyFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the array, after its header has been held against the size of the file."""
-        direction = torch.from_numpy(_array(encoded.data, name))
+        array = array_of(encoded.data, name)
+        if array.dtype.kind not in "fiub":
+            raise VectorFileError(f"{name} holds {array.dtype}", valid="one float vector, shape (width,)")
+        direction = torch.from_numpy(array)
         if encoded.sidecar is None:
-            return decode_bare(direction, name, unsaid)
+            return decode_arrays(direction, name, unsaid)
+        unsaid.refuse_index(name)
         header = Header.parse(encoded.sidecar, f"{name}.json")
         if len(header.layers) != 1:
             raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer")
@@ -52,30 +61,54 @@ class NpyFormat(VectorFormat):
         return Decoded(vector)
 
 
-def _array(data: bytes, name: str) -> np.ndarray:
-    """Parse `data` without ever allocating more than the file holds, and without unpickling."""
+def array_of(data: bytes, name: str) -> np.ndarray:
+    """Parse an `.npy` file without ever allocating more than it holds, and without unpickling.
+
+    Raises:
+        VectorFileError: It is none, holds objects or numbers that NumPy has no name for, or claims more than there is.
+    """
     stream = io.BytesIO(data)
+    shape, is_fortran, dtype = read_array_header(stream, name)
+    claimed, present = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
+    if claimed != present or any(not 0 <= length <= len(data) for length in shape):
+        raise VectorFileError(
+            f"{name} says that its array takes {claimed:,} bytes, but {present:,} follow: it is truncated or forged",
+            fix="Get it again.",
+        )
+    array = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
+    return array.astype(dtype.newbyteorder("="), order="C")
+
+
+def read_array_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return an array's shape, whether its first index runs fastest, and its dtype; the numbers follow in `stream`.
+
+    Raises:
+        VectorFileError: It is no `.npy` file, or holds objects or numbers that NumPy has no name for.
+    """
     try:
         version = npy_format.read_magic(stream)
         read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
+        shape, is_fortran, dtype = read_header(stream)
     # NumPy parses the header as Python and lets through what its parser raises at hostile ones.
     except (ValueError, EOFError, TypeError, IndexError, MemoryError, RecursionError, TokenError, SyntaxError) as error:
         raise VectorFileError(
             f"{name} is no .npy file ({error})",
             valid="a float array saved by numpy.save(..., allow_pickle=False)",
-            fix="A pickle is never loaded, since it can run code: save the array again.",
+            fix="Get it again.",
         ) from error
-    if dtype.kind != "f" or dtype.itemsize > 8:
+    if dtype.hasobject:
         raise VectorFileError(
-            f"{name} holds {'pickled objects' if dtype.hasobject else dtype}",
-            valid="one float vector, shape (width,)",
-            fix="Save it again as numpy.save(path, array.astype('float32')).",
+            f"{name} holds pickled objects, which are never loaded, since a pickle can run code",
+            valid="a float array saved by numpy.save(..., allow_pickle=False)",
+            fix="If you trust the file, load what was saved, "
+            f"`loaded = numpy.load({name!r}, allow_pickle=True){'' if shape else '.item()'}`, and save its arrays by "
+            "layer: `save_vector(SteeringVector.from_directions({layer: torch.as_tensor(array)}), path)`.",
         )
-    claimed, present = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
-    if claimed != present or any(not 0 <= length <= len(data) for length in shape):
+    if dtype.kind == "V" or (dtype.itemsize > 8 and dtype.kind == "f"):
         raise VectorFileError(
-            f"{name} says that its array takes {claimed:,} bytes, but {present:,} follow: it is truncated or forged",
-            fix="Create it again.",
+            f"{name} holds {dtype}, which may be bfloat16, or a kind of numbers of another machine",
+            valid="floats of 16, 32 or 64 bits",
+            fix="Where it is bfloat16, save it again: torch.save(torch.from_numpy("
+            f"numpy.load({name!r}).view('int16')).view(torch.bfloat16), 'new.pt').",
         )
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(dtype.newbyteorder("="))
+    return shape, is_fortran, dtype

@@ -7,12 +7,13 @@ tensor. Its behaviour and free metadata have no place in our vectors.
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import DirectionError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual
-from steer_tools.formats.pt_format import read_tensors, write_tensor
+from steer_tools.formats.pt_format import read_arrays, write_tensor
 
 _UNKNOWN = "unknown"
 _MOST_DESCRIPTION_BYTES = 2**20
@@ -35,6 +36,10 @@ class RotalabsFormat(VectorFormat):
         return (f"{stem}.pt", name) if ending.lower() == "json" else (name, f"{stem}.json")
 
     @override
+    def claims(self, data: bytes) -> bool:
+        return False  # Without its description, the tensor is any tensor.
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()
@@ -50,11 +55,12 @@ class RotalabsFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the pair, whose two halves must agree on the shape."""
+        unsaid.refuse_index(name)
         description = description_of(encoded.sidecar)
         if description is None:
             raise VectorFileError(f"The description beside {name} is malformed", fix="Save the pair again.")
-        tensor = read_tensors(encoded.data, name)
-        if isinstance(tensor, dict) or tuple(tensor.shape) != description.vector_shape:
+        tensor = read_arrays(encoded.data, name)
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != description.vector_shape:
             raise DirectionError(
                 f"{name} does not hold the shape {description.vector_shape[:8]} that its description says",
                 valid="a pair that was saved together",

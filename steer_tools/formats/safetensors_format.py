@@ -1,7 +1,7 @@
 """Our own format: safetensors with one float32 tensor a layer, `layer.<n>`, and a JSON header as metadata.
 
 Index: n is the decoder block whose output is steered, from 0. Unit: strength 1 adds the tensor as it is. Where they are
-known, `mean.<n>` and `eraser.<n>` stand beside it. A file from elsewhere with one tensor is read as a bare array.
+known, `mean.<n>` and `eraser.<n>` stand beside it. Files from elsewhere are arrays by name (see arrays.py).
 """
 
 import json
@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat, decode_bare
+from steer_tools.formats.arrays import decode_arrays
+from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat
 
 _METADATA_KEY = "steer_tools"
 
@@ -25,6 +26,11 @@ class SafetensorsFormat(VectorFormat):
     name: ClassVar[str] = "safetensors"
     suffix: ClassVar[str] = ".safetensors"
     convention: ClassVar[str] = "`layer.<n>` acts on the output of block n, from 0; strength 1 adds the tensor"
+
+    @override
+    def claims(self, data: bytes) -> bool:
+        # Eight bytes of the header's length, then the header; the library's own limit is a hundred million.
+        return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= 100_000_000
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
@@ -44,13 +50,14 @@ class SafetensorsFormat(VectorFormat):
             raise VectorFileError(f"{name} is no valid safetensors file ({error})", fix="Create it again.") from error
         if description is None:
             # A lone `layer.<n>` is our own file without its description: whoever made it may count otherwise.
-            if len(tensors) == 1 and not (alone := next(iter(tensors))).startswith("layer."):
-                return decode_bare(tensors[alone], name, unsaid)
-            raise VectorFileError(
-                f"{name} is a safetensors file, but not a steering vector: its metadata has no {_METADATA_KEY!r} entry",
-                valid="files written by create_steering_vector or save_vector, or one tensor of another name",
-                fix="For tensors from elsewhere, use SteeringVector.from_directions({layer: tensor}) and save_vector.",
-            )
+            if not unsaid.index and len(tensors) == 1 and (alone := next(iter(tensors))).startswith("layer."):
+                raise VectorFileError(
+                    f"{name} is a safetensors file, but not a steering vector of ours: its metadata has no "
+                    f"{_METADATA_KEY!r} entry",
+                    valid=f"the path with the tensor's name, '{name}[{alone}]', and `layer`",
+                )
+            return decode_arrays({**tensors}, name, unsaid)
+        unsaid.refuse_index(name)
         header = Header.parse(description, name)
         expected = {f"layer.{layer}" for layer in header.layers}
         optional = {f"{kind}.{layer}" for kind in ("mean", "eraser") for layer in header.layers}

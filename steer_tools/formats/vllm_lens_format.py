@@ -23,6 +23,7 @@ from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, req
 
 # 128 layers of width 16,384 in float32 take 8 MiB, and 11 MiB in base64.
 _MOST_JSON_BYTES, _MOST_NUMBER_BYTES = 16 * 2**20, 16 * 2**20
+_MOST_SPACE = 100
 _DTYPES = {
     ("float32", "torch.float32"): torch.float32,
     ("float64", "torch.float64"): torch.float64,
@@ -41,6 +42,10 @@ class VllmLensFormat(VectorFormat):
     )
 
     @override
+    def claims(self, data: bytes) -> bool:
+        return data[:_MOST_SPACE].lstrip().startswith(b"{")
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         """Serialise all layers, unpacked, at scale 1."""
         require_residual(vector, self.name)
@@ -52,6 +57,7 @@ class VllmLensFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers, after what is claimed has been held against what is there."""
+        unsaid.refuse_index(name)
         wire = _parse(encoded.data, name)
         shape, layers = wire.activations.shape, wire.layer_indices
         if wire.norm_match or len(shape) == 3:

@@ -13,7 +13,7 @@ from torch import Tensor
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
-from steer_tools.formats import SUFFIXES, load_vector, with_suffix
+from steer_tools.formats import SUFFIXES, load_vector, locate
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
@@ -42,7 +42,9 @@ def load_for_model(
     if isinstance(vector, SteeringVector):
         source = "a SteeringVector in memory"
     else:
-        source = str(session.workspace.resolve(with_suffix(vector)))
+        place = locate(vector, session.workspace)
+        index = f"[{', '.join(place.index)}]" if place.index else ""
+        source = f"{session.workspace.resolve(place.name)}{index}"
         vector = load_vector(vector, layer_if_unknown=layer_if_unknown, workspace=session.workspace)
     return LoadedForModel(vector, source, tuple(_refuse_foreign(session, vector, allow=allow_other_model)))
 

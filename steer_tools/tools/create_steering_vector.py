@@ -29,7 +29,7 @@ class MethodOptions(TypedDict, total=False):
 
     shrinkage: Annotated[float, given.Doc("lda: from 1e-6 to 1; Ledoit and Wolf's if omitted.")]
     penalty: Annotated[float, given.Doc("logistic: of the squared weights (1).")]
-    sae: Annotated[str, given.Doc("sae_feature: safetensors file or SAELens folder.")]
+    sae: Annotated[str, given.Doc("sae_feature: safetensors or .npz file, or SAELens folder.")]
     feature: Annotated[int, given.Doc("sae_feature: row of its decoder.")]
     budget: Annotated[float, given.Doc("trained: most length, in contrasts (1).")]
     steps: Annotated[int, given.Doc("trained (40).")]

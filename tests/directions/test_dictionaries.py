@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -71,6 +73,56 @@ def test_a_folder_of_saelens_is_read_and_says_where_it_belongs(workspace: Worksp
     assert feature_site(workspace, "release/blocks.3") is None
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("savez", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_feature_is_its_row_of_the_decoder_in_an_archive_of_gemma_scope(
+    workspace: Workspace, dtype: type, savez: Callable[..., None], order: str
+) -> None:
+    folder = workspace.root / "layer_3" / "width_7" / "average_l0_5"
+    folder.mkdir(parents=True)
+    rows = decoder().numpy().astype(dtype)
+    savez(
+        folder / "params.npz",
+        W_enc=np.zeros((WIDTH, FEATURES), dtype),
+        W_dec=rows.copy(order),
+        b_enc=np.zeros(FEATURES, dtype),
+        b_dec=np.ones(WIDTH, dtype),
+        threshold=np.ones(FEATURES, dtype),
+    )
+    savez(workspace.root / "linear.npz", **{"decoder.weight": rows.T.copy(order)})
+
+    for feature in range(FEATURES):
+        for path in ("layer_3/width_7/average_l0_5/params.npz", "layer_3/width_7/average_l0_5", "linear.npz"):
+            expected = torch.from_numpy(rows[feature].astype(np.float32))
+            assert torch.equal(feature_direction(workspace, path, feature), expected)
+    assert feature_site(workspace, "layer_3/width_7/average_l0_5") is None
+    with pytest.raises(ArgumentError, match="0 to 6"):
+        feature_direction(workspace, "linear.npz", FEATURES)
+
+
+def test_an_archive_without_a_decoder_is_refused(workspace: Workspace) -> None:
+    for arrays, words in (
+        ({"other": np.ones((2, 3))}, "no decoder"),
+        ({"W_dec": np.ones(3)}, "matrix of floats"),
+        ({"W_dec": np.ones((2, 3), int)}, "matrix of floats"),
+        ({"W_dec": np.array([["a"]], object)}, "pickled objects"),
+    ):
+        np.savez(workspace.root / "sae.npz", **arrays)
+        with pytest.raises(VectorFileError, match=words):
+            feature_direction(workspace, "sae.npz", 0)
+
+
+def test_an_autoencoder_of_torch_is_refused_with_advice_that_works(workspace: Workspace) -> None:
+    torch.save({"decoder.weight": decoder().T.contiguous()}, workspace.root / "ae.pt")
+
+    with pytest.raises(VectorFileError, match=r"save_file\(torch\.load\('ae\.pt', weights_only=True\), 'sae\."):
+        feature_direction(workspace, "ae.pt", 3)
+
+    save_file(torch.load(workspace.root / "ae.pt", weights_only=True), workspace.root / "sae.safetensors")
+    assert torch.equal(feature_direction(workspace, "sae.safetensors", 3), decoder()[3])
+
+
 @pytest.mark.parametrize("feature", [-1, FEATURES, 2.0, True, "3", None])
 def test_a_feature_that_is_not_there_is_refused_with_those_that_are(workspace: Workspace, feature: Any) -> None:
     save(workspace, {"W_dec": decoder()})
@@ -111,8 +163,12 @@ def test_truncated_and_forged_files_are_refused_without_allocating_what_they_cla
             feature_direction(workspace, "sae.safetensors", 0)
 
 
-def test_flipped_bytes_raise_typed_errors_only(workspace: Workspace) -> None:
+@pytest.mark.parametrize("kind", ["safetensors", "stored", "packed"])
+def test_flipped_bytes_raise_typed_errors_only(workspace: Workspace, kind: str) -> None:
     path = save(workspace, {"W_dec": decoder()})
+    if kind != "safetensors":
+        with path.open("wb") as file:
+            (np.savez if kind == "stored" else np.savez_compressed)(file, W_dec=decoder().numpy())
     whole, generator = bytearray(path.read_bytes()), random.Random(0)
 
     outcomes = set()

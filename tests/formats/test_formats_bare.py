@@ -25,7 +25,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-@pytest.fixture(params=["bare.npy", "bare.pt", "bare.safetensors"])
+@pytest.fixture(params=["bare.npy", "bare.npz", "bare.pt", "bare.safetensors"])
 def put(request: pytest.FixtureRequest, workspace: Workspace) -> Put:
     """Write a tensor as somebody else would, in each of the formats that hold a bare one; return the file's name."""
 
@@ -33,6 +33,8 @@ def put(request: pytest.FixtureRequest, workspace: Workspace) -> Put:
         path = workspace.root / request.param
         if path.suffix == ".npy":
             np.save(path, tensor.numpy())
+        elif path.suffix == ".npz":
+            np.savez(path, tensor.numpy())
         elif path.suffix == ".pt":
             torch.save(tensor, path)
         else:
@@ -92,8 +94,21 @@ def test_rows_of_one_vector_are_refused(workspace: Workspace, put: Put) -> None:
 
 
 def test_unknown_rows_are_refused(workspace: Workspace, put: Put) -> None:
-    with pytest.raises(ArgumentError, match=r"rows is 'outputs'.*'block_outputs' or 'hidden_states'"):
+    with pytest.raises(ArgumentError, match=r"rows is 'outputs'.*'block_outputs' or 'block_inputs' or 'hidden_states'"):
         load_vector(put(stack(4)), rows="outputs", workspace=workspace)
+
+
+def test_row_i_of_block_inputs_is_the_input_of_block_i_and_the_first_is_no_output(
+    workspace: Workspace, put: Put
+) -> None:
+    loaded = read_vector(put(stack(5)), Unsaid(rows="block_inputs"), workspace=workspace)
+
+    assert loaded.vector.layers == (0, 1, 2, 3)
+    assert all(torch.equal(loaded.vector.directions[i], stack(5)[i + 1]) for i in range(4))
+    assert loaded.vector.info.model_layers == 5
+    assert loaded.notes == ("Of 5 rows, row 0 (the embedding) is left out.",)
+    with pytest.raises(DirectionError, match=r"of block inputs the first is no output.*at least 2 rows"):
+        load_vector(put(stack(1)), rows="block_inputs", workspace=workspace)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -125,12 +140,13 @@ def test_a_safetensors_file_of_several_tensors_is_not_taken_for_a_bare_one(works
     tensors = {"positive": torch.ones(WIDTH), "negative": torch.ones(WIDTH)}
     safetensors.torch.save_file(tensors, workspace.root / "v.safetensors")
 
-    with pytest.raises(VectorFileError, match="not a steering vector"):
+    with pytest.raises(VectorFileError, match=r"several arrays.*'positive' \(6,\)"):
         load_vector("v", layer_if_unknown=2, workspace=workspace)
 
 
 def test_our_own_file_without_its_description_is_not_taken_for_a_bare_one(workspace: Workspace) -> None:
     safetensors.torch.save_file({"layer.2": torch.ones(WIDTH)}, workspace.root / "v.safetensors")
 
-    with pytest.raises(VectorFileError, match="not a steering vector"):
+    with pytest.raises(VectorFileError, match=r"not a steering vector of ours.*'v\.safetensors\[layer\.2\]'"):
         load_vector("v", layer_if_unknown=3, workspace=workspace)
+    assert load_vector("v.safetensors[layer.2]", layer_if_unknown=3, workspace=workspace).layers == (3,)

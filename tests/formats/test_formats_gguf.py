@@ -154,7 +154,7 @@ def test_the_file_that_the_refusals_are_made_from_is_itself_read(workspace: Work
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        pytest.param(b"", VectorFileError, "claims more bytes", id="empty"),
+        pytest.param(b"", VectorFileError, "an empty file", id="empty"),
         pytest.param(b"GGML" + bytes(100), VectorFileError, "no GGUF file", id="magic"),
         pytest.param(by_hand(version=1), VectorFileError, "of version 1", id="version"),
         pytest.param(by_hand(version=3 << 24), VectorFileError, "big-endian", id="big_endian"),

@@ -95,7 +95,7 @@ def test_noise_gives_a_typed_error(name: str) -> None:
 
 _FORGED = """
 import base64, io, json, resource, struct, sys, zipfile
-import torch, zstandard
+import numpy, torch, zstandard
 from steer_tools import SteeringVector
 from steer_tools.errors import SteeringError
 from steer_tools.formats import FORMATS
@@ -125,6 +125,21 @@ def deflated():
             new.writestr(name, bytes(2**28) if name.endswith("data/0") else old.read(name))
     return buffer.getvalue()
 
+def nested():
+    # Ten lists of thirty, each thirty times in the next: nine hundred billion values.
+    value = [torch.ones(4)] * 30
+    for _ in range(7):
+        value = [value] * 30
+    return pt({"vector": value})
+
+def npz(*names):
+    buffer, record = io.BytesIO(), io.BytesIO()
+    numpy.save(record, numpy.zeros(2**22, numpy.float32))
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name.decode(), record.getvalue())
+    return buffer.getvalue()
+
 def lens(shape, data):
     numbers = {"data": base64.b64encode(data).decode(), "dtype": "float32", "shape": shape, "compression": "zstd"}
     return json.dumps({"activations": numbers, "layer_indices": [1]}).encode()
@@ -139,6 +154,9 @@ forged = [
     ("gguf", gguf(1, 1, architecture + entry(1, 2**40) + bytes(99))),
     ("gguf", gguf(999, 1, architecture + b"".join(entry(n + 1, 2**18) for n in range(999)) + bytes(2**20 + 99))),
     ("pt", bomb()),
+    ("pt", nested()),
+    ("npz", npz(b"1.npy")),
+    ("npz", npz(b"1.npy", b"2.npy")),
     ("pt", deflated()),
     ("pt", pt(torch.ones(1).expand(2**40))),
     ("pt", pt(torch.empty(2**40, device="meta"))),
@@ -175,7 +193,7 @@ def test_forged_sizes_of_terabytes_take_no_memory() -> None:
 
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.endswith("Error") and not line.startswith("limited")]) == 16
+    assert len([line for line in lines if line.endswith("Error") and not line.startswith("limited")]) == 19
     assert int(next(line for line in lines if line.startswith("KiB")).split()[1]) < 64 * 1024
     # The limit holds, and torch's own safe loading runs into it.
     assert [line for line in lines if line.startswith("limited")] == ["limited MemoryError", "limited MemoryError"]

@@ -6,11 +6,13 @@ import collections
 import io
 import os
 import pickle
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import DirectionError, SteeringError, VectorFileError
 from steer_tools.formats import read_vector
 from steer_tools.formats.base import Unsaid
-from steer_tools.formats.pt_format import read_tensors, write_tensor
+from steer_tools.formats.pt_format import read_arrays, write_tensor
 from steer_tools.workspace import Workspace
 
 WIDTH = 6
@@ -86,7 +88,7 @@ def with_pickle(old: bytes, new: bytes) -> bytes:
 def test_a_tensor_is_read_as_torch_reads_it(tensor: torch.Tensor) -> None:
     data = saved(tensor)
 
-    read = read_tensors(data, "v.pt")
+    read = read_arrays(data, "v.pt")
 
     assert isinstance(read, torch.Tensor)
     assert read.dtype == tensor.dtype
@@ -98,7 +100,7 @@ def test_a_dict_of_tensors_is_read_as_torch_reads_it(layers: tuple[int, ...]) ->
     rows = numbers(len(layers), WIDTH)
     data = saved(dict(zip(layers, rows, strict=True)))
 
-    read = read_tensors(data, "v.pt")
+    read = read_arrays(data, "v.pt")
 
     assert isinstance(read, dict)
     assert list(read) == list(layers)
@@ -121,6 +123,47 @@ def test_torch_reads_what_is_written_and_a_view_is_written_alone(workspace: Work
 
     assert torch.equal(torch.load(path, weights_only=True), numbers(WIDTH))
     assert len(write_tensor(numbers(1000, WIDTH)[0])) == path.stat().st_size
+
+
+def test_arrays_lists_and_notes_are_read_as_torch_reads_them() -> None:
+    value = {
+        "vector": numbers(WIDTH).numpy(),
+        "half": numbers(2, WIDTH).numpy().astype(np.float16),
+        "turned": np.asfortranarray(numbers(2, WIDTH).numpy()),
+        "big-endian": numbers(WIDTH).numpy().astype(">f4"),
+        "rows": [numbers(WIDTH), {3: numbers(WIDTH, 2)}],
+        "state": collections.OrderedDict({"weight": numbers(3)}),
+        "notes": ["a", 1, 2.5, True, None],
+    }
+
+    read: Any = read_arrays(saved(value), "v.pt")
+
+    for name in ("vector", "half", "turned", "big-endian"):
+        assert torch.equal(read[name], torch.from_numpy(value[name].astype(value[name].dtype.newbyteorder("="))))
+    assert torch.equal(read["rows"][0], numbers(WIDTH))
+    assert torch.equal(read["rows"][1][3], numbers(WIDTH, 2))
+    assert torch.equal(read["state"]["weight"], numbers(3))
+    assert read["notes"] == ["a", 1, 2.5, True, None]
+    assert read_arrays(saved(torch.nn.Linear(2, 2).state_dict()), "v.pt").keys() == {"weight", "bias"}  # type: ignore[union-attr]
+
+
+def test_flipped_bytes_of_arrays_in_lists_give_a_typed_error_or_a_sound_vector(workspace: Workspace) -> None:
+    whole = saved({"rows": [numbers(WIDTH), {3: numbers(WIDTH).numpy()}], "layer": 2})
+    choose, outcomes = random.Random(3), set[str]()
+
+    for _ in range(3000):
+        data = bytearray(whole)
+        for _ in range(choose.choice((1, 1, 2, 8))):
+            data[choose.randrange(len(data))] = choose.randrange(256)
+        workspace.write("v.pt", bytes(data))
+        try:
+            load_vector("v.pt[rows, 1, 3]", workspace=workspace)
+            outcomes.add("read")
+        except SteeringError as error:
+            outcomes.add(type(error).__name__)
+            assert len(str(error)) < 2000
+
+    assert {"read", "VectorFileError"} <= outcomes
 
 
 # --- nothing is run
@@ -167,41 +210,36 @@ class SteeringVectorOfAnotherPackage:
 def test_a_pickled_object_is_refused_with_the_way_out(workspace: Workspace) -> None:
     workspace.write("v.pt", saved(SteeringVectorOfAnotherPackage()))
 
-    with pytest.raises(VectorFileError, match=r"test_formats_pt.SteeringVectorOf.*from_steering_vectors\(vector\)"):
+    with pytest.raises(VectorFileError, match=r"test_formats_pt.SteeringVectorOf.*SteeringVector\.from_directions"):
         load_vector("v.pt", layer_if_unknown=2, workspace=workspace)
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        pytest.param(torch.ones(4, dtype=torch.int64), id="integers"),
-        pytest.param(torch.ones(4, dtype=torch.bool), id="booleans"),
         pytest.param(torch.ones(4, dtype=torch.complex64), id="complex_numbers"),
         pytest.param(torch.ones(4, device="meta"), id="meta"),
         pytest.param(torch.ones(4).to_sparse(), id="sparse"),
-        pytest.param(torch.ones(2, 2, 2), id="three_dimensions"),
-        pytest.param([torch.ones(4)], id="list"),
         pytest.param((torch.ones(4), torch.ones(4)), id="tuple"),
-        pytest.param({"vector": torch.ones(4)}, id="dict_by_text"),
         pytest.param({True: torch.ones(4)}, id="dict_by_boolean"),
-        pytest.param({2: 1.5}, id="dict_of_numbers"),
-        pytest.param({2: {3: torch.ones(4)}}, id="dict_of_dicts"),
-        pytest.param({}, id="empty_dict"),
-        pytest.param(collections.OrderedDict({2: torch.ones(4)}), id="ordered_dict"),
-        pytest.param(1.5, id="number"),
-        pytest.param("baba", id="text"),
-        pytest.param(None, id="nothing"),
-        pytest.param(torch.nn.Linear(2, 2).state_dict(), id="state_dict"),
+        pytest.param({(2, 3): torch.ones(4)}, id="dict_by_tuple"),
+        pytest.param({2: {3, 4}}, id="set"),
+        pytest.param(b"baba", id="bytes"),
+        pytest.param(np.ones(4, complex), id="complex_array"),
+        pytest.param(np.array(["baba"], object), id="array_of_objects"),
+        pytest.param(np.float32(2), id="number_of_numpy"),
     ],
 )
 def test_what_is_no_plain_tensor_is_refused(value: object) -> None:
     with pytest.raises(VectorFileError, match=r"v\.pt holds no plain tensors"):
-        read_tensors(saved(value), "v.pt")
+        read_arrays(saved(value), "v.pt")
 
 
 def test_the_format_of_old_versions_is_refused() -> None:
-    with pytest.raises(VectorFileError, match=r"no zip archive.*save the tensor again"):
-        read_tensors(saved(torch.ones(4), _use_new_zipfile_serialization=False), "v.pt")
+    with pytest.raises(
+        VectorFileError, match=r"no zip archive.*Save it again: torch\.save\(torch\.load\('v\.pt', weights_only=True\)"
+    ):
+        read_arrays(saved(torch.ones(4), _use_new_zipfile_serialization=False), "v.pt")
 
 
 # --- what is claimed is held against what is there
@@ -231,7 +269,7 @@ ONES = saved(torch.ones(4))
         pytest.param(with_pickle(b"t", b""), "truncated or forged|no plain", id="missing_step"),
         pytest.param(with_pickle(b"q\x0b.", b"q\x0b0"), "step POP", id="no_end"),
         pytest.param(rewritten(ONES, {"data.pkl": lambda _: b""}), "truncated or forged", id="empty_pickle"),
-        pytest.param(rewritten(ONES, {"data.pkl": lambda p: p + bytes(2**17)}), "claims 131", id="long_pickle"),
+        pytest.param(rewritten(ONES, {"data.pkl": lambda p: p + bytes(2**24)}), "claims 16", id="long_pickle"),
         pytest.param(rewritten(ONES, {"data/0": lambda b: b[:-1]}), "holds 15 bytes", id="short_record"),
         pytest.param(rewritten(ONES, {"byteorder": lambda _: b"big"}), "big-endian", id="big_endian"),
         pytest.param(rewritten(ONES, {}, zipfile.ZIP_DEFLATED), "is compressed", id="compressed"),
@@ -239,7 +277,7 @@ ONES = saved(torch.ones(4))
 )
 def test_a_malformed_archive_is_refused(content: bytes, words: str) -> None:
     with pytest.raises(VectorFileError, match=words):
-        read_tensors(content, "v.pt")
+        read_arrays(content, "v.pt")
 
 
 def test_a_record_that_says_that_it_is_compressed_is_not_unpacked() -> None:
@@ -248,7 +286,7 @@ def test_a_record_that_says_that_it_is_compressed_is_not_unpacked() -> None:
     data[8] = data[data.index(b"PK\x01\x02") + 10] = zipfile.ZIP_DEFLATED
 
     with pytest.raises(VectorFileError, match="is compressed"):
-        read_tensors(bytes(data), "v.pt")
+        read_arrays(bytes(data), "v.pt")
 
 
 def test_records_that_together_claim_more_than_the_file_are_not_read() -> None:
@@ -259,7 +297,7 @@ def test_records_that_together_claim_more_than_the_file_are_not_read() -> None:
         data[start + 20 : start + 28] = (len(data) - 1).to_bytes(4, "little") * 2
 
     with pytest.raises(VectorFileError, match="its records overlap"):
-        read_tensors(bytes(data), "v.pt")
+        read_arrays(bytes(data), "v.pt")
 
 
 def test_a_view_that_repeats_its_numbers_without_end_is_refused() -> None:
@@ -267,15 +305,15 @@ def test_a_view_that_repeats_its_numbers_without_end_is_refused() -> None:
 
     assert len(repeated) < 2000
     with pytest.raises(VectorFileError, match="claims more numbers"):
-        read_tensors(repeated, "v.pt")
+        read_arrays(repeated, "v.pt")
 
 
 def test_many_views_of_the_same_numbers_are_refused() -> None:
     row = torch.ones(4096)
 
-    assert isinstance(read_tensors(saved({0: row}), "v.pt"), dict)
+    assert isinstance(read_arrays(saved({0: row}), "v.pt"), dict)
     with pytest.raises(VectorFileError, match="claims more numbers"):
-        read_tensors(saved(dict.fromkeys(range(4), row)), "v.pt")
+        read_arrays(saved(dict.fromkeys(range(4), row)), "v.pt")
 
 
 def test_an_archive_of_very_many_records_is_not_walked() -> None:
@@ -284,8 +322,8 @@ def test_an_archive_of_very_many_records_is_not_walked() -> None:
         for number in range(1001):
             archive.writestr(f"v/{number}", b"")
 
-    with pytest.raises(VectorFileError, match="more records than a tensor has"):
-        read_tensors(buffer.getvalue(), "v.pt")
+    with pytest.raises(VectorFileError, match="more records than tensors have"):
+        read_arrays(buffer.getvalue(), "v.pt")
 
 
 # --- rotalabs' pair

@@ -102,7 +102,7 @@ BOMB = zstandard.ZstdCompressor(level=19).compress(bytes(2**28))
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        pytest.param(b"", VectorFileError, "no steering vector in JSON", id="empty"),
+        pytest.param(b"", VectorFileError, "an empty file", id="empty"),
         pytest.param(b"[]", VectorFileError, "no steering vector in JSON", id="list"),
         pytest.param(b"[" * 10**5, VectorFileError, "no steering vector in JSON", id="deep"),
         pytest.param(b"{}", VectorFileError, "activations: Field required", id="other_json"),
