@@ -140,16 +140,18 @@ def test_text_with_ids_outside_the_embedding_is_refused() -> None:
         Tokenization(make_tokenizer(), None, 50).encode(parse_prompt("zuzu"))
 
 
-def test_a_chat_of_one_assistant_message_has_no_place_where_the_response_starts(tokens: Tokenization) -> None:
-    assert tokens.encode(parse_prompt([ASSISTANT])).response_start is None
+def test_a_chat_of_one_assistant_message_is_all_response_after_its_role(tokens: Tokenization) -> None:
+    encoded = tokens.encode(parse_prompt([ASSISTANT]))
+
+    assert text_of(encoded.tokens[: encoded.response_start]) == "<s> assistant :"
 
 
-def test_a_template_that_rewrites_the_last_message_is_explained() -> None:
+def test_a_template_that_leaves_out_a_message_is_explained() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }} : (left out) <end>{% endfor %}"
     tokens = Tokenization(tokenizer, None, 109)
 
-    with pytest.raises(PromptError, match="refuses these messages"):
+    with pytest.raises(PromptError, match=r"leaves out or rewrites the text of message 0 \(role 'user'\)"):
         tokens.encode(parse_prompt([USER, ASSISTANT]))
 
 
@@ -172,5 +174,5 @@ def test_the_place_after_the_last_user_message_is_told_whatever_it_says(
 
     encoded = tokens.encode(prompt)
 
-    assert text_of(encoded.tokens[tokens.after_user(prompt) :]) == rest
-    assert tokens.answer_start == encoded.tokens[tokens.after_user(prompt) :][:3]
+    assert text_of(encoded.tokens[encoded.after_user :]) == rest
+    assert tokens.answer_start == encoded.tokens[encoded.after_user :][:3]

@@ -231,7 +231,7 @@ class HuggingFaceEngine:
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
         (row,) = self._plans.decided([Row(prompt, self._ambient)])
-        after_user = self._plans.after_user(row)
+        after_user = self._plans.after_user(row, encoded)
         ids = torch.tensor([encoded.tokens], device=self.architecture.device)
         passes = dict.fromkeys((placement.site for placement in row.plan), 0)
         edits: list[ObservedEdit] = []

@@ -60,11 +60,11 @@ class SharedPrompts:
 
     def groups(self, rows: Sequence[Row], prompts: Sequence[PromptTokens]) -> tuple[list[list[int]], list[int]]:
         """Return the numbers of the rows that may share a prompt, group by group, and those of all others."""
-        found: dict[tuple[tuple[int, ...], Plan], list[int]] = {}
+        found: dict[tuple[PromptTokens, Plan], list[int]] = {}
         for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
             on_prompt = tuple(p for p in row.plan if not p.positions.spares_prompt)
-            found.setdefault((prompt.tokens, on_prompt), []).append(index)
-        shared = [g for (tokens, _), g in found.items() if self._may_share and len(g) > 1 and len(tokens) > 1]
+            found.setdefault((prompt, on_prompt), []).append(index)
+        shared = [g for (p, _), g in found.items() if self._may_share and len(g) > 1 and len(p.tokens) > 1]
         taken = {index for group in shared for index in group}
         return shared, [index for index in range(len(rows)) if index not in taken]
 

@@ -19,7 +19,7 @@ from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.engines.site_edits import refuse_overflow
-from steer_tools.prompts import TokenPrompt
+from steer_tools.prompts import TokenPrompt, require_user_message
 
 
 class RowPlans:
@@ -35,7 +35,7 @@ class RowPlans:
         """Compile plans without conditions with the layout of the batch; `real` (rows, columns) is false at padding."""
         lengths = [len(tokens.tokens) for tokens in encoded]
         first = [self._tokens.first_position(tokens) for tokens in encoded]
-        after_user = [self.after_user(row) for row in rows]
+        after_user = [self.after_user(*pair) for pair in zip(rows, encoded, strict=True)]
         layout = Layout(real, torch.tensor(lengths), torch.tensor(first), torch.tensor(after_user))
         return Run(compile_plans([row.plan for row in rows]), layout)
 
@@ -60,11 +60,16 @@ class RowPlans:
         self._hooks.reach({placement.site for placement in placements})
         return rows_decided(rows, self._read)
 
-    def after_user(self, row: Row) -> int:
-        """Return the position after the row's last user message, where its plan asks for it."""
+    def after_user(self, row: Row, encoded: PromptTokens) -> int:
+        """Return the position after the row's last user message, where its plan asks for it.
+
+        Raises:
+            PromptError: It does, and the prompt has none.
+        """
         if not any(placement.positions.needs_chat for placement in row.plan):
             return NOWHERE
-        return self._tokens.after_user(row.prompt)
+        require_user_message(row.prompt)
+        return encoded.after_user
 
 
 def refuse_sites(architecture: Architecture, taps: Taps, sites: Iterable[Site]) -> None:

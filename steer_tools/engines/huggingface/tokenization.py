@@ -4,45 +4,64 @@ Texts get the special tokens that the tokenizer adds by itself; chat templates b
 second time; token ids are used as they are. A completion never changes the tokens of its prompt.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from jinja2 import TemplateError
-
 from steer_tools.core.positions import NOWHERE
 from steer_tools.engines.base import Completion, TokenizedPrompt
-from steer_tools.errors import PromptError
+from steer_tools.engines.huggingface.chat_template import ChatTemplate
+from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import (
     NEUTRAL_PROMPTS,
     ChatPrompt,
     Prompt,
     TextPrompt,
     TokenPrompt,
-    has_user_message,
-    require_user_message,
 )
-
-# What templates raise by themselves, and what transformers raises where a template rewrites the last message.
-_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """The ids of a prompt; the last assistant message of a chat starts at `response_start`."""
+    """The ids of a prompt, and two places in that of a chat.
+
+    Attributes:
+        tokens: The ids.
+        response_start: Position of the first token of a last assistant message, which goes to the end.
+        after_user: Position of the first token after the last user message; NOWHERE in prompts without one.
+    """
 
     tokens: tuple[int, ...]
     response_start: int | None = None
+    after_user: int = NOWHERE
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A rendered text with its ids; `spans` are each token's begin and end in it, where the tokenizer tells them."""
+
+    text: str
+    tokens: tuple[int, ...]
+    spans: Sequence[tuple[int, int]] | None
 
 
 class Tokenization:
     """A tokenizer with the rules above; the tokenizer itself is never changed."""
 
-    def __init__(self, tokenizer: Any, context_length: int | None, vocabulary: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context_length: int | None,
+        vocabulary: int,
+        template_options: Mapping[str, object] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._context_length = context_length
         self._vocabulary = vocabulary
+        self._template = ChatTemplate(tokenizer, template_options or {}) if tokenizer.chat_template else None
+        if template_options and self._template is None:
+            raise ArgumentError("template_options were given, and this tokenizer has no chat template", valid="none")
         self._spoken = set[str]()  # Words that a closed language was found to have.
 
     @property
@@ -62,16 +81,25 @@ class Tokenization:
 
         The model's `generation_config` is not asked, since it names wrong ids in some models.
         """
-        stops = [self._tokenizer.eos_token_id, self._end_of_turn() if self._tokenizer.chat_template else None]
+        stops = [self._tokenizer.eos_token_id, self._end_of_turn()]
         return tuple(dict.fromkeys(int(token) for token in stops if token is not None))
 
     @cached_property
     def answer_start(self) -> tuple[int, ...]:
-        """The ids that the chat template puts between the last user message and the answer; empty without one."""
+        """The ids that the chat template puts between the last user message and any answer; empty if they vary."""
+        if self._template is None:
+            return ()
+        asked = [(("user", question),) for question in ("Is it?", "Go on.", "Yes")]
         try:
-            return self._after_content((("user", "Is it?"),)) if self._tokenizer.chat_template else ()
+            new, given = ([self._chat((*c, *a)) for c in asked] for a in ((), (("assistant", "Yes"),)))
         except PromptError:
             return ()  # A template that wants more than one user message has no start of an answer to know.
+        before_new, before_given = (
+            shared_end(*(chat.tokens[chat.after_user : chat.response_start] for chat in chats))
+            for chats in (new, given)
+        )
+        # A thought may be opened for a new answer, or be closed before one that is there.
+        return shared_start(before_new, before_given) or before_new
 
     @cached_property
     def user_start(self) -> tuple[int, ...]:
@@ -79,21 +107,11 @@ class Tokenization:
         if not self.answer_start:
             return ()
         try:
-            chats = [(("user", "Is it?"), ("assistant", a), ("user", u)) for a in ("Yes", "") for u in ("Why", "")]
-            ids = [self._plain_ids(self._render(chat)) for chat in chats]
+            heads = [self._between(answer, "Why") for answer in ("Yes", "No.")]
+            others = [self._between(answer, "Go on.") for answer in ("Yes", "No.")]
         except PromptError:
             return ()
-        heads = (shared_start(*ids[:2])[::-1], shared_start(*ids[2:])[::-1])
-        return shared_start(*heads)[::-1]
-
-    def after_user(self, prompt: Prompt) -> int:
-        """Return the position of the first token after the last user message of a chat.
-
-        Raises:
-            PromptError: The prompt is no chat, or has no user message.
-        """
-        messages = require_user_message(prompt).messages
-        return len(self.encode(prompt).tokens) - len(self._after_content(messages))
+        return shared_start(shared_end(*heads), shared_end(*others))
 
     def describe(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens of a prompt with what is known of each."""
@@ -103,7 +121,7 @@ class Tokenization:
             pieces=self.pieces(encoded.tokens),
             special=tuple(token in self.special_tokens for token in encoded.tokens),
             first=self.first_position(encoded),
-            after_user=self.after_user(prompt) if has_user_message(prompt) else NOWHERE,
+            after_user=encoded.after_user,
         )
 
     def first_position(self, encoded: PromptTokens) -> int:
@@ -142,7 +160,7 @@ class Tokenization:
                 encoded = PromptTokens(tokens)
             case ChatPrompt():
                 self._refuse_foreign_words(*(content for _, content in prompt.messages))
-                encoded = self._encode_chat(prompt)
+                encoded = self._chat(prompt.messages)
         if not encoded.tokens:
             raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
         if (largest := max(encoded.tokens)) >= self._vocabulary:
@@ -198,46 +216,61 @@ class Tokenization:
         before, whole = self.decode(prompt_tokens), self.decode([*prompt_tokens, *tokens])
         return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
 
-    def _encode_chat(self, prompt: ChatPrompt) -> PromptTokens:
-        if not prompt.ends_with_assistant:
-            return PromptTokens(self._plain_ids(self._render(prompt.messages)))
-        whole = self._plain_ids(self._render(prompt.messages, continue_last=True))
-        if len(prompt.messages) == 1:
-            return PromptTokens(whole)  # Nothing tells where the template's own start ends.
-        before = self._plain_ids(self._render(prompt.messages[:-1]))
-        return PromptTokens(whole, len(before) if whole[: len(before)] == before else None)
+    def goes_round_template(self, prompt: Prompt) -> bool:
+        """Return whether a prompt is a text that the chat template has not been written into already."""
+        if self._template is None or not isinstance(prompt, TextPrompt):
+            return False
+        encoded = self.encode(prompt)
+        if any(token in self.special_tokens for token in encoded.tokens[self.first_position(encoded) :]):
+            return False
+        try:
+            start = self._template.around("user")[-1].strip()
+        except PromptError:
+            return True
+        return not start or start not in prompt.text
 
-    def _after_content(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
-        """Return the ids after the content of the last user message: those that stay whatever that message says."""
-        continues = messages[-1][0] == "assistant"
-        last = max(i for i, (role, _) in enumerate(messages) if role == "user")
+    def _chat(self, messages: tuple[tuple[str, str], ...]) -> PromptTokens:
+        piece, spans = self._rendered(messages)
+        asked = [i for i, (role, _) in enumerate(messages) if role == "user"]
+        return PromptTokens(
+            piece.tokens,
+            response_start=self._reaching(piece, spans[-1][0]) if messages[-1][0] == "assistant" else None,
+            after_user=self._starting(piece, spans[asked[-1]][1]) if asked else NOWHERE,
+        )
 
-        def ids(content: str) -> tuple[int, ...]:
-            changed = (*messages[:last], ("user", content), *messages[last + 1 :])
-            return self._plain_ids(self._render(changed, continue_last=continues))
+    def _rendered(self, messages: tuple[tuple[str, str], ...]) -> tuple[_Piece, tuple[tuple[int, int], ...]]:
+        """Return a chat as the model is given it, and where each message's text stands in it."""
+        chat = self._chat_template().render(messages)
+        if not self._tokenizer.is_fast:
+            return _Piece(chat.text, self._plain_ids(chat.text), None), chat.spans
+        encoded = self._tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
+        return _Piece(chat.text, tuple(encoded["input_ids"]), encoded["offset_mapping"]), chat.spans
 
-        # Whatever the message ends with, one of these does not; no word at all tells also where all words are unknown.
-        return shared_start(*(ids(content)[::-1] for content in (messages[last][1], "Go on.", "Yes", "")))[::-1]
-
-    def _render(self, messages: tuple[tuple[str, str], ...], *, continue_last: bool = False) -> str:
-        if not self._tokenizer.chat_template:
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
             raise PromptError(
                 "This tokenizer has no chat template, so chat messages cannot be rendered",
                 valid="texts or token ids for a base model",
                 fix="Write the chat as one text, or set tokenizer.chat_template before attaching.",
             )
-        try:
-            return self._tokenizer.apply_chat_template(
-                [{"role": role, "content": content} for role, content in messages],
-                tokenize=False,
-                add_generation_prompt=not continue_last,
-                continue_final_message=continue_last,
-            )
-        except _TEMPLATE_ERRORS as error:
-            raise PromptError(
-                f"The model's chat template refuses these messages ({error})",
-                valid="the roles and the order that the template allows",
-            ) from error
+        return self._template
+
+    def _reaching(self, piece: _Piece, place: int) -> int:
+        """Return the position of the first token that holds some of what begins at `place`, or is beyond."""
+        if piece.spans is not None:
+            return next((i for i, (_, end) in enumerate(piece.spans) if end > place), len(piece.tokens))
+        return len(shared_start(piece.tokens, self._plain_ids(piece.text[:place])))
+
+    def _starting(self, piece: _Piece, place: int) -> int:
+        """Return the position of the first token that holds nothing of what ends at `place`."""
+        if piece.spans is not None:
+            return next((i for i, (start, _) in enumerate(piece.spans) if start >= place), len(piece.tokens))
+        return len(piece.tokens) - len(shared_end(piece.tokens, self._plain_ids(piece.text[place:])))
+
+    def _between(self, answer: str, question: str) -> tuple[int, ...]:
+        """Return the ids between an answer and the next user message."""
+        piece, spans = self._rendered((("user", "Is it?"), ("assistant", answer), ("user", question)))
+        return piece.tokens[self._starting(piece, spans[1][1]) : self._reaching(piece, spans[2][0])]
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text that goes on: with the start that the tokenizer adds, without its end."""
@@ -256,8 +289,7 @@ class Tokenization:
             case TextPrompt(text):
                 whole = self._text_ids(text + completion)
             case ChatPrompt():
-                rendered = self._render(prompt.messages, continue_last=prompt.ends_with_assistant)
-                whole = self._plain_ids(rendered + completion)
+                whole = self._plain_ids(self._chat_template().render(prompt.messages).text + completion)
             case TokenPrompt():
                 return self._plain_ids(completion)
         length = len(prompt_tokens.tokens)
@@ -265,12 +297,12 @@ class Tokenization:
 
     def _end_of_turn(self) -> int | None:
         """Return the first special id that the chat template puts after an assistant's message."""
-        question, answer = {"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}
+        if self._template is None:
+            return None
         try:
-            rendered = self._tokenizer.apply_chat_template([question, answer], tokenize=False)
-        except _TEMPLATE_ERRORS:
+            ending = self._template.around("user", "assistant")[-1]
+        except PromptError:
             return None  # A template that does not know these two roles has no end of an assistant's turn.
-        _, _, ending = rendered.rpartition(answer["content"])
         return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
 
     def _refuse_foreign_words(self, *texts: str) -> None:
@@ -302,3 +334,8 @@ def shared_start(*sequences: tuple[int, ...]) -> tuple[int, ...]:
     """Return the tokens with which all of the sequences begin."""
     differing = (i for i, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1)
     return sequences[0][: next(differing, min(map(len, sequences)))]
+
+
+def shared_end(*sequences: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tokens with which all of the sequences end."""
+    return shared_start(*(tokens[::-1] for tokens in sequences))[::-1]
