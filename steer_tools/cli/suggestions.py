@@ -32,16 +32,8 @@ def suggestions(
     match tool:
         case "create_steering_vector":
             return [(_TRY, _trial(bench, arguments, result))]
-        case "steering_experiment" | "sweep_steering" | "find_best_layer":
-            steering = Steering(
-                arguments.get("vector_path") or result["vector_path"],
-                result["best_layer"],
-                result["best_strength"],
-                result["unit"],
-                arguments["positions"],
-                arguments.get("allow_other_model", False),
-            )
-            return [(_SEE, steering_command(bench, steering, [_question(arguments)]))]
+        case _ if "apply" in result:
+            return [(_SEE, steering_command(bench, Steering(**result["apply"]), [_question(arguments)]))]
         case "save_edited_model":
             in_llama_cpp = "The same in llama.cpp, on the unedited model:", result["llama_cpp"]
             return [("Take it out again:", result["undo"]), *([in_llama_cpp] if result["llama_cpp"] else [])]
@@ -86,8 +78,11 @@ def _question(arguments: Mapping[str, Any]) -> PromptLike:
     from steer_tools.session.session import current_session
 
     session = current_session()
-    name, positive, negative = (arguments.get(key) for key in ("behavior_name", "positive", "negative"))
-    splits = evaluation_set_named(session, str(name), positive, negative, arguments["seed"]).splits
+    name = arguments.get("behavior_name", arguments.get("dataset"))
+    if name is None:
+        return plain(session.engine.neutral_prompts[0])
+    lists = (arguments.get(key) for key in ("positive", "negative"))
+    splits = evaluation_set_named(session, str(name), *lists, seed=arguments["seed"]).splits
     (asked, *_) = questions(session.engine, splits.judging)
     return plain(asked.prompt)
 

@@ -81,7 +81,7 @@ class ToolCommand:
         defaults = {name: value for source in self.sources for name, value in source.defaults.items()}
         place = Place(card.positional, card.required, card.flags, defaults)
         made = [name for source in self.sources for name in source.makes]
-        return options_of(self.tool.function, place, without=made)
+        return options_of(self.tool.function, place, without=[*made, *card.not_typed])
 
     @cached_property
     def use(self) -> list[Option]:

@@ -3,7 +3,7 @@
 It must not know reports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steer_tools import __version__
@@ -54,14 +54,19 @@ class Sweep:
     """A grid on the choosing items, and what the chosen cell does to the judging ones.
 
     Attributes:
-        placed: The vector at the chosen cell's layer.
+        placed_at: The vector at each layer that was tried.
         judgement: On items that did not choose.
     """
 
     grid: Grid
     cell: Cell
-    placed: Placed
+    placed_at: Mapping[int, Placed]
     judgement: Judgement
+
+    @property
+    def placed(self) -> Placed:
+        """The vector at the chosen cell's layer."""
+        return self.placed_at[self.cell.layer]
 
 
 def sweep(
@@ -108,9 +113,10 @@ def sweep(
     grid = Grid(tuple(cells), options.budget)
     cell = grid.choose()
     with work.stage(_JUDGING):
-        chosen = placed[cell.layer]
-        judgement = judge(engine, chosen, cell.strength, strengths, evaluation_set, per_token=options.per_token)
-    return Sweep(grid, cell, chosen, judgement)
+        judgement = judge(
+            engine, placed[cell.layer], cell.strength, strengths, evaluation_set, per_token=options.per_token
+        )
+    return Sweep(grid, cell, placed, judgement)
 
 
 def layer_stage(layer: int) -> str:

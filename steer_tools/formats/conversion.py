@@ -62,7 +62,10 @@ def _only(vector: SteeringVector, layer: int) -> SteeringVector:
         )
     kinds = ("directions", "means", "erasers")
     kept = {kind: MappingProxyType({n: t for n, t in getattr(vector, kind).items() if n == layer}) for kind in kinds}
-    return replace(vector, **kept)
+    chosen = vector.info.chosen
+    is_of_another = chosen is not None and chosen.layer != layer
+    info = vector.info.model_copy(update={"chosen": None}) if is_of_another else vector.info
+    return replace(vector, info=info, **kept)
 
 
 def _lost(vector: SteeringVector, written: SteeringVector, chosen: VectorFormat) -> tuple[str, ...]:

@@ -105,10 +105,11 @@ def tried_plans(
                 "target, condition and allow_other_model.",
             )
         return [_applied_now(session)], applied_warnings(session)
-    values = [1.0] if strengths is None else _finite_strengths(strengths)
+    values = None if strengths is None else _finite_strengths(strengths)
     placed = place(session, vector_path, layer, options)
-    tried = [(value, placed.plan(value)) for value in values]
-    return [*tried], [*placed.warnings, *length_warnings(session, tried)]
+    warnings = placed.told(is_strength_given=values is not None)
+    tried = [(value, placed.plan(value)) for value in values or [placed.strength]]
+    return [*tried], [*warnings, *length_warnings(session, tried)]
 
 
 def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:

@@ -7,23 +7,22 @@ import sys
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast, get_args
 
-from steer_tools.core.interventions import Intervention, intervention_named
+from steer_tools.core.interventions import Add, Intervention, intervention_named
 from steer_tools.core.plan import Placement, Plan
-from steer_tools.core.positions import Scope
+from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector
+from steer_tools.core.vectors import SteeringVector, Unit
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.edit_lengths import applied_warnings
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import LoadedForModel, VectorLike, load_for_model
 
-Unit: TypeAlias = Literal["vector", "contrast", "residual"]
-UNITS: tuple[Unit, ...] = ("vector", "contrast", "residual")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 Layers: TypeAlias = int | Sequence[int] | None
 
 
@@ -37,6 +36,8 @@ class Placed:
         target: The intervention's own parameter, as it was asked for.
         condition: Which rows it is for, as it was asked for.
         warnings: What the one who applies it should know.
+        chosen_strength: What an experiment chose in this unit, if one did.
+        taken: What else it chose and the caller left out, in words.
     """
 
     source: str
@@ -45,6 +46,13 @@ class Placed:
     target: float | None
     condition: str | None
     warnings: tuple[str, ...]
+    chosen_strength: float | None = None
+    taken: tuple[str, ...] = ()
+
+    @property
+    def strength(self) -> float:
+        """The strength that is meant where none is given."""
+        return 1.0 if self.chosen_strength is None else self.chosen_strength
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -55,25 +63,31 @@ class Placed:
         """Return the placements at `strength`."""
         return tuple(placement.scaled(strength) for placement in self.unit_placements)
 
+    def told(self, *, is_strength_given: bool) -> list[str]:
+        """Return what was taken from an experiment's choice, and the warnings."""
+        is_taken = not is_strength_given and self.chosen_strength is not None
+        taken = [*self.taken, *([f"strength {self.chosen_strength:g}"] if is_taken else [])]
+        return [*([f"Taken as the file's experiment chose: {', '.join(taken)}."] if taken else []), *self.warnings]
+
 
 @dataclass(frozen=True)
 class PlacementOptions:
     """How a vector acts.
 
     Attributes:
-        unit: What strength 1 means, where the strength multiplies the direction.
+        unit: What strength 1 means, where the strength multiplies the direction; None is "vector".
         intervention: What is done to the hidden state.
         target: The intervention's own parameter; None is its default.
-        positions: At which tokens.
+        positions: At which tokens; None is "generated".
         condition: On which rows; None is all.
         layer_weights: By what the strength is multiplied at each layer; None is 1.
         allow_other_model: Whether another model's vector may be used.
     """
 
-    unit: str = "vector"
+    unit: str | None = None
     intervention: str = "add"
     target: float | None = None
-    positions: str = "generated"
+    positions: str | None = None
     condition: str | None = None
     layer_weights: Sequence[float] | None = None
     allow_other_model: bool = False
@@ -84,7 +98,8 @@ class PlacementOptions:
         Raises:
             ArgumentError: One is unknown, or the unit does not fit the intervention.
         """
-        scope, unit = Scope.parse(self.positions), self.unit
+        scope = GENERATED if self.positions is None else Scope.parse(self.positions)
+        unit = "vector" if self.unit is None else self.unit
         if unit not in UNITS:
             raise ArgumentError(f"unit is {unit!r}", valid=", ".join(map(repr, UNITS)))
         kind = intervention_named(self.intervention)
@@ -99,8 +114,9 @@ class PlacementOptions:
 def place(session: Session, vector: VectorLike, layer: Layers, options: PlacementOptions | None = None) -> Placed:
     """Choose a vector's directions and express one unit of strength at each layer.
 
-    `layer` None takes all layers of the vector, a list those; an int that the vector has takes that direction, and
-    one that it does not have takes its only direction.
+    Of layer, unit and positions, what is None is taken from the cell that an experiment chose for the vector, where it
+    has one and is added. Else `layer` None takes all layers of the vector; a list takes those; an int that the vector
+    has takes that direction, and one that it does not have takes its only direction.
 
     Raises:
         LayerError: The model or the vector lacks a layer.
@@ -142,13 +158,13 @@ def place_once(
     return placed
 
 
-def apply(session: Session, placed: Placed, strength: object) -> Applied:
+def apply(session: Session, placed: Placed, strength: float | None) -> Applied:
     """Put a placed vector on the live model, on top of what is applied already."""
     applied = Applied(
         steering_id="",
         source=placed.source,
         unit=placed.unit,
-        strength=require_finite(strength),
+        strength=placed.strength if strength is None else require_finite(strength),
         unit_placements=placed.unit_placements,
         target=placed.target,
         condition=placed.condition,
@@ -160,19 +176,20 @@ def apply(session: Session, placed: Placed, strength: object) -> Applied:
 def steering(
     vector: VectorLike,
     layer: int | Sequence[int] | None = None,
-    strength: float = 1.0,
+    strength: float | None = None,
     *,
-    unit: Unit = "vector",
+    unit: Unit | None = None,
     intervention: str = "add",
     target: float | None = None,
-    positions: str = "generated",
+    positions: str | None = None,
     condition: str | None = None,
 ) -> Generator[Applied]:
     """Steer the attached model inside a `with` block; on leaving it, also by an error, this one vector is taken off.
 
     Args:
         vector: A `SteeringVector` or the path of a file.
-        layer: Where it acts; None means every layer that the vector has.
+        layer: Where it acts. What is left out of layer, strength, unit and positions is what an experiment chose for
+            the file; where none did, every layer that the vector has, 1.0, "vector" and "generated".
         strength: Multiplies the unit, or is the share of a whole edit.
         unit: "vector" (what the file holds), "contrast" (one mean difference) or "residual" (one residual norm).
         intervention: What is done to the hidden state; see `apply_steering_vector`.
@@ -215,8 +232,15 @@ def require_finite(strength: object, name: str = "strength") -> float:
 
 
 def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: PlacementOptions) -> Placed:
-    scope, unit, kind = options.checked()
     vector, warnings = loaded.vector, list(loaded.warnings)
+    chosen = vector.info.chosen if options.intervention == Add.name else None
+    taken: dict[str, object] = {}
+    if chosen is not None:
+        said = {"layer": layer, "unit": options.unit, "positions": options.positions}
+        taken = {name: getattr(chosen, name) for name, value in said.items() if value is None}
+        layer = chosen.layer if layer is None else layer
+        options = replace(options, unit=options.unit or chosen.unit, positions=options.positions or chosen.positions)
+    scope, unit, kind = options.checked()
     if layer is None and len(vector.layers) > 1 and kind.scales_direction:
         warnings.append(
             f"All {len(vector.layers)} layers of the vector are steered at once, and what they add accumulates: give "
@@ -228,15 +252,24 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
         condition, warnings = parsed.condition, [*warnings, *parsed.warnings]
     target = None if options.target is None else require_finite(options.target, "target")
     placements: list[Placement] = []
-    chosen = _chosen_layers(session, vector, layer)
-    for (at, made_at), weight in zip(chosen, _weights(options.layer_weights, len(chosen)), strict=True):
+    layers = _chosen_layers(session, vector, layer)
+    for (at, made_at), weight in zip(layers, _weights(options.layer_weights, len(layers)), strict=True):
         site = Site(at, vector.component, vector.head)
         if at != made_at:
             warnings.append(_moved_warning(session, site, made_at, scales=kind.scales_direction))
         intervention = kind.from_vector(vector, made_at, target)
         factor = weight * _factor(session, vector, made_at, site, unit)
         placements.append(Placement(intervention, site, factor, scope, condition))
-    return Placed(loaded.source, unit, tuple(placements), target, options.condition, tuple(warnings))
+    return Placed(
+        loaded.source,
+        unit,
+        tuple(placements),
+        target,
+        options.condition,
+        tuple(warnings),
+        chosen_strength=chosen.strength if chosen is not None and chosen.unit == unit else None,
+        taken=tuple(f"{name} {value}" for name, value in taken.items() if value != str(GENERATED)),
+    )
 
 
 def _weights(weights: object, count: int) -> list[float]:

@@ -61,12 +61,16 @@ def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
 
 
 def one_direction(vector: SteeringVector, layer: int | None) -> tuple[int, Tensor]:
-    """Return the vector's direction at `layer`, or its only one, with its layer.
+    """Return the vector's direction at `layer`, or the one that an experiment chose, or its only one, with its layer.
 
     Raises:
         LayerError: It has several directions, or none for the layer.
     """
-    at = vector.layers[0] if layer is None and len(vector.directions) == 1 else layer
+    at, chosen = layer, vector.info.chosen
+    if at is None and chosen is not None:
+        at = chosen.layer
+    elif at is None and len(vector.layers) == 1:
+        at = vector.layers[0]
     if at is None or at not in vector.directions:
         raise LayerError(
             f"layer is {layer!r}, and the vector has directions for the layers {list(vector.directions)}",

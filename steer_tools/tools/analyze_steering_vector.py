@@ -98,7 +98,7 @@ def analyze_steering_vector(
     with locked_session() as session:
         engine = session.engine
         loaded = load_for_model(session, vector_path, layer, allow_other_model=allow_other_model)
-        options = PlacementOptions("residual", allow_other_model=allow_other_model)
+        options = PlacementOptions("residual", positions="generated", allow_other_model=allow_other_model)
         placed = place_once(session, loaded.vector, layer, options)
         (unit,) = placed.unit_placements
         site, vector = unit.site, vector_where_placed(loaded.vector, unit)
@@ -126,7 +126,7 @@ def analyze_steering_vector(
                 texts=[_text(own, site) for own in projections],
                 picture_path=picture,
                 page_path=page,
-                warnings=list(placed.warnings),
+                warnings=placed.told(is_strength_given=True),
             )
         )
 

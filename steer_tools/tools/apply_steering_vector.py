@@ -22,10 +22,10 @@ LayerWeights = Annotated[
 def apply_steering_vector(
     vector_path: given.VectorPath,
     layer: given.ApplyLayer = None,
-    strength: given.Strength = 1.0,
-    unit: given.UnitName = "vector",
+    strength: given.OptionalStrength = None,
+    unit: given.OptionalUnit = None,
     intervention: given.Intervention = "add",
-    positions: given.Positions = "generated",
+    positions: given.OptionalPositions = None,
     allow_other_model: given.AllowOtherModel = False,
     target: given.Target = None,
     condition: given.Condition = None,
@@ -33,15 +33,16 @@ def apply_steering_vector(
 ) -> ApplyResult:
     """Steer the live model with a saved vector until it is removed: every later generation is changed.
 
-    Applying again adds on top; update_steering_vector changes a strength instead.
+    What is omitted of layer, strength, unit and positions is as an experiment chose for the file (intervention add);
+    else it is all layers, 1, vector, generated. Applying again adds on top; update_steering_vector changes a strength.
     """
     from steer_tools.session.placement import PlacementOptions, apply, place, require_finite
 
     with locked_session() as session:
-        wanted = require_finite(strength)
+        wanted = None if strength is None else require_finite(strength)
         options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
         placed = place(session, vector_path, layer, options)
-        warnings = [*placed.warnings, *_stacking_warnings(session, placed)]
+        warnings = [*placed.told(is_strength_given=wanted is not None), *_stacking_warnings(session, placed)]
         return applied_result(session, apply(session, placed, wanted), warnings)
 
 

@@ -44,12 +44,14 @@ class OnlyInPython:
 
 
 ONLY_IN_PYTHON = OnlyInPython()
+# What every tool means by a layer that is left out.
+LEFT_OUT = "If omitted: an experiment's choice for the file, else all it has"
 PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."
 
 Prompts = Annotated[list[PromptLike], Doc(f"Prompts to continue. {PROMPT}"), MinLen(1)]
 ApplyLayer = Annotated[
     int | list[int] | None,
-    Doc("Decoder block whose output is steered, from 0. Omit it to use every layer of the file."),
+    Doc(f"Decoder block whose output is steered, from 0. {LEFT_OUT}."),
 ]
 # In Python also a function from a TokenizedPrompt to one bool a token.
 Pooling: TypeAlias = Literal["last", "first", "mean", "response"] | Annotated[Callable[[Any], Any], ONLY_IN_PYTHON]
@@ -67,14 +69,20 @@ Method = Annotated[
 
 
 Strength = Annotated[float, Doc("Multiplies the unit. 0 changes nothing, negative steers the other way.")]
+OptionalStrength = Annotated[
+    float | None,
+    Doc("Multiplies the unit; negative steers the other way. If omitted: an experiment's choice, else 1."),
+]
 Strengths = Annotated[
     list[float] | None,
-    Doc("Strengths to try with vector_path; show both signs, as [-1, 1]. [1.0] if omitted."),
+    Doc(
+        "Strengths to try with vector_path; show both signs, as [-1, 1]. An experiment's choice, or [1.0], if omitted."
+    ),
 ]
-UnitName = Annotated[
-    Literal["vector", "contrast", "residual"],
-    Doc("What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."),
-]
+Unit: TypeAlias = Literal["vector", "contrast", "residual"]
+_UNITS = "What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."
+UnitName = Annotated[Unit, Doc(_UNITS)]
+OptionalUnit = Annotated[Unit | None, Doc(_UNITS)]
 Intervention = Annotated[
     InterventionName,
     Doc(
@@ -96,14 +104,13 @@ Condition = Annotated[
         "joined by and, or, not and parentheses; FILE@LAYER picks one of several layers."
     ),
 ]
-Positions = Annotated[
-    str,
-    Doc(
-        "Tokens to steer: generated (last prompt token and all new ones), prompt, all, last_prompt, first, "
-        "after_user (all after a chat's last user message), a slice of the prompt such as 0:4, or several joined by "
-        "commas."
-    ),
-]
+_TOKENS = (
+    "Tokens to steer: generated (last prompt token and all new ones), prompt, all, last_prompt, first, "
+    "after_user (all after a chat's last user message), a slice of the prompt such as 0:4, or several joined by "
+    "commas."
+)
+Positions = Annotated[str, Doc(_TOKENS)]
+OptionalPositions = Annotated[str | None, Doc(_TOKENS)]
 AllowOtherModel = Annotated[bool, Doc("Accept a vector of another model of the same width.")]
 SteeringId = Annotated[str, Doc("From apply_steering_vector or steering_status.")]
 MaxNewTokens = Annotated[int, Doc("The most new tokens for each text."), Ge(1)]
@@ -117,9 +124,10 @@ OwnPositive = Annotated[
     Doc("Texts or chats that show a behaviour of your own, which behavior_name then names."),
 ]
 OwnNegative = Annotated[list[PromptLike] | None, Doc("Prompts that show its absence or opposite.")]
-SingleLayer = Annotated[int | None, Doc("Decoder block that is steered, from 0; needed where the file has several.")]
+SingleLayer = Annotated[int | None, Doc(f"Decoder block that is steered, from 0. {LEFT_OUT}, which must be one.")]
 Layers = Annotated[list[int] | None, Doc("Layers to try; up to 8, spread over the model, if omitted.")]
 ScoredPositions = Annotated[str, Doc("As for apply_steering_vector.")]
+OptionalScoredPositions = Annotated[str | None, Doc("As for apply_steering_vector.")]
 GridStrengths = Annotated[
     list[float] | None,
     Doc("Each is tried with both signs; positive ones may be chosen. [0.05, 0.1, 0.2, 0.4, 0.8] if omitted."),
@@ -139,4 +147,4 @@ AllLayers = Annotated[list[int] | None, Doc("Layers to try; all if omitted.")]
 Top = Annotated[int, Doc("Tokens in each list."), Ge(1), Le(100)]
 PerToken = Annotated[bool, Doc("Divide log-probabilities by their tokens.")]
 DrawSeed = Annotated[int, Doc("Draws which questions choose and which judge.")]
-AblatedLayer = Annotated[int | None, Doc("Which of its directions, where it has several.")]
+AblatedLayer = Annotated[int | None, Doc(f"Which of its directions. {LEFT_OUT}, which must be one.")]

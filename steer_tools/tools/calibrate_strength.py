@@ -10,7 +10,7 @@ from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, figure, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
-from steer_tools.tools.results import short
+from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short
 
 # No useful strength is larger, in the model's typical norms at the layer.
 _LARGEST_RESIDUAL = 4.0
@@ -23,13 +23,14 @@ TargetEffect = Annotated[float | None, given.Doc("Mean change of log-odds to rea
 class CalibrationResult(TypedDict):
     """`strength`, in `unit`, reaches the target; `kl` and `effect` are what it does, `effect` null without a behaviour.
 
-    `residual_strength` is the same strength in residual norms.
+    `residual_strength` is the same strength in residual norms. `apply`: the arguments that apply it.
     """
 
     layer: int
     strength: float
     unit: str
     residual_strength: float | None
+    apply: ApplyArguments
     kl: float
     effect: float | None
     warnings: list[str]
@@ -42,7 +43,7 @@ def calibrate_strength(
     target_effect: TargetEffect = None,
     behavior_name: given.OptionalBehaviorName = None,
     unit: given.UnitName = "residual",
-    positions: given.ScoredPositions = "generated",
+    positions: given.OptionalScoredPositions = None,
     seed: given.DrawSeed = 0,
     allow_other_model: given.AllowOtherModel = False,
 ) -> CalibrationResult:
@@ -54,7 +55,6 @@ def calibrate_strength(
     from steer_tools.evaluation.questions import questions
     from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
-    from steer_tools.session.edit_lengths import residual_strengths
     from steer_tools.session.placement import PlacementOptions, place_once
 
     with locked_session() as session:
@@ -66,8 +66,7 @@ def calibrate_strength(
         evaluation_set = None if behavior_name is None else evaluation_set_named(session, behavior_name, seed=seed)
         options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         placed = place_once(session, vector_path, layer, options)
-        (per_unit,) = residual_strengths(session, placed.plan(1.0))
-        assert per_unit is not None  # Additions have a length.
+        per_unit = residual_unit(session, placed)
         meter = DamageMeter(engine, neutral_for(engine), [], 1)
         damage = divergence_of(meter, placed)
         effect = None
@@ -78,14 +77,16 @@ def calibrate_strength(
         )
         assert target is not None
         found = calibrate(measure, target, _LARGEST_RESIDUAL / abs(per_unit))
+        strength = short(found.strength)
         return CalibrationResult(
             layer=placed.layers[0],
-            strength=short(found.strength),
+            strength=strength,
             unit=unit,
-            residual_strength=short(found.strength * per_unit),
-            kl=short(damage([found.strength])[0]),
-            effect=None if effect is None else short(effect([found.strength])[0]),
-            warnings=list(placed.warnings),
+            residual_strength=short(strength * per_unit),
+            apply=repeating(vector_path, placed, strength, allow_other_model=allow_other_model),
+            kl=short(damage([strength])[0]),
+            effect=None if effect is None else short(effect([strength])[0]),
+            warnings=placed.told(is_strength_given=True),
         )
 
 

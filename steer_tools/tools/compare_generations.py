@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from typing_extensions import TypedDict
 
+from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -29,6 +30,9 @@ from steer_tools.tools.results import added_strength, rounded
 
 if TYPE_CHECKING:
     from steer_tools.session.comparison import Side
+
+
+OneStrength = Annotated[float | None, given.Doc("Or one.")]
 
 
 class TextMetrics(TypedDict):
@@ -70,8 +74,8 @@ def compare_generations(
     vector_path: given.OptionalVectorPath = None,
     layer: given.ApplyLayer = None,
     strengths: given.Strengths = None,
-    unit: given.UnitName = "vector",
-    positions: given.Positions = "generated",
+    unit: given.OptionalUnit = None,
+    positions: given.OptionalPositions = None,
     max_new_tokens: given.MaxNewTokens = 48,
     temperature: given.Temperature = 0.0,
     seed: given.Seed = 0,
@@ -79,6 +83,7 @@ def compare_generations(
     intervention: given.Intervention = "add",
     target: given.Target = None,
     condition: given.Condition = None,
+    strength: OneStrength = None,
 ) -> CompareResult:
     """Show unsteered and steered texts side by side, and leave what is applied as it is.
 
@@ -95,6 +100,10 @@ def compare_generations(
         options = PlacementOptions(
             unit, intervention, target, positions, condition, allow_other_model=allow_other_model
         )
+        if strength is not None:
+            if strengths is not None:
+                raise ArgumentError("Both strength and strengths were given", valid="one of them")
+            strengths = [strength]
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
         plans = [plan for _, plan in tried]
         sampling = Sampling(max_new_tokens, temperature)
@@ -173,5 +182,6 @@ TOOL = Card(
     about="Show unsteered and steered texts side by side.",
     required=("vector_path",),
     positional=("prompts",),
+    not_typed=("strength",),
     is_read_only=True,
 ).tool(compare_generations, show)

@@ -11,7 +11,7 @@ from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, interval, nats, shown_prompt, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
-from steer_tools.tools.results import short, short_interval
+from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short, short_interval
 
 # The items that failed worst are listed; all are counted.
 _LISTED = 5
@@ -36,12 +36,14 @@ class RobustnessResult(TypedDict):
     `score`: share of questions that move the asked way by at least a quarter of the median effect in all wordings, with
     the chat template and without. `failing`: the worst 5 of the `failing_items` that do not move that way.
     `anti_steerable`: share that the strength moves the wrong way from its opposite on. `paraphrase_share`: part of the
-    variance that lies between wordings of one question.
+    variance that lies between wordings of one question. `apply`: the arguments that apply what was measured.
     """
 
     layer: int
     strength: float
     unit: str
+    residual_strength: float
+    apply: ApplyArguments
     score: float
     effect: float
     interval: list[float] | None
@@ -60,18 +62,18 @@ def evaluate_steering_robustness(
     vector_path: given.VectorPath,
     dataset: given.KnownBehavior,
     layer: given.SingleLayer = None,
-    strength: given.Strength = 1.0,
+    strength: given.OptionalStrength = None,
     test_prompts: TestPrompts = None,
     unit: given.UnitName = "residual",
-    positions: given.ScoredPositions = "generated",
+    positions: given.OptionalScoredPositions = None,
     seed: given.DrawSeed = 0,
     per_token: given.PerToken = False,
     allow_other_model: given.AllowOtherModel = False,
 ) -> RobustnessResult:
     """Measure how evenly a vector works over prompts, wordings and the chat template, and on which prompts it fails.
 
-    Give best_layer as layer and best_strength as strength, as sweep_steering or steering_experiment found them, and
-    their seed: it is measured on the questions that did not choose.
+    A file of steering_experiment or find_best_layer knows its layer and strength; of sweep_steering give best_layer and
+    best_strength. Give their seed, too: it is measured on the questions that did not choose.
     """
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.robustness import evaluate, with_prompts
@@ -79,8 +81,7 @@ def evaluate_steering_robustness(
     from steer_tools.session.placement import PlacementOptions, place_once, require_finite
 
     with locked_session() as session:
-        wanted = require_finite(strength)
-        if wanted == 0:
+        if strength is not None and require_finite(strength) == 0:
             raise ArgumentError("strength is 0, which changes nothing", valid="a number above or below 0")
         evaluation_set = evaluation_set_named(session, dataset, seed=seed)
         items = evaluation_set.splits.judging
@@ -88,12 +89,15 @@ def evaluate_steering_robustness(
             items = with_prompts(items, parse_prompts(test_prompts, "test_prompts"))
         options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         placed = place_once(session, vector_path, layer, options)
+        wanted = placed.strength if strength is None else require_finite(strength)
         found = evaluate(session.engine, placed, wanted, items, per_token=per_token)
         failing = found.failing
         return RobustnessResult(
             layer=placed.layers[0],
             strength=wanted,
             unit=unit,
+            residual_strength=short(wanted * residual_unit(session, placed)),
+            apply=repeating(vector_path, placed, wanted, allow_other_model=allow_other_model),
             score=short(found.score),
             effect=short(float(found.effects.mean())),
             interval=short_interval(found.interval),
@@ -110,7 +114,10 @@ def evaluate_steering_robustness(
             effect_without_template=None
             if found.without_template is None
             else short(float(found.without_template.mean())),
-            warnings=[*placed.warnings, *length_warnings(session, [(wanted, placed.plan(wanted))])],
+            warnings=[
+                *placed.told(is_strength_given=strength is not None),
+                *length_warnings(session, [(wanted, placed.plan(wanted))]),
+            ],
         )
 
 

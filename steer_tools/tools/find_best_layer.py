@@ -20,7 +20,7 @@ _METHOD = "paired_mean_difference"
 
 
 class BestLayerResult(SweepResult):
-    """As from sweep_steering; `vector_path` is the vector at all layers that were tried.
+    """As from sweep_steering; `vector_path` is the vector at all layers that were tried; its file knows the best cell.
 
     `dataset` names the behaviour for other tools: lists of your own are a file now.
     """
@@ -64,11 +64,11 @@ def find_best_layer(
         where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior))
         contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
         extraction = extract(session, contrast, where, way_named(_METHOD, None))
-        path = saved_vector(session, extraction, folder)
         swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
+        path = saved_vector(session, extraction, swept, folder)
         facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        result = swept_result(swept, options, files, extraction.warnings)
+        result = swept_result(session, swept, options, files, path, extraction.warnings)
         dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
         return BestLayerResult(**result, vector_path=path, dataset=dataset)
 

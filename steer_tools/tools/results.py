@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NotRequired, TypeVar, cast
 
 from typing_extensions import TypedDict
+
+from steer_tools.tools.arguments import Unit
 
 if TYPE_CHECKING:
     from steer_tools.core.plan import Plan
     from steer_tools.core.registry import Applied
     from steer_tools.engines.base import ModelInfo
     from steer_tools.evaluation.intervals import Interval
+    from steer_tools.session.placement import Placed
     from steer_tools.session.session import Session
 
 _Item = TypeVar("_Item")
@@ -31,6 +34,17 @@ class ModelStatus(TypedDict):
     engine: str
     chat_template: bool
     context_length: int | None
+
+
+class ApplyArguments(TypedDict):
+    """What repeats it, for apply_steering_vector or compare_generations."""
+
+    vector_path: str
+    layer: int
+    strength: float
+    unit: Unit
+    positions: str
+    allow_other_model: NotRequired[bool]
 
 
 class ApplyResult(TypedDict):
@@ -86,6 +100,28 @@ def applied_result(session: Session, applied: Applied, warnings: list[str]) -> A
         active=len(session.registry),
         warnings=[*warnings, *applied_warnings(session, applied)],
     )
+
+
+def repeating(vector_path: str, placed: Placed, strength: float, *, allow_other_model: bool = False) -> ApplyArguments:
+    """Return the call that applies a vector as it was placed, at one layer."""
+    (placement,) = placed.unit_placements
+    arguments = ApplyArguments(
+        vector_path=vector_path,
+        layer=placement.site.layer,
+        strength=strength,
+        unit=placed.unit,
+        positions=str(placement.positions),
+    )
+    return {**arguments, "allow_other_model": True} if allow_other_model else arguments
+
+
+def residual_unit(session: Session, placed: Placed) -> float:
+    """Return what strength 1 adds of a vector that was placed at one layer, in typical norms there."""
+    from steer_tools.session.edit_lengths import residual_strengths
+
+    (length,) = residual_strengths(session, placed.plan(1.0))
+    assert length is not None  # Additions have a length.
+    return length
 
 
 def added_strength(session: Session, strength: float | None, plan: Plan) -> float | list[float | None] | None:

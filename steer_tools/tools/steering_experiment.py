@@ -17,7 +17,7 @@ from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session, resolved_layers
-from steer_tools.tools.results import rounded, short, short_interval
+from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, rounded, short, short_interval
 from steer_tools.tools.sweep_results import (
     CELLS,
     LayerCells,
@@ -93,8 +93,8 @@ class ExperimentResult(TypedDict):
     """`effect` (nats), with its 95 % `interval`, is on `items` that did not choose.
 
     `prompting` is that of a prompt which simply asks for the behaviour, null where nobody wrote one. `text_scores`: of
-    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1. `dataset` names the
-    behaviour for other tools: lists of your own are a file now.
+    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1. `apply`: the arguments
+    that apply the best cell. `dataset` names the behaviour for other tools: lists of your own are a file now.
     """
 
     verdict: str
@@ -103,6 +103,8 @@ class ExperimentResult(TypedDict):
     dataset: str
     best_layer: int
     best_strength: float
+    residual_strength: float
+    apply: ApplyArguments
     unit: str
     effect: float
     interval: list[float] | None
@@ -133,7 +135,7 @@ def steering_experiment(
     """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
 
     verdict is works, weak, indistinguishable from random, or breaks the model. Nothing stays applied: to use it, call
-    apply_steering_vector with best_layer, best_strength and unit="residual". Show the user report_path. Lists of your
+    apply_steering_vector with what is in apply, or with vector_path alone. Show the user report_path. Lists of your
     own need 8 different prompts on each side; 64 are better.
     """
     from steer_tools.directions.session_methods import way_named
@@ -162,7 +164,7 @@ def steering_experiment(
         folder = save_folder or f"experiments/{folder_name(evaluation_set)}"
         tried, way = resolved_layers(session, layers, spread_layers(session.engine)), way_named(method, None)
         found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}", controls)
-        path = saved_vector(session, found.extraction, folder)
+        path = saved_vector(session, found.extraction, found.swept, folder)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_experiment(session.workspace, folder, found, facts)
         dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
@@ -175,6 +177,8 @@ def steering_experiment(
             dataset=dataset,
             best_layer=swept.cell.layer,
             best_strength=swept.cell.strength,
+            residual_strength=short(swept.cell.strength * residual_unit(session, swept.placed)),
+            apply=repeating(path, swept.placed, swept.cell.strength),
             unit=options.unit,
             effect=short(judgement.effect),
             interval=short_interval(judgement.interval),

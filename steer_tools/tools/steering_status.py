@@ -11,7 +11,7 @@ from steer_tools.errors import SteeringError
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
-from steer_tools.tools.results import ModelStatus, model_status, one_or_list
+from steer_tools.tools.results import ModelStatus, added_strength, model_status, one_or_list
 
 if TYPE_CHECKING:
     from steer_tools.core.registry import Applied
@@ -21,13 +21,14 @@ _MOST_SAVED = 50
 
 
 class AppliedStatus(TypedDict):
-    """One applied vector."""
+    """One applied vector; `residual_strength` as apply_steering_vector gave it."""
 
     steering_id: str
     vector_path: str
     layer: int | list[int]
     strength: float
     unit: str
+    residual_strength: float | list[float | None] | None
     component: str
     intervention: str
     target: float | None
@@ -66,14 +67,14 @@ def steering_status() -> StatusResult:
         return StatusResult(
             model=model_status(engine.info),
             in_force=session.is_in_force,
-            applied=[_applied_status(entry) for entry in session.registry.entries()],
+            applied=[_applied_status(session, entry) for entry in session.registry.entries()],
             workspace=str(session.workspace.root),
             saved=[_saved_status(session, path) for path in paths[:_MOST_SAVED]],
             saved_total=len(paths),
         )
 
 
-def _applied_status(entry: Applied) -> AppliedStatus:
+def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
     first = entry.unit_placements[0]
     return AppliedStatus(
         steering_id=entry.steering_id,
@@ -81,6 +82,7 @@ def _applied_status(entry: Applied) -> AppliedStatus:
         layer=one_or_list(entry.layers),
         strength=entry.strength,
         unit=entry.unit,
+        residual_strength=added_strength(session, entry.strength, entry.placements),
         component=first.site.part,
         intervention=first.intervention.name,
         target=entry.target,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
@@ -13,7 +14,7 @@ from steer_tools.evaluation.behaviors.behavior import Behavior
 from steer_tools.evaluation.behaviors.behavior_json import behavior_document
 from steer_tools.reports.words import span
 from steer_tools.tools.rendering import Shown, facts, interval, line, nats, stack, table, warning_lines
-from steer_tools.tools.results import short, short_interval
+from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short, short_interval
 
 if TYPE_CHECKING:
     from steer_tools.directions.extraction import Extraction
@@ -55,15 +56,19 @@ class SweepResult(TypedDict):
 
     Those of `cells` are on the items that chose the best cell, `effect` and its 95 % `interval` on the `items` others.
     There are no controls: the interval of a random direction is often clear of 0, too.
-    `anti_steerable`: share of these that the strengths move the wrong way.
+    `anti_steerable`: share of these that the strengths move the wrong way. `apply`: the arguments that apply the best
+    cell. `residual_strength`: its strength in typical norms; `residual_units`: what strength 1 adds at each layer.
     """
 
     unit: str
     strengths: list[float]
+    residual_units: dict[str, float]
     cells: list[LayerCells]
     window: list[WindowStatus]
     best_layer: int
     best_strength: float
+    residual_strength: float
+    apply: ApplyArguments
     effect: float
     interval: list[float] | None
     items: int
@@ -73,15 +78,19 @@ class SweepResult(TypedDict):
     warnings: list[str]
 
 
-def swept_result(swept: Sweep, options: SweepOptions, files: ReportFiles, warnings: Sequence[str]) -> SweepResult:
+def swept_result(
+    session: Session, swept: Sweep, options: SweepOptions, files: ReportFiles, vector_path: str, warnings: Sequence[str]
+) -> SweepResult:
     """Return what sweep_steering gives."""
     from steer_tools.experiments.grids import by_layer
 
+    units = {layer: residual_unit(session, placed) for layer, placed in swept.placed_at.items()}
     layers = by_layer(swept.grid.cells)
     strengths = [cell.strength for cell in next(iter(layers.values()))]
     return SweepResult(
         unit=options.unit,
         strengths=strengths,
+        residual_units={str(layer): short(unit) for layer, unit in units.items()},
         cells=[
             LayerCells(
                 layer=layer,
@@ -95,6 +104,8 @@ def swept_result(swept: Sweep, options: SweepOptions, files: ReportFiles, warnin
         window=window(swept.grid),
         best_layer=swept.cell.layer,
         best_strength=swept.cell.strength,
+        residual_strength=short(swept.cell.strength * units[swept.cell.layer]),
+        apply=repeating(vector_path, swept.placed, swept.cell.strength, allow_other_model=options.allow_other_model),
         effect=short(swept.judgement.effect),
         interval=short_interval(swept.judgement.interval),
         items=len(swept.judgement.effects),
@@ -123,11 +134,18 @@ def window(grid: Grid) -> list[WindowStatus]:
     return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
 
 
-def saved_vector(session: Session, extraction: Extraction, folder: str) -> str:
-    """Write a vector into the folder, and return its path."""
+def saved_vector(session: Session, extraction: Extraction, swept: Sweep, folder: str) -> str:
+    """Write a vector into the folder, with the cell that was chosen for it, and return its path."""
+    from steer_tools.core.vectors import ChosenCell
     from steer_tools.formats import save_vector
 
-    return str(save_vector(extraction.vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
+    (placement,), cell = swept.placed.unit_placements, swept.cell
+    chosen = ChosenCell(
+        layer=cell.layer, strength=cell.strength, unit=swept.placed.unit, positions=str(placement.positions)
+    )
+    info = extraction.vector.info.model_copy(update={"chosen": chosen})
+    vector = replace(extraction.vector, info=info)
+    return str(save_vector(vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
 
 
 def kept_behavior(session: Session, behavior: Behavior, folder: str) -> str:

@@ -44,7 +44,7 @@ def sweep_steering(
         method = loaded.vector.info.method
         facts = Facts.of(session.engine.info, options, str(vector_path), method, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        return swept_result(swept, options, files, loaded.warnings)
+        return swept_result(session, swept, options, files, str(vector_path), loaded.warnings)
 
 
 TOOL = Card(

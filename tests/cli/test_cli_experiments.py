@@ -431,7 +431,7 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
         ),
         (
             ("calibrate", "v", "--target-effect", 2, "--behavior", "honesty"),
-            {"vector_path": "v", "layer": None, "target_damage": None, "target_effect": 2.0, "positions": "generated"}
+            {"vector_path": "v", "layer": None, "target_damage": None, "target_effect": 2.0, "positions": None}
             | {"unit": "residual", "allow_other_model": False, "behavior_name": "honesty", "seed": 0},
         ),
     ],
@@ -495,12 +495,12 @@ def test_the_suggestion_says_everything_about_the_vector(
     asked: list[tuple[str, dict[str, object]]], ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suggestions, "_question", lambda *arguments: "-Ask?")
-    common = ("--positions", "all", "--model", "m", "--workspace", ran.workspace)
-
-    commands = [
-        shlex.split(run("sweep", "my v", "honesty", *common, *options).stdout.splitlines()[-1])
-        for options in ((), ("--allow-other-model",))
-    ]
+    common = ("--model", "m", "--workspace", ran.workspace)
+    cell = {**ran.result["apply"], "vector_path": "my v", "positions": "all"}
+    commands: list[list[str]] = []
+    for options in ({}, {"allow_other_model": True}):
+        monkeypatch.setitem(ran.result, "apply", cell | options)
+        commands.append(shlex.split(run("sweep", "my v", "honesty", *common).stdout.splitlines()[-1]))
 
     strength = f"{ran.result['best_strength']:g}"
     assert [command.count("--allow-other-model") for command in commands] == [0, 1]
@@ -598,9 +598,16 @@ def test_robustness_is_measured_on_prompts_of_a_file(ran: Ran, tmp_path: Path) -
 
 def test_a_calibrated_strength_spends_the_damage(ran: Ran) -> None:
     done = run("calibrate", VECTOR, "--target-damage", 0.05, "--workspace", ran.workspace, "--json")
+    told = run("calibrate", VECTOR, "--target-damage", 0.05, "--workspace", ran.workspace)
 
     assert (done.code, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["kl"] == pytest.approx(0.05, rel=0.1)
+    result = json.loads(done.stdout)
+    assert result["kl"] == pytest.approx(0.05, rel=0.1)
+    assert result["layer"] == ran.result["best_layer"]  # The experiment's file knows it.
+    strength = f"{result['strength']:g}"
+    command = shlex.split(told.stdout.splitlines()[-1])
+    assert command[:2] == ["steer-tools", "compare"]
+    assert command[command.index("--strength") :][:4] == ["--strength", f"-{strength}", "--strength", strength]
 
 
 @pytest.mark.parametrize("command", [("experiment",), ("best-layer",), ("sweep", "v"), ("robustness", "v")])

@@ -466,11 +466,13 @@ BAD_STRENGTH_IDS = ["nan", "inf", "-inf", "10**400", "1e39", "two", "text", "non
 @pytest.mark.parametrize("strength", BAD_STRENGTHS, ids=BAD_STRENGTH_IDS)
 def test_a_strength_that_is_no_finite_number_is_refused(steered: Steered, strength: Any) -> None:
     with refused(steered.session, StrengthError, "a finite number"):
-        apply_steering_vector("v", strength=strength)
-    with refused(steered.session, StrengthError, "a finite number"):
         update_steering_vector(steered.steering_id, strength)
     with refused(steered.session, StrengthError, "a finite number"):
         compare_generations(PROMPTS, "v", strengths=[1.0, strength], max_new_tokens=2)
+    if strength is None:  # Left out, where there may be a default.
+        return
+    with refused(steered.session, StrengthError, "a finite number"):
+        apply_steering_vector("v", strength=strength)
     with refused(steered.session, StrengthError, "a finite number"), steering("v", strength=strength):
         raise AssertionError("The block was entered.")
 

@@ -14,6 +14,8 @@ from helpers.surface import surface
 from steer_tools.tools.choices import InterventionName, MethodName
 
 GONE = "gone"
+# Words of JSON Schema, which nobody calls by name.
+GRAMMAR = frozenset({"$defs", "anyOf"})
 NAME = f"(?:{'|'.join((*get_args(MethodName), *get_args(InterventionName)))})"
 LIST = re.compile(rf"(?:{NAME}, )*{NAME} and {NAME}\b")
 
@@ -31,7 +33,8 @@ def altered(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any
 def added(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Return the names of what is new: commands, options, tools, arguments, keys of results, choices."""
     known = {whole for path in before for _, whole in steps(path)}
-    names = {next(part for part, whole in steps(path) if whole not in known) for path in after.keys() - before.keys()}
+    new = [[part for part, whole in steps(path) if whole not in known] for path in after.keys() - before.keys()]
+    names = {next(part for part in parts if part not in GRAMMAR) for parts in new if not GRAMMAR.issuperset(parts)}
     longer = [(before[path], new) for path, new in after.items() if is_longer(path, before.get(path), new)]
     return names | {name for old, new in longer for name in new if name not in old}
 

@@ -110,7 +110,7 @@ def an_experiment(effects: tuple[float, ...] = (1.25, 2.5, -0.75, 3.0), controls
     return Experiment(
         extraction=Extraction(vector, {}, ("The sides differ in length.",)),
         evaluation_set=EvaluationSet(behavior, Splits(items[:2], items[2:]), (TextPrompt("n"),), {}, {}, 8),
-        swept=Sweep(grid, grid.choose(), Placed("v", "residual", (placement,), None, None, ()), judgement),
+        swept=Sweep(grid, grid.choose(), {2: Placed("v", "residual", (placement,), None, None, ())}, judgement),
         null=null,
         side_effects=SideEffects(
             Damage(0.21, 1.11, 1.31, 0.81, 1.61), {"poise": 0.44, "warmth": -1.2, "rigour": 2.22}, SCORES

@@ -315,7 +315,7 @@ WRONG_ARGUMENTS = {
     "missing": ("apply_steering_vector", {"layer": 2}, "vector_path"),
     "one of several missing": ("create_steering_vector", {k: CREATE[k] for k in CREATE if k != "layer"}, "layer"),
     "no number": ("apply_steering_vector", {"vector_path": "v.safetensors", "strength": "strong"}, "strength"),
-    "null": ("apply_steering_vector", {"vector_path": "v.safetensors", "strength": None}, "strength"),
+    "null": ("apply_steering_vector", {"vector_path": None, "strength": 1.0}, "vector_path"),
     "half a layer": ("apply_steering_vector", {"vector_path": "v.safetensors", "layer": 1.5}, "layer"),
     "no choice": ("apply_steering_vector", {"vector_path": "v.safetensors", "unit": "metre"}, "unit"),
     "no list": ("generate", {"prompts": "keke"}, "prompts"),

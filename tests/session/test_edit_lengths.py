@@ -55,6 +55,13 @@ def test_a_long_edit_is_told_of_and_the_named_strength_is_gentle(
     assert told(softly["warnings"]) == []
 
 
+@pytest.mark.parametrize("strength", [0.2, 0.5, -0.5, 0.0])
+def test_half_a_norm_is_not_too_long(vector: str, strength: float) -> None:
+    for layer in range(4):
+        assert told(apply_steering_vector(vector, layer, strength, "residual")["warnings"]) == []
+        remove_all_steering_vectors()
+
+
 def test_each_way_to_steer_tells_the_same_of_a_long_edit_and_nothing_of_a_gentle_one(vector: str) -> None:
     def by_each_way(strength: float) -> list[list[str]]:
         own = {"layer": 2, "unit": "residual"}

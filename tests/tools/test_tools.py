@@ -201,7 +201,7 @@ def test_a_bare_array_is_applied_at_the_layer_that_is_given(llama_session: Sessi
 def test_applying_the_same_vector_twice_says_that_it_stacks(session: Session, make_vector: Callable[..., str]) -> None:
     path = make_vector()
 
-    first, second = apply_steering_vector(path), apply_steering_vector(path)
+    first, second = (apply_steering_vector(path, strength=0.2) for _ in range(2))
 
     assert first["warnings"] == []
     assert first["steering_id"] in second["warnings"][0]
@@ -373,6 +373,7 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
             "layer": [1, 2],
             "strength": 1.5,
             "unit": "vector",
+            "residual_strength": applied["residual_strength"],
             "component": "residual",
             "intervention": "add",
             "target": None,

@@ -4,6 +4,16 @@ It must not know files, models or what an engine does with a vector.
 """
 
 from steer_tools.core.vectors.algebra import cosines, layer_cosines, oppositions, orthogonalized
-from steer_tools.core.vectors.vector import SteeringVector, VectorInfo, combine
+from steer_tools.core.vectors.vector import ChosenCell, SteeringVector, Unit, VectorInfo, combine
 
-__all__ = ["SteeringVector", "VectorInfo", "combine", "cosines", "layer_cosines", "oppositions", "orthogonalized"]
+__all__ = [
+    "ChosenCell",
+    "SteeringVector",
+    "Unit",
+    "VectorInfo",
+    "combine",
+    "cosines",
+    "layer_cosines",
+    "oppositions",
+    "orthogonalized",
+]

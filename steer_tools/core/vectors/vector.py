@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
@@ -15,6 +16,20 @@ from torch import Tensor
 from steer_tools.core.site import Component
 from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
 
+# What a strength of 1 is: what the file holds, one mean difference, or the model's typical norm at the site.
+Unit: TypeAlias = Literal["vector", "contrast", "residual"]
+
+
+class ChosenCell(BaseModel):
+    """Where and how strongly an experiment chose to add a vector: what is taken where a caller does not say."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    layer: int = Field(ge=0)
+    strength: float
+    unit: Unit
+    positions: str
+
 
 class VectorInfo(BaseModel):
     """What a vector remembers of its making; every field may be unknown, as in a bare array from elsewhere.
@@ -22,7 +37,7 @@ class VectorInfo(BaseModel):
     All mappings are by layer: `contrast_norms` is |μ₊ − μ₋|, `residual_norms` the model's typical norm at the site,
     `positive_projections` and `negative_projections` are û·μ₊ and û·μ₋ for the unit direction û, and above `thresholds`
     the projection û·h of an activation counts as positive, which errs on the shares `misses` and `false_alarms` of the
-    held-out positive and negative prompts.
+    held-out positive and negative prompts. `chosen` is for these directions: a vector that is made of them has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -43,6 +58,7 @@ class VectorInfo(BaseModel):
     model_family: str | None = None
     model_fingerprint: str | None = None
     model_layers: int | None = Field(default=None, ge=1)
+    chosen: ChosenCell | None = None
 
     def negated(self) -> "VectorInfo":
         """Return what is true of −û, whose positive prompts are the negative ones."""
@@ -54,6 +70,7 @@ class VectorInfo(BaseModel):
             "thresholds": {layer: -value for layer, value in self.thresholds.items()},
             "misses": self.false_alarms,
             "false_alarms": self.misses,
+            "chosen": None,
         }
         return self.model_copy(update=swapped)
 
@@ -156,7 +173,9 @@ class SteeringVector:
     def normalized(self) -> "SteeringVector":
         """Return the same directions at length 1; the contrast's own norms stay in the info."""
         unit = {n: (direction.double() / direction.double().norm()).float() for n, direction in self.directions.items()}
-        return replace(self, directions=MappingProxyType(unit), info=self.info.model_copy(update={"is_unit": True}))
+        return replace(
+            self, directions=MappingProxyType(unit), info=self.info.model_copy(update={"is_unit": True, "chosen": None})
+        )
 
     def __add__(self, other: object) -> "SteeringVector":
         return combine((self, other), (1.0, 1.0)) if isinstance(other, SteeringVector) else NotImplemented
@@ -220,7 +239,7 @@ def combine(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> Stee
         directions,
         component=first.component,
         head=first.head,
-        info=info.model_copy(update={"is_unit": info.is_unit and abs(weight) == 1}),
+        info=info.model_copy(update={"is_unit": info.is_unit and abs(weight) == 1, "chosen": None}),
         means=first.means,
         # w·û stays 1.
         erasers={layer: math.copysign(1.0, weight) * eraser for layer, eraser in first.erasers.items()},
