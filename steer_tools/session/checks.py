@@ -151,8 +151,9 @@ def _equality_checks(
         check = _token_check(name, [generation.tokens for generation in other], batched)
         if engine.info.dtype != "float32" or not check.passed:
             unsteered = engine.generate(plain, sampling)
-            gap, _ = _logit_gap(engine, steered, batched, use_cache=use_cache, batched=company)
-            limit = 2 * max(_logit_gap(engine, plain, unsteered, use_cache=use_cache, batched=company))
+            # A step of either: steered logits may be the larger ones.
+            gap, step = _logit_gap(engine, steered, batched, use_cache=use_cache, batched=company)
+            limit = 2 * max(step, *_logit_gap(engine, plain, unsteered, use_cache=use_cache, batched=company))
             check = Check(name, gap <= limit, gap, f"at most {limit:g}, twice the unsteered model's logit gap")
         checks.append(check)
     return checks

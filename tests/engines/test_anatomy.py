@@ -21,7 +21,7 @@ from steer_tools.core.plan import Placement
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import find_architecture
-from steer_tools.engines.huggingface.block_parts import TOKENS, _Merges, find_parts, hidden_of
+from steer_tools.engines.huggingface.block_parts import _Merges, find_parts, hidden_of
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
 # Model type: for each kind of block, its mixers and its MLPs as "part > writer to the stream".
@@ -85,12 +85,13 @@ def parts_by_name(model: Any) -> list[tuple[list[str], list[str]]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_parts_are_found_where_a_special_token_is_a_hundred_times_longer(model_type: str, dtype: torch.dtype) -> None:
     model: Any = family_models.build(model_type)
+    architecture = find_architecture(model)
+    tokens, blocks = architecture.text_tokens(5), architecture.blocks
     with torch.no_grad():
-        model.get_input_embeddings().weight[TOKENS[0]] *= 2000
+        model.get_input_embeddings().weight[tokens[0]] *= 2000
     lengths: list[Tensor] = []
-    blocks = find_architecture(model).blocks
     handle = blocks[1].register_forward_hook(lambda *given: lengths.append(hidden_of(given[2])[0].norm(dim=-1)))
-    model(torch.tensor([TOKENS]))
+    model(torch.tensor([tokens]))
     handle.remove()
 
     assert lengths[0][0] > 50 * lengths[0][1:].max()

@@ -76,6 +76,12 @@ class Architecture:
         offloaded_to = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
         return next(placed, None) or torch.device(offloaded_to or "cpu")
 
+    def text_tokens(self, count: int) -> tuple[int, ...]:
+        """Return a few ids of text: those of special tokens, whose activations may be like no other's, lie at the ends
+        of a vocabulary."""
+        size = cast(Any, self.model).get_input_embeddings().weight.shape[0]
+        return tuple((size // 3 + place * max(1, size // 16)) % size for place in range(count))
+
 
 def find_architecture(model: object) -> Architecture:
     """Find the parts of `model`.

@@ -8,7 +8,7 @@ It must not know prompts or plans.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from math import prod
 from threading import get_ident
 from typing import Any, cast
@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from steer_tools.engines.huggingface.architecture import Architecture
 
-TOKENS = (3, 5, 7, 9, 4)
+_TOKENS = 5
 # As many modules write to the stream in one block at most: attention, a recurrent mixer beside it, and an MLP.
 _MOST_WRITERS = 3
 # Of what a block adds, in shares of the stream: where rounding leaves more, nothing is told.
@@ -136,7 +136,7 @@ def _watch(architecture: Architecture) -> list[_Watched]:
             del merges.noted[seen.entered[name] :]
         stream = hidden_of(output)
         if _is_stream(stream, width):
-            rows = stream.clone().view(len(TOKENS), width)
+            rows = stream.clone().view(_TOKENS, width)
             seen.calls.append(_Call(name, module, args, kwargs, rows, seen.entered[name]))
 
     for seen, block in zip(watched, architecture.blocks, strict=True):
@@ -152,11 +152,12 @@ def _watch(architecture: Architecture) -> list[_Watched]:
 
 
 def run_watched(architecture: Architecture, hooks: Iterable[RemovableHandle]) -> None:
-    """Run one uncached pass over TOKENS, and take the hooks off the model."""
+    """Run one uncached pass over a few tokens of text, and take the hooks off the model."""
     with ExitStack() as stack, torch.no_grad():
         for hook in hooks:
             stack.enter_context(hook)
-        cast(Any, architecture.model)(torch.tensor([TOKENS], device=architecture.device), use_cache=False)
+        ids = torch.tensor([architecture.text_tokens(_TOKENS)], device=architecture.device)
+        cast(Any, architecture.model)(ids, use_cache=False)
 
 
 def in_this_thread(note: Callable[..., None], *first: Any) -> Callable[..., None]:
@@ -186,38 +187,51 @@ def _parts_of(block: nn.Module, seen: _Watched) -> BlockParts:
     for call in seen.calls:
         if not any(torch.equal(call.output, maker.output) for maker in makers):
             makers.append(call)
-    found = _writers(seen.before, seen.after, makers)
+    # What goes into a part may be all but the stream itself, where a norm comes right behind another: no norm writes
+    # what others can.
+    found = _writers(seen, [call for call in makers if not _is_norm(call.module)]) or _writers(seen, makers)
     names = [writer.name for writer, _ in found]
     sublayers = [_sublayer(block, seen, writer, names, scale) for writer, scale in found]
     mixers = tuple(sublayer for sublayer in sublayers if _mixes_tokens(seen, sublayer))
     return BlockParts(mixers, tuple(sublayer for sublayer in sublayers if sublayer not in mixers))
 
 
-def _writers(before: Tensor, after: Tensor, makers: Sequence[_Call]) -> list[tuple[_Call, float]]:
-    """Return the fewest outputs that add up, each times its scale, to what the block adds to the stream.
+def _writers(seen: _Watched, makers: Sequence[_Call]) -> list[tuple[_Call, float]]:
+    """Return the fewest calls whose outputs add up, each times its scale, to what the block adds to the stream."""
+    assert seen.before is not None and seen.after is not None
+    addends = find_addends(seen.before, seen.after, [call.output for call in makers])
+    return [(makers[index], scale) for index, scale in addends]
+
+
+def find_addends(before: Tensor, after: Tensor, outputs: Sequence[Tensor]) -> list[tuple[int, float]]:
+    """Return the numbers of the fewest outputs that add up, each times its scale, to after − before; of as many
+    elements each, the last dimension being the stream's.
 
     Element by element, since the stream of a special token may be a hundred times longer than that of a text's: no
     global norm tells what rounding leaves of the others.
     """
-    if not makers:
+    if not outputs:
         return []
-    start, end = before.double().flatten(), after.double().flatten()
-    added, stream = end - start, start.abs() + end.abs()
-    stream = stream + 1e-3 * stream.mean()
-    outputs = torch.stack([maker.output.double().flatten().to(added.device) for maker in makers])
-    weighted, wanted = outputs / stream, added / stream
+    start, end = (stream.double().view(-1, stream.shape[-1]) for stream in (before, after))
+    floor = 1e-3 * (start.abs() + end.abs()).mean(dim=-1, keepdim=True)
+    added, stream = (end - start).flatten(), (start.abs() + end.abs() + floor).flatten()
+    columns = torch.stack([output.double().flatten().to(added.device) for output in outputs])
+    weighted, wanted = columns / stream, added / stream
     gram, against = weighted @ weighted.T, weighted @ wanted
     # In float64 the fit of the scales itself is less exact than the sum.
     step = 2 * max(torch.finfo(after.dtype).eps, torch.finfo(torch.float32).eps)
-    for count in range(1, _MOST_WRITERS + 1):
-        for chosen in map(list, combinations(range(len(makers)), count)):
-            scales = torch.linalg.lstsq(gram[chosen][:, chosen], against[chosen, None]).solution.squeeze(1)
-            rest = (added - scales @ outputs[chosen]).abs()
+    for count, is_plain in product(range(1, _MOST_WRITERS + 1), (True, False)):
+        for chosen in map(list, combinations(range(len(outputs)), count)):
+            # Most models add what their parts give as it is: a fit of the scales is looked for where none does.
+            scales = torch.ones(count, dtype=torch.float64, device=added.device)
+            if not is_plain:
+                scales = torch.linalg.lstsq(gram[chosen][:, chosen], against[chosen, None]).solution.squeeze(1)
+            rest = (added - scales @ columns[chosen]).abs()
             # Every sum and product on the way is rounded once.
-            is_rounding = bool((rest <= step * (stream + scales.abs() @ outputs[chosen].abs())).all())
+            is_rounding = bool((rest <= step * (stream + scales.abs() @ columns[chosen].abs())).all())
             is_told = float((rest / stream).norm()) <= _MOST_LEFT * float(wanted.norm())
             if is_rounding and is_told and bool((scales.abs() > 1e-3).all()):
-                return [(makers[i], float(scale)) for i, scale in zip(chosen, scales, strict=True)]
+                return list(zip(chosen, scales.tolist(), strict=True))
     return []
 
 
@@ -242,7 +256,7 @@ def _merged(before: Sequence[int], after: Sequence[int]) -> int:
 
     Before, they are (tokens, count, size), with or without rows, or (tokens · count, size).
     """
-    if len(before) < 2 or not after or not 0 < prod(before) == len(TOKENS) * after[-1] or after[-1] % before[-1]:
+    if len(before) < 2 or not after or not 0 < prod(before) == _TOKENS * after[-1] or after[-1] % before[-1]:
         return 0
     count = after[-1] // before[-1]
     if count == 1 and len(before) < 4:
@@ -274,4 +288,4 @@ def _mixes_tokens(seen: _Watched, sublayer: Sublayer) -> bool:
 def _is_stream(value: Any, width: int) -> bool:
     """Whether a value has one vector of the stream's width for each token, in one row or without rows."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    return shape in ((1, len(TOKENS), width), (len(TOKENS), width))
+    return shape in ((1, _TOKENS, width), (_TOKENS, width))

@@ -17,7 +17,13 @@ from transformers.pytorch_utils import Conv1D
 from steer_tools.core.site import Site
 from steer_tools.engines.facets import OutputParameter, Writer
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer, hidden_of, run_watched
+from steer_tools.engines.huggingface.block_parts import (
+    BlockParts,
+    Sublayer,
+    find_addends,
+    hidden_of,
+    run_watched,
+)
 
 # In half precision an output is off by a few thousandths of itself.
 _TOLERANCE = 0.02
@@ -83,21 +89,9 @@ def _embedders(
     stream: Tensor, modules: Sequence[nn.Module], calls: Mapping[nn.Module, _Call]
 ) -> list[tuple[nn.Module, float]]:
     """Return the modules whose outputs, each times its scale, add up to what the first block is given."""
-    wanted = stream.double().reshape(-1, stream.shape[-1])
-    outputs = {
-        module: calls[module].output.double().reshape(-1, stream.shape[-1]).to(wanted.device)
-        for module in modules
-        if module in calls and calls[module].output.numel() == stream.numel()
-    }
-    if not outputs:
-        return []
-    columns = torch.stack([output.flatten() for output in outputs.values()], dim=1)
-    scales = torch.linalg.lstsq(columns, wanted.flatten()[:, None]).solution.squeeze(1)
-    rest = wanted.flatten() - columns @ scales
-    if float(rest.norm()) > 16 * torch.finfo(stream.dtype).eps * float(wanted.norm()):
-        return []
-    pairs = zip(outputs, scales.tolist(), strict=True)
-    return [(module, round(scale, 4)) for module, scale in pairs if abs(scale) > 1e-3]
+    makers = [module for module in modules if module in calls and calls[module].output.numel() == stream.numel()]
+    addends = find_addends(torch.zeros_like(stream), stream, [calls[module].output for module in makers])
+    return [(makers[index], round(scale, 4)) for index, scale in addends]
 
 
 def _linear_axis(module: nn.Module) -> int | None:
@@ -121,13 +115,16 @@ def _outputs(module: nn.Module, call: _Call | None) -> list[OutputParameter]:
 def _told_by_pushing(module: nn.Module, call: _Call, parameters: Mapping[str, Tensor]) -> list[OutputParameter]:
     """Return the parameters by which the output can be moved along a direction alone, if they make all of it."""
     before = _rows(call.output)
+    # Of a special token they may be a hundred times longer than a text's, and each token tells as much.
+    lengths = before.norm(dim=-1, keepdim=True)
+    lengths[lengths == 0] = 1
     width, generator = before.shape[-1], torch.Generator().manual_seed(0)
     along = torch.randn(width, generator=generator)
     along /= along.norm()
 
     def run(changed: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            return _rows(functional_call(module, dict(changed), call.args, call.kwargs))
+            return _rows(functional_call(module, dict(changed), call.args, call.kwargs)) / lengths
 
     found: list[OutputParameter] = []
     for name, parameter in parameters.items():
@@ -135,14 +132,14 @@ def _told_by_pushing(module: nn.Module, call: _Call, parameters: Mapping[str, Te
         for axis, size in enumerate(parameter.shape):
             if size != width:
                 continue
-            move = run({name: _pushed(parameter, axis, along, generator)}) - before
+            move = run({name: _pushed(parameter, axis, along, generator)}) - before / lengths
             moves.append(move)
             if move.norm() > 0 and project_out(move, -1, along).norm() <= _TOLERANCE * move.norm():
                 found.append(OutputParameter(name, axis))
         if moves and not any(move.norm() > 0 for move in moves):
             return []  # It was not used on these tokens, as an expert of its own may not be, so nothing can be told.
     projected = {p.name: project_out(parameters[p.name], p.axis, along) for p in found}
-    left, whole = (float((rows @ along.double()).norm()) for rows in (run(projected), before))
+    left, whole = (float((rows @ along.double()).norm()) for rows in (run(projected), before / lengths))
     return found if left <= _TOLERANCE * whole else []
 
 
@@ -156,7 +153,7 @@ def project_out(tensor: Tensor, axis: int, along: Tensor) -> Tensor:
 def _pushed(parameter: Tensor, axis: int, along: Tensor, generator: torch.Generator) -> Tensor:
     """Return the parameter with a random multiple of `along` added in each place of its other axes."""
     others = [size for i, size in enumerate(parameter.shape) if i != axis]
-    typical = float(parameter.float().square().mean().sqrt()) or 1.0
+    typical = float(parameter.float().abs().mean()) or 1.0
     amounts = torch.randn(prod(others), generator=generator).view(others)
     push = (_PUSH * typical * len(along) ** 0.5) * (amounts[..., None] * along).movedim(-1, axis)
     return (parameter + push.to(parameter.device)).to(parameter.dtype)

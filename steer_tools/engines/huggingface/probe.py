@@ -1,6 +1,6 @@
 """Runs a freshly hooked model on a few tokens and refuses what does not behave as found.
 
-It must not know prompts or tokenizers: any token ids will do.
+It must not know prompts or tokenizers: any token ids of text will do.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,6 @@ from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_pl
 from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.errors import UnsupportedCallError, UnsupportedModelError
 
-_PROMPT, _FORCED = (3, 5, 7), (9, 4, 6)
-_WHOLE = (*_PROMPT, *_FORCED[:-1])
-_OTHER_END = (*_PROMPT, 6, 8)
 # Rounding moves a padded row a little against the row alone, in half precision by some hundredths where there are many
 # layers; a mask that is ignored moves it by its own size.
 _TOLERANCE, _TOLERANCE_IN_HALF = 0.05, 0.15
@@ -34,6 +31,21 @@ _LEAST_EFFECT = 1e-3
 Company: TypeAlias = Literal["padded", "equal", "alone"]
 COMPANIES: tuple[Company, ...] = ("padded", "equal", "alone")
 Follow: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]], Callable[[Tensor], Run]], Tensor]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """A prompt, what it is made to go on with, both as one, and the prompt with another end."""
+
+    prompt: tuple[int, ...]
+    forced: tuple[int, ...]
+    whole: tuple[int, ...]
+    other_end: tuple[int, ...]
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> "_Texts":
+        a, b, c, d, e, f, g = architecture.text_tokens(7)
+        return cls((a, b, c), (d, e, f), (a, b, c, d, e), (a, b, c, f, g))
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,13 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
     Raises:
         UnsupportedModelError: Something does not hold; the text says what was found.
     """
-    (alone, _) = _pass(architecture, hooks, [_PROMPT])
-    idle = _idle_layers(architecture, alone)
-    together, _ = _pass(architecture, hooks, [_PROMPT, _WHOLE, _OTHER_END])
+    texts = _Texts.of(architecture)
+    length = len(texts.prompt)
+    (alone, _) = _pass(architecture, hooks, [texts.prompt])
+    idle = _idle_layers(architecture, alone, length)
+    together, _ = _pass(architecture, hooks, [texts.prompt, texts.whole, texts.other_end])
     last = next(layer for layer in reversed(range(len(alone))) if layer not in idle)
-    padded, whole, other = together[last][0][:, : len(_PROMPT)]
+    padded, whole, other = together[last][0][:, :length]
     eps = torch.finfo(architecture.dtype).eps
     is_close = partial(_is_close, tolerance=_TOLERANCE if eps < _ROUNDING / 8 else _TOLERANCE_IN_HALF)
     if not _is_close(whole, other, tolerance=max(_ROUNDING, 8 * eps)):
@@ -75,16 +89,17 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
             fix="Where the config has is_decoder, load the model with is_decoder=True.",
         )
     plans = [_edit(layer, alone[layer][0]) for layer in range(len(alone)) if layer not in idle]
-    uncached = _steered_logits(architecture, hooks, plans)
+    uncached = _steered_logits(architecture, hooks, plans, texts)
     middle = len(plans) // 2
-    expected = uncached[[0, middle + 1], len(_PROMPT) - 1 :]
+    expected = uncached[[0, middle + 1], length - 1 :]
 
     def cached(company: Company) -> Tensor:
         """Return the logits of the unsteered and the steered prompt, generated in that company."""
-        rows: list[tuple[Sequence[int], Plan]] = [(_PROMPT, ()), (_PROMPT, plans[middle])]
+        rows: list[tuple[Sequence[int], Plan]] = [(texts.prompt, ()), (texts.prompt, plans[middle])]
         if company == "alone":
-            return torch.cat([_generated(follow, [row]) for row in rows])
-        return _generated(follow, [*rows, (_WHOLE, ())] if company == "padded" else rows)[:2]
+            return torch.cat([_generated(follow, [row], texts.forced) for row in rows])
+        together = [*rows, (texts.whole, ())] if company == "padded" else rows
+        return _generated(follow, together, texts.forced)[:2]
 
     for company in COMPANIES:
         try:
@@ -111,22 +126,22 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
     return Behaviour(company, is_close(padded, alone[last][0][0]), idle)
 
 
-def _generated(follow: Follow, rows: Sequence[tuple[Sequence[int], Plan]]) -> Tensor:
+def _generated(follow: Follow, rows: Sequence[tuple[Sequence[int], Plan]], forced: Sequence[int]) -> Tensor:
     """Return the logits (rows, tokens, vocabulary) before each forced token of a left-padded batch."""
     prompts, plans = zip(*rows, strict=True)
     edits = compile_plans(plans)
-    return follow(prompts, [_FORCED] * len(rows), lambda real: Run(edits, Layout(real, real.sum(dim=1))))
+    return follow(prompts, [forced] * len(rows), lambda real: Run(edits, Layout(real, real.sum(dim=1))))
 
 
-def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[object]]) -> tuple[int, ...]:
+def _idle_layers(architecture: Architecture, outputs: Sequence[Sequence[object]], length: int) -> tuple[int, ...]:
     """Return the blocks that did not run, after refusing those that ran otherwise than once with the usual shape."""
-    expected = (1, len(_PROMPT), architecture.hidden_size)
+    expected = (1, length, architecture.hidden_size)
     shapes = [[tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in block] for block in outputs]
     for layer, found in enumerate(shapes):
         if found not in ([expected], []) or not any(shapes):
             raise UnsupportedModelError(
                 f"Decoder block {layer} ({type(architecture.blocks[layer]).__name__}) put out {found or 'nothing'} in "
-                f"one pass over {len(_PROMPT)} tokens",
+                f"one pass over {length} tokens",
                 valid=f"once, with the shape {expected}",
                 fix="This kind of model cannot be steered yet.",
             )
@@ -140,11 +155,13 @@ def _edit(layer: int, hidden: Tensor) -> Plan:
     return (Placement(Add(direction / direction.norm() * length), Site(layer), 1.0),)
 
 
-def _steered_logits(architecture: Architecture, hooks: SteeringHooks, plans: Sequence[Plan]) -> Tensor:
+def _steered_logits(architecture: Architecture, hooks: SteeringHooks, plans: Sequence[Plan], texts: _Texts) -> Tensor:
     """Return the logits over the whole text, first unsteered and then under each plan, which must move them."""
     rows: list[Plan] = [(), *plans]
-    layout = Layout(torch.ones(len(rows), len(_WHOLE), dtype=torch.bool), torch.full((len(rows),), len(_PROMPT)))
-    _, logits = _pass(architecture, hooks, [_WHOLE] * len(rows), Run(compile_plans(rows), layout))
+    layout = Layout(
+        torch.ones(len(rows), len(texts.whole), dtype=torch.bool), torch.full((len(rows),), len(texts.prompt))
+    )
+    _, logits = _pass(architecture, hooks, [texts.whole] * len(rows), Run(compile_plans(rows), layout))
     unsteered, *steered = logits[:, -1]
     for plan, moved in zip(plans, steered, strict=True):
         if not float((moved - unsteered).abs().max()) > _LEAST_EFFECT * float(unsteered.std()):
