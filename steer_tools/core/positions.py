@@ -37,6 +37,12 @@ class PromptSlice:
     start: int | None
     stop: int | None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it takes no token of any prompt; one whose bounds count from two ends may take some."""
+        start, stop = self.start or 0, self.stop
+        return stop == 0 or (stop is not None and (start < 0) == (stop < 0) and stop <= start)
+
     def __str__(self) -> str:
         return f"{'' if self.start is None else self.start}:{'' if self.stop is None else self.stop}"
 
@@ -55,7 +61,7 @@ class Scope:
         """Read a scope from its text.
 
         Raises:
-            ArgumentError: A part of it is none of VALID_POSITIONS.
+            ArgumentError: A part of it is none of VALID_POSITIONS, or a slice that is always empty.
         """
         if isinstance(text, Scope):
             return text
@@ -63,6 +69,12 @@ class Scope:
         terms = [term for part in parts if (term := _parse_term(part)) is not None]
         if not terms or len(terms) < len(parts):
             raise ArgumentError(f"positions is {text!r}", valid=VALID_POSITIONS)
+        if nothing := next((term for term in terms if isinstance(term, PromptSlice) and term.is_empty), None):
+            raise ArgumentError(
+                f"positions is {text!r}, and the slice '{nothing}' takes no token of any prompt",
+                valid=VALID_POSITIONS,
+                fix="A slice ends before its second number: '3:5' takes the tokens 3 and 4, counted from 0.",
+            )
         return cls(tuple(dict.fromkeys(terms)))
 
     def __str__(self) -> str:
@@ -72,6 +84,11 @@ class Scope:
     def takes_new_tokens(self) -> bool:
         """Whether it takes every token that is generated."""
         return not {"generated", "all", "after_user"}.isdisjoint(self.terms)
+
+    @property
+    def takes_last_token(self) -> bool:
+        """Whether it takes the last token of every prompt, and so some token of each."""
+        return not {"generated", "prompt", "all", "last_prompt"}.isdisjoint(self.terms)
 
     @property
     def spares_prompt(self) -> bool:

@@ -18,6 +18,7 @@ from steer_tools.experiments.judgement import Judgement, judge
 from steer_tools.progress import Work
 from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
 from steer_tools.session.session import Session
+from steer_tools.session.unreached_prompts import unreached_warnings
 
 # Prompts on which the texts of a cell are judged.
 _CHOOSING_TEXTS, JUDGING_TEXTS = 8, 16
@@ -56,12 +57,14 @@ class Sweep:
     Attributes:
         placed_at: The vector at each layer that was tried.
         judgement: On items that did not choose.
+        unreached: Which questions have no token that is steered.
     """
 
     grid: Grid
     cell: Cell
     placed_at: Mapping[int, Placed]
     judgement: Judgement
+    unreached: tuple[str, ...] = ()
 
     @property
     def placed(self) -> Placed:
@@ -116,7 +119,9 @@ def sweep(
         judgement = judge(
             engine, placed[cell.layer], cell.strength, strengths, evaluation_set, per_token=options.per_token
         )
-    return Sweep(grid, cell, placed, judgement)
+    asked = list(dict.fromkeys([*prompts, *(question.prompt for question in judgement.asked)]))
+    unreached = unreached_warnings(engine, asked, [placed[cell.layer].unit_placements])
+    return Sweep(grid, cell, placed, judgement, tuple(unreached))
 
 
 def layer_stage(layer: int) -> str:

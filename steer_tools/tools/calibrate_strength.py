@@ -56,6 +56,7 @@ def calibrate_strength(
     from steer_tools.experiments.calibration import calibrate, divergence_of, effect_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named, neutral_for
     from steer_tools.session.placement import PlacementOptions, place_once
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     with locked_session() as session:
         engine = session.engine
@@ -67,11 +68,13 @@ def calibrate_strength(
         options = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         placed = place_once(session, vector_path, layer, options)
         per_unit = residual_unit(session, placed)
-        meter = DamageMeter(engine, neutral_for(engine), [], 1)
+        neutral = neutral_for(engine)
+        meter = DamageMeter(engine, neutral, [], 1)
         damage = divergence_of(meter, placed)
-        effect = None
+        effect, asked = None, neutral
         if evaluation_set is not None:
-            effect = effect_of(engine, placed, questions(engine, evaluation_set.splits.choosing))
+            choosing = questions(engine, evaluation_set.splits.choosing)
+            effect, asked = effect_of(engine, placed, choosing), [question.prompt for question in choosing]
         measure, target = (
             (damage, target_damage) if effect is None or target_damage is not None else (effect, target_effect)
         )
@@ -86,7 +89,10 @@ def calibrate_strength(
             apply=repeating(vector_path, placed, strength, allow_other_model=allow_other_model),
             kl=short(damage([strength])[0]),
             effect=None if effect is None else short(effect([strength])[0]),
-            warnings=placed.told(is_strength_given=True),
+            warnings=[
+                *placed.told(is_strength_given=True),
+                *unreached_warnings(engine, asked, [placed.unit_placements]),
+            ],
         )
 
 

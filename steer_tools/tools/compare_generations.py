@@ -94,6 +94,7 @@ def compare_generations(
     from steer_tools.engines.base import Sampling
     from steer_tools.session.comparison import acting, compare, tried_plans
     from steer_tools.session.placement import PlacementOptions
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     with locked_session() as session:
         engine, parsed = session.engine, parse_prompts(prompts)
@@ -122,7 +123,7 @@ def compare_generations(
                 )
                 for (strength, plan), side in zip(tried, variants, strict=True)
             ],
-            warnings=warnings,
+            warnings=[*warnings, *unreached_warnings(engine, parsed, plans)],
         )
 
 

@@ -52,6 +52,7 @@ def compare_next_tokens(
     """
     from steer_tools.session.comparison import acting, next_tokens, tried_plans
     from steer_tools.session.placement import PlacementOptions
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     with locked_session() as session:
         engine, parsed = session.engine, parse_prompts(prompts)
@@ -70,7 +71,7 @@ def compare_next_tokens(
                 for one in found
             ],
             steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
-            warnings=warnings,
+            warnings=[*warnings, *unreached_warnings(engine, parsed, [plan for _, plan in tried])],
         )
 
 

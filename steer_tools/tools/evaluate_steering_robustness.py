@@ -79,6 +79,7 @@ def evaluate_steering_robustness(
     from steer_tools.experiments.robustness import evaluate, with_prompts
     from steer_tools.session.edit_lengths import length_warnings
     from steer_tools.session.placement import PlacementOptions, place_once, require_finite
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     with locked_session() as session:
         if strength is not None and require_finite(strength) == 0:
@@ -117,6 +118,9 @@ def evaluate_steering_robustness(
             warnings=[
                 *placed.told(is_strength_given=strength is not None),
                 *length_warnings(session, [(wanted, placed.plan(wanted))]),
+                *unreached_warnings(
+                    session.engine, [question.prompt for question in found.asked], [placed.unit_placements]
+                ),
             ],
         )
 

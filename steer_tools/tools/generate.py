@@ -34,6 +34,7 @@ def generate(
     from steer_tools.engines.base import Row, Sampling, row_seed
     from steer_tools.session.comparison import acting
     from steer_tools.session.edit_lengths import applied_warnings
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     with locked_session() as session:
         plan, parsed = session.registry.plan(), parse_prompts(prompts)
@@ -44,7 +45,7 @@ def generate(
             ended=[generation.ended for generation in generations],
             active=len(session.registry),
             steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
-            warnings=applied_warnings(session),
+            warnings=[*applied_warnings(session), *unreached_warnings(session.engine, parsed, [plan])],
         )
 
 

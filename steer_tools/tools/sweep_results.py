@@ -118,7 +118,7 @@ def swept_result(
 
 def doubts(swept: Sweep) -> list[str]:
     """Return what a reader of a sweep should doubt."""
-    warnings: list[str] = []
+    warnings = list(swept.unreached)
     groups = len({question.group for question in swept.judgement.asked})
     if groups < _FEW_GROUPS:
         warnings.append(f"Only {groups} different questions judged the choice, so the interval is rough.")

@@ -51,6 +51,26 @@ def test_an_unknown_scope_is_refused_with_the_valid_ones(text: object) -> None:
         Scope.parse(text)
 
 
+@pytest.mark.parametrize("text", ["5:3", "3:3", "0:0", ":0", "-3:0", "-2:-2", "-1:-3", "prompt, 5:3"])
+def test_a_slice_that_is_always_empty_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"takes no token of any prompt.*'3:5' takes the tokens 3 and 4"):
+        Scope.parse(text)
+
+
+@pytest.mark.parametrize("start", [None, *range(-4, 5)])
+@pytest.mark.parametrize("stop", [None, *range(-4, 5)])
+def test_a_slice_is_refused_if_and_only_if_it_takes_no_token_of_any_prompt(start: int | None, stop: int | None) -> None:
+    text = f"{'' if start is None else start}:{'' if stop is None else stop}"
+    takes_some = any(range(length)[start:stop] for length in range(1, 20))
+
+    try:
+        Scope.parse(text)
+    except ArgumentError:
+        assert not takes_some
+    else:
+        assert takes_some
+
+
 def test_first_needs_token_ids() -> None:
     geometry = BatchGeometry(torch.arange(3)[None], torch.tensor([3]))
 
