@@ -1,15 +1,19 @@
 """The `generate` of a hooked model, which notes its prompt: a block alone cannot tell an uncached step from one.
 
-What such a call asks for is noted, or refused where its steering would be wrong. It must not know plans.
+What such a call asks for is noted, or refused where its steering would be wrong, as continuous batching is, whose
+threads would keep the reason for themselves. It must not know plans.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from functools import wraps
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from steer_tools.engines.huggingface.architecture import refuse_unsteerable_state
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall
@@ -25,13 +29,56 @@ _OTHER_WAYS = (
     "custom_generate",
 )
 _HARMLESS = {"guidance_scale": 1}
+# How a manager of continuous batching is made to run the model.
+_MANAGER_ENTRIES = ("start", "warmup", "add_request")
 
 
-class NotingGenerate:
-    """The `generate` that a hooked model has; a deep copy of the model gets one that calls the copy.
+class StandIn(ABC):
+    """What a hooked model has in place of one of its methods; a deep copy of the model gets one that calls the copy.
 
-    `generating` takes this thread's passes for those of a call; `is_steered` says whether they may be edited.
+    `is_steered` says whether this thread's passes may be edited.
     """
+
+    method: ClassVar[str]
+
+    def __init__(
+        self, is_steered: Callable[[], bool], model: nn.Module, original: Callable[..., Any] | None = None
+    ) -> None:
+        self._is_steered, self._model = is_steered, model
+        self._own = vars(model).get(self.method)
+        self._original = original or cast(Callable[..., Any], getattr(model, self.method))
+        self.__doc__ = self._original.__doc__
+        vars(model)[self.method] = self
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the model's method is this."""
+        return vars(self._model).get(self.method) is self
+
+    def give_back(self) -> None:
+        """Let the model have the method that it had."""
+        if self.is_in_place:
+            del vars(self._model)[self.method]
+            if self._own is not None:
+                vars(self._model)[self.method] = self._own
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what the method does, or refuse it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = memo[id(self._model)]
+        return self._for(copied, getattr(type(copied), self.method).__get__(copied))
+
+    @abstractmethod
+    def _for(self, model: nn.Module, original: Callable[..., Any]) -> Self:
+        """Return the same for another model."""
+
+
+class NotingGenerate(StandIn):
+    """The `generate` that a hooked model has; `generating` takes this thread's passes for those of a call."""
+
+    method: ClassVar[str] = "generate"
 
     def __init__(
         self,
@@ -40,24 +87,10 @@ class NotingGenerate:
         model: nn.Module,
         original: Callable[..., Any] | None = None,
     ) -> None:
-        self._generating, self._is_steered, self._model = generating, is_steered, model
-        self._own = vars(model).get("generate")
-        self._original = original or cast(Callable[..., Any], model.generate)
-        self.__doc__ = self._original.__doc__
-        vars(model)["generate"] = self
+        self._generating = generating
+        super().__init__(is_steered, model, original)
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the model's `generate` is this."""
-        return vars(self._model).get("generate") is self
-
-    def give_back(self) -> None:
-        """Let the model have the `generate` that it had."""
-        if self.is_in_place:
-            del vars(self._model)["generate"]
-            if self._own is not None:
-                vars(self._model)["generate"] = self._own
-
+    @override
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as the model does, with its passes known for those of this call."""
         call = _noted_call(args, kwargs)
@@ -70,9 +103,50 @@ class NotingGenerate:
                 kwargs["disable_compile"] = True
             return self._original(*args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NotingGenerate:
-        copied = memo[id(self._model)]
-        return NotingGenerate(self._generating, self._is_steered, copied, type(copied).generate.__get__(copied))
+    @override
+    def _for(self, model: nn.Module, original: Callable[..., Any]) -> NotingGenerate:
+        return NotingGenerate(self._generating, self._is_steered, model, original)
+
+
+class GuardedContinuousBatching(StandIn):
+    """The `init_continuous_batching` that a hooked model has, by which `generate_batch` goes, too.
+
+    It packs the tokens of all rows into one line, and runs it in a thread of its own, which would tell nobody that
+    their places are not known: it leaves empty answers. So it is refused in the caller's thread, also by the managers
+    that were made before something was applied.
+    """
+
+    method: ClassVar[str] = "init_continuous_batching"
+
+    @override
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a manager, whose requests are refused while the model is steered."""
+        self._refuse_steered()
+        manager = self._original(*args, **kwargs)
+        for name in _MANAGER_ENTRIES:
+            setattr(manager, name, self._guarded(getattr(type(manager), name).__get__(manager)))
+        return manager
+
+    def _guarded(self, entry: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(entry)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self._refuse_steered()
+            return entry(*args, **kwargs)
+
+        return guarded
+
+    def _refuse_steered(self) -> None:
+        if self._is_steered():
+            raise UnsupportedCallError(
+                "Continuous batching (model.generate_batch, model.init_continuous_batching) was called while a vector "
+                "is applied, and it packs the tokens of all prompts into one line, where their places are not known",
+                valid="model.generate(...) with the prompts as one batch, padded on the left, or the tool generate",
+                fix="Call remove_all_steering_vectors() first to use it unsteered.",
+            )
+
+    @override
+    def _for(self, model: nn.Module, original: Callable[..., Any]) -> GuardedContinuousBatching:
+        return GuardedContinuousBatching(self._is_steered, model, original)
 
 
 def _noted_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GenerateCall:

@@ -19,7 +19,7 @@ from steer_tools.core.positions import BatchGeometry
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import in_this_thread
-from steer_tools.engines.huggingface.hooked_generate import NotingGenerate
+from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate, StandIn
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
     Callers,
@@ -109,14 +109,17 @@ class SteeringHooks:
         self._decisions: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
         self.reach(Site(layer) for layer in range(len(architecture.blocks)))
         self._handles: list[Any] = []
-        self._generates: list[NotingGenerate] = []
+        self._stand_ins: list[StandIn] = []
         for module in architecture.callables:
             entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.callables[-1])
             self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
             if hasattr(module, "generate"):
                 # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
-                self._generates.append(NotingGenerate(self.generating, self._steers_here, module))
+                self._stand_ins.append(NotingGenerate(self.generating, self._steers_here, module))
+            # Adapters hand the call on to the model that they hold.
+            if hasattr(type(module), GuardedContinuousBatching.method):
+                self._stand_ins.append(GuardedContinuousBatching(self._steers_here, module))
 
     def reach(self, sites: Iterable[Site]) -> None:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
@@ -147,15 +150,15 @@ class SteeringHooks:
         """Return whether all hooks are still on the model."""
         handles = (*self._handles, *self._reached.values())
         present = all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
-        return present and all(generate.is_in_place for generate in self._generates)
+        return present and all(stand_in.is_in_place for stand_in in self._stand_ins)
 
     def detach(self) -> None:
-        """Take every hook off and give `generate` back."""
+        """Take every hook off and give the model its methods back."""
         self.ambient = None
         for handle in (*self._handles, *self._reached.values()):
             handle.remove()
-        for generate in self._generates:
-            generate.give_back()
+        for stand_in in self._stand_ins:
+            stand_in.give_back()
 
     # The hooks are functions, not bound methods, so that a deep copy of the model does not copy this object.
 
