@@ -43,6 +43,7 @@ from steer_tools.tools import TOOLS
 from steer_tools.tools.arguments import LEFT_OUT
 from steer_tools.tools.results import ApplyArguments
 
+NAMES = ("Tim", "Lily", "Ben", "Mia", "Sam", "Anna", "Max", "Lucy")
 HAPPY = ["very happy", "glad and proud", "full of joy", "so excited", "smiling", "laughing", "the best", "loved"]
 SAD = ["very sad", "upset and hurt", "full of grief", "so angry", "crying", "sobbing", "the worst", "hated"]
 OPENINGS = ["Once upon a time, there was a little girl named Mia.", "Ben had a red ball.", "One day, a boy named Sam"]
@@ -97,8 +98,8 @@ def test_on_a_real_model_best_apply_and_compare_give_the_texts_of_the_report(emp
     load_model(str(STORIES), dtype="float32")
     found = steering_experiment(
         "happy",
-        [f"{name} was {how}." for name, how in zip(("Tim", "Lily") * 4, HAPPY, strict=True)],
-        [f"{name} was {how}." for name, how in zip(("Tim", "Lily") * 4, SAD, strict=True)],
+        [f"{name} was {how}." for name, how in zip(NAMES, HAPPY, strict=True)],
+        [f"{name} was {how}." for name, how in zip(NAMES, SAD, strict=True)],
         layers=[2, 3],
         strengths=[0.2, 0.4],
         controls=19,
