@@ -154,7 +154,9 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
         if not isinstance(tensors, dict):
             raise ValueError("a header that is no table")
     except (ValueError, RecursionError) as error:
-        raise VectorFileError(f"{name} is no safetensors file ({error})", fix="Get it again.") from error
+        raise VectorFileError(
+            f"{name} is no safetensors file ({error})", valid="a safetensors or .npz file", fix="Get it again."
+        ) from error
     return cast(dict[str, Any], tensors), 8 + length
 
 

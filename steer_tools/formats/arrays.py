@@ -140,9 +140,9 @@ def _decode_array(array: Tensor, name: str, shown: str, layer: int | None, unsai
     shape = tuple(array.shape)
     what = f"{name} holds an array of the shape {shape}"
     if not array.is_floating_point():
-        raise DirectionError(
+        raise VectorFileError(
             f"{name} holds numbers of the kind {str(array.dtype).removeprefix('torch.')}",
-            valid="floats",
+            valid="one float vector, shape (width,)",
             fix="Save it as floats: numpy.save(path, array.astype('float32')), or torch.save(tensor.float(), path).",
         )
     if len(shape) > 2:
@@ -163,7 +163,7 @@ def _decode_array(array: Tensor, name: str, shown: str, layer: int | None, unsai
             fix="Leave rows out and give the layer, counted from 0 by the block whose output it belongs to.",
         )
     if not shape:
-        raise DirectionError(f"{name} holds a single number", valid="one vector, shape (width,)")
+        raise DirectionError(f"{name} holds a single number, of the shape ()", valid="one vector, shape (width,)")
     layer = unsaid.layer if layer is None else layer
     if layer is None:
         raise VectorFileError(
@@ -179,8 +179,8 @@ def _stack(array: Tensor, name: str, shown: str, rows: str | None) -> Decoded:
     if rows is None:
         raise DirectionError(
             f"{name} holds an array of the shape {tuple(array.shape)}, and nothing says what its rows are",
-            valid=f"the path with the number of one row, such as '{_longer(shown, 0)}]', and `layer`; or, of "
-            "load_vector and `steer-tools convert`, rows='block_outputs' (row i is the output of block i), "
+            valid="one vector, shape (width,); the path with the number of one row, such as "
+            f"'{_longer(shown, 0)}]', and `layer`; or, of load_vector and `steer-tools convert`, rows='block_outputs' (row i is the output of block i), "
             "rows='block_inputs' (row i is what enters block i) or rows='hidden_states' (row 0 is the embedding, one "
             "row more than the model has blocks)",
             fix="Say which of them it is.",

@@ -104,9 +104,15 @@ def read_array_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bo
             f"`loaded = numpy.load({name!r}, allow_pickle=True){'' if shape else '.item()'}`, and save its arrays by "
             "layer: `save_vector(SteeringVector.from_directions({layer: torch.as_tensor(array)}), path)`.",
         )
-    if dtype.kind == "V" or (dtype.itemsize > 8 and dtype.kind == "f"):
+    if dtype.kind == "f" and dtype.itemsize > 8:
         raise VectorFileError(
-            f"{name} holds {dtype}, which may be bfloat16, or a kind of numbers of another machine",
+            f"{name} holds {dtype}",
+            valid="one float vector of at most 64 bits a number",
+            fix="Save it again as numpy.save(path, array.astype('float32')).",
+        )
+    if dtype.kind == "V":
+        raise VectorFileError(
+            f"{name} holds {dtype}, which NumPy has no name for, and which may be bfloat16",
             valid="floats of 16, 32 or 64 bits",
             fix="Where it is bfloat16, save it again: torch.save(torch.from_numpy("
             f"numpy.load({name!r}).view('int16')).view(torch.bfloat16), 'new.pt').",

@@ -53,7 +53,9 @@ class NpzFormat(VectorFormat):
             arrays = _arrays(encoded.data, name)
         # What zipfile and zlib let through at hostile bytes.
         except (zipfile.BadZipFile, zlib.error, ValueError, LookupError, EOFError, RuntimeError, OSError) as error:
-            raise VectorFileError(f"{name} is truncated or forged ({error})", fix="Get it again.") from error
+            raise VectorFileError(
+                f"{name} is truncated or forged ({error})", valid="what numpy.savez wrote", fix="Get it again."
+            ) from error
         return decode_arrays(arrays, name, unsaid)
 
 

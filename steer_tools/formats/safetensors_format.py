@@ -47,7 +47,9 @@ class SafetensorsFormat(VectorFormat):
             tensors = load(encoded.data)
             description = _metadata(encoded.data).get(_METADATA_KEY)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise VectorFileError(f"{name} is no valid safetensors file ({error})", fix="Create it again.") from error
+            raise VectorFileError(
+                f"{name} is no valid safetensors file ({error})", valid="a whole safetensors file", fix="Get it again."
+            ) from error
         if description is None:
             # A lone `layer.<n>` is our own file without its description: whoever made it may count otherwise.
             if not unsaid.index and len(tensors) == 1 and (alone := next(iter(tensors))).startswith("layer."):

@@ -124,7 +124,9 @@ def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Plac
         total = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
         if length > min(total - 8, _MOST_HEADER_BYTES):
-            raise BakingError(f"{path} is no whole safetensors file", fix="Download or save it again.")
+            raise BakingError(
+                f"{path} is no whole safetensors file", valid="a safetensors file", fix="Download or save it again."
+            )
         try:
             header = _HEADER.validate_json(file.read(length))
         except ValidationError as error:

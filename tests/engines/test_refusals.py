@@ -532,7 +532,7 @@ def test_unknown_positions_are_refused(steered: Steered, positions: Any) -> None
         compare_generations(PROMPTS, "v", positions=positions, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("positions", [*NAMED_POSITIONS, "last", "0:4", "-3:", ":", "first, -2:", "0:1000000", "3:1"])
+@pytest.mark.parametrize("positions", [*NAMED_POSITIONS, "last", "0:4", "-3:", ":", "first, -2:", "0:1000000", "30:31"])
 def test_every_known_kind_of_positions_is_taken_and_can_be_generated_with(steered: Steered, positions: str) -> None:
     apply_steering_vector("v", positions=positions)
 
@@ -667,8 +667,8 @@ BAD_ARRAYS = [
     pytest.param(npy(np.array(["baba"] * WIDTH)), VectorFileError, "one float vector", id="texts"),
     pytest.param(npy(ONES.astype(np.longdouble)), VectorFileError, "one float vector", id="long_doubles"),
     pytest.param(npy(ONES.astype(object), allow_pickle=True), VectorFileError, "pickled objects", id="objects"),
-    pytest.param(pickle.dumps(ONES), VectorFileError, "A pickle is never loaded", id="pickle"),
-    pytest.param(b"", VectorFileError, "no .npy file", id="empty_file"),
+    pytest.param(pickle.dumps(ONES), VectorFileError, "a pickle is never loaded", id="pickle"),
+    pytest.param(b"", VectorFileError, "an empty file", id="empty_file"),
     pytest.param(b"\x93NUMPY", VectorFileError, "no .npy file", id="magic_only"),
     pytest.param(npy(ONES)[:40], VectorFileError, "no .npy file", id="truncated_in_header"),
     pytest.param(npy(ONES)[:-1], VectorFileError, "truncated or forged", id="truncated_by_a_byte"),
@@ -816,9 +816,8 @@ def test_a_sidecar_with_a_negative_layer_is_refused(steered: Steered) -> None:
 DIRECTION = torch.ones(WIDTH)
 OURS = our_safetensors({"layer.2": DIRECTION})
 BAD_SAFETENSORS = [
-    pytest.param(b"", VectorFileError, "no valid safetensors", id="empty_file"),
+    pytest.param(b"", VectorFileError, "an empty file", id="empty_file"),
     pytest.param(b"baba", VectorFileError, "no valid safetensors", id="text"),
-    pytest.param(npy(ONES), VectorFileError, "no valid safetensors", id="npy"),
     pytest.param(OURS[:60], VectorFileError, "no valid safetensors", id="truncated_in_header"),
     pytest.param(OURS[:-1], VectorFileError, "no valid safetensors", id="truncated_by_a_byte"),
     pytest.param(OURS + b"\0", VectorFileError, "no valid safetensors", id="longer_than_it_says"),

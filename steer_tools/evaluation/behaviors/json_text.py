@@ -104,4 +104,4 @@ def _malformed(error: ValueError | RecursionError, where: str, first: int = 1) -
         reason = f"{error.msg} in line {_line_of(error, first)}, column {error.colno}"
     else:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return PromptError(f"{where}: this is no JSON ({reason})", fix="Correct it.")
+    return PromptError(f"{where}: this is no JSON ({reason})", valid="a JSON value", fix="Correct it.")
