@@ -180,7 +180,8 @@ def _stack(array: Tensor, name: str, shown: str, rows: str | None) -> Decoded:
         raise DirectionError(
             f"{name} holds an array of the shape {tuple(array.shape)}, and nothing says what its rows are",
             valid="one vector, shape (width,); the path with the number of one row, such as "
-            f"'{_longer(shown, 0)}]', and `layer`; or, of load_vector and `steer-tools convert`, rows='block_outputs' (row i is the output of block i), "
+            f"'{_longer(shown, 0)}]', and `layer`; or, of load_vector and `steer-tools convert`, "
+            "rows='block_outputs' (row i is the output of block i), "
             "rows='block_inputs' (row i is what enters block i) or rows='hidden_states' (row 0 is the embedding, one "
             "row more than the model has blocks)",
             fix="Say which of them it is.",
