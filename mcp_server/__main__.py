@@ -8,7 +8,9 @@ import sys
 from collections.abc import Generator, Sequence
 
 from steer_tools import bundled_model
+from steer_tools.cli.options import read_options
 from steer_tools.engines.opening import DEFAULT_ENGINE, DTYPES, ENGINES
+from steer_tools.errors import ArgumentError
 from steer_tools.workspace import Workspace
 
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.workspace, session.allowed_models = workspace, tuple(options.model)
         session.default_engine = options.engine
         session.default_dtype, session.default_device_map = options.dtype, options.device_map
+        session.default_template_options = options.template_option
         session.load(options.model[0])
 
     build_server(load).run("stdio")
@@ -59,7 +62,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", default=DEFAULT_ENGINE, choices=ENGINES, help="what runs the model")
     parser.add_argument("--dtype", default="auto", choices=DTYPES)
     parser.add_argument("--device-map", help="for instance auto, cuda or cpu")
+    parser.add_argument(
+        "--template-option",
+        action="append",
+        metavar="NAME=VALUE",
+        help="what the model's chat template is given in every chat; repeat it for several",
+    )
     options = parser.parse_args(arguments)
+    try:
+        options.template_option = read_options(options.template_option, "--template-option")
+    except ArgumentError as error:
+        parser.error(str(error))
     options.model = options.model or [bundled_model.NAME]
     return options
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import Parameter, signature
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,7 @@ NAMES = {
     "save_path": "save",
     "source_prompt": "source",
     "strengths": "strength",
+    "template_options": "template_option",
     "target_prompt": "target",
     "texts": "text",
     "vector_path": "vector",
@@ -39,7 +41,7 @@ _HEADINGS = {
     "Steering": "vector layer strength layer_weight unit intervention target positions condition allow_other_model",
     "Evidence": "damage_budget controls per_token",
     "Text": "max_new_tokens temperature",
-    "Model": "model engine dtype device_map",
+    "Model": "model engine dtype device_map template_option",
 }
 HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names.split()}
 _BELOW = "A relative path is meant below the workspace."
@@ -113,7 +115,7 @@ def description_of(annotation: object) -> str:
     )
 
 
-def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
+def read_options(typed: Sequence[str] | None, flag: str = "--option") -> dict[str, object] | None:
     """Return NAME=VALUE texts as a mapping, or None of none; a value that is not JSON is a text.
 
     Raises:
@@ -123,9 +125,9 @@ def read_options(typed: Sequence[str] | None) -> dict[str, object] | None:
     for text in typed or ():
         name, sign, value = text.partition("=")
         if not name or not sign or not value:
-            raise ArgumentError(f"--option {text!r} has no name or no value", valid="NAME=VALUE, such as seed=3")
+            raise ArgumentError(f"{flag} {text!r} has no name or no value", valid="NAME=VALUE, such as seed=3")
         if name in options:
-            raise ArgumentError(f"--option {name} was given twice", valid="one value for each name")
+            raise ArgumentError(f"{flag} {name} was given twice", valid="one value for each name")
         options[name] = _json_or_text(value)
     return options or None
 
@@ -143,7 +145,7 @@ class _Kind:
 
 def _option(parameter: Parameter, place: Place, typed_names: Mapping[str, str]) -> Option:
     name = place.name_of(parameter.name)
-    kind = _kind(parameter.annotation)
+    kind = _kind(parameter.annotation, _flag(name))
     default: object = place.defaults.get(parameter.name, parameter.default)
     is_positional = parameter.name in place.positional
     is_required = is_positional or parameter.name in place.required or default is Parameter.empty
@@ -179,13 +181,16 @@ def _said(parameter: Parameter, *, must_be_given: bool) -> str:
     return _WORDS[parameter.name].format(own) if parameter.name in _WORDS and must_be_given else own
 
 
-def _kind(annotation: object) -> _Kind:
+def _kind(annotation: object, flag: str) -> _Kind:
     members = _members(annotation)
     lists = [member for member in members if get_origin(member) is list]
     choices = [str(value) for member in members if get_origin(member) is Literal for value in get_args(member)]
     first = members[0]
     if is_typeddict(first):
         return _Kind(list[str], read_options, f" Repeat it for several: {_fields(first)}.", "NAME=VALUE")
+    if get_origin(first) is dict:
+        read = partial(read_options, flag=flag)
+        return _Kind(list[str], read, " Repeat it for several.", "NAME=VALUE")
     if choices and lists:
         return _Kind(list[str], _read_layers, f" Repeat it for several, or say {' or '.join(choices)!r}.", "N")
     if choices:

@@ -17,6 +17,7 @@ from steer_tools import tools
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.cli.options import Option, Place, options_of
 from steer_tools.cli.terminal import progress_bar
+from steer_tools.reports.words import option_texts
 
 WorkspaceFolder = Annotated[
     str | None,
@@ -79,14 +80,16 @@ class Workbench:
 
     def flags(self) -> list[str]:
         """Return what is to be typed for the same workbench."""
-        said = {"workspace": self.workspace, **self.loading, "model": self.model}
-        usual = {"workspace": None, "model": BUNDLED}
-        usual |= {option.argument: option.typed.default for option in model_options()[1:]}
+        said: dict[str, tuple[Any, Any]] = {"--workspace": (self.workspace, None), "--model": (self.model, BUNDLED)}
+        for option in model_options()[1:]:
+            usual = option.typed.default
+            said[option.flag] = (self.loading.get(option.argument, usual), usual)
         return [
             word
-            for name, value in said.items()
-            if value != usual[name]
-            for word in (f"--{name.replace('_', '-')}", str(value))
+            for flag, (value, usual) in said.items()
+            if value != usual
+            for text in (option_texts(value) if isinstance(value, Mapping) else [str(value)])
+            for word in (flag, text)
         ]
 
     @contextmanager

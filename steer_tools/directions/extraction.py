@@ -122,6 +122,7 @@ def extract(
         model_family=model.family,
         model_fingerprint=model.fingerprint,
         model_layers=model.layers,
+        template_options=dict(model.template_options),
     )
     vector = SteeringVector.from_directions(
         {layer: fitted.direction for layer, fitted in fits.items()},

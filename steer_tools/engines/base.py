@@ -2,8 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf, ulp
 from typing import Protocol, TypeAlias
 
@@ -34,6 +34,7 @@ class ModelInfo:
         context_length: The most tokens of prompt and text together; None for no limit.
         idle_layers: Blocks that do not run on text alone, as those that look at an image; they cannot be steered.
         language: Name of the closed language that is all the model speaks; None for open text.
+        template_options: What the chat template is always given.
         other_fingerprints: By which files may know the same weights that were made earlier, or on a copy.
         warnings: What its user should know of how it was loaded.
     """
@@ -50,6 +51,7 @@ class ModelInfo:
     context_length: int | None
     idle_layers: tuple[int, ...] = ()
     language: str | None = None
+    template_options: Mapping[str, object] = field(default_factory=dict[str, object])
     other_fingerprints: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -265,6 +267,10 @@ class Engine(Protocol):
 
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
+        ...
+
+    def goes_round_template(self, prompt: Prompt) -> bool:
+        """Return whether a prompt is a text that the model's chat template was not written into."""
         ...
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt,
 _SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu")
 _BOS, _END, _SYSTEM, _USER, _ASSISTANT = range(5)
 _SPECIAL = ("<s>", "<end>", "<system>", "<user>", "<assistant>")
+_ROLES = ("system", "user", "assistant")
 _WORDS = tuple(map("".join, product(_SYLLABLES, repeat=2)))
 _VOCABULARY = (*_SPECIAL, *_WORDS)
 _WIDTH, _LAYERS, _CONTEXT = 16, 4, 512
@@ -122,6 +123,10 @@ class FakeEngine:
             case ChatPrompt():
                 tokens = (_BOS,)
                 for role, content in prompt.messages:
+                    if role not in _ROLES:
+                        raise PromptError(
+                            f"The toy does not know the role {role!r}", valid=", ".join(map(repr, _ROLES))
+                        )
                     tokens = (*tokens, _VOCABULARY.index(f"<{role}>"), *_ids(content))
                     after_user = len(tokens) if role == "user" else after_user
                 if not prompt.ends_with_assistant:
@@ -135,6 +140,10 @@ class FakeEngine:
             )
         special = tuple(token < len(_SPECIAL) for token in tokens)
         return TokenizedPrompt(tokens, self.pieces(tokens), special, int(tokens[0] == _BOS), after_user)
+
+    def goes_round_template(self, prompt: Prompt) -> bool:
+        """Return whether a prompt is a text: none can hold the words that stand for roles."""
+        return isinstance(prompt, TextPrompt)
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return the words."""

@@ -3,7 +3,7 @@
 A new engine is one function here, added to `_LOADERS`; `make generate` then offers it wherever an engine is named.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,14 @@ class ModelSource:
     name: str
     dtype: str = "auto"
     device_map: str | None = None
+    template_options: Mapping[str, object] | None = None
 
 
 def open_engine(engine: str, source: ModelSource) -> "Engine":
     """Load a model on the engine of that name.
 
     Raises:
-        ArgumentError: There is no such engine or dtype.
+        ArgumentError: There is no such engine or dtype, or the chat template does not use an option.
         UnsupportedModelError: The model cannot be loaded or steered.
     """
     require_engine_name(engine)
@@ -39,15 +40,18 @@ def open_engine(engine: str, source: ModelSource) -> "Engine":
     return (_LOADERS | _FOR_TESTS)[engine](source)
 
 
-def engine_around(model: object, tokenizer: Any, name: str | None) -> "Engine":
-    """Return an engine that steers a model object in place.
+def engine_around(
+    model: object, tokenizer: Any, name: str | None, template_options: Mapping[str, object] | None = None
+) -> "Engine":
+    """Return an engine that steers a model object in place, and always gives its chat template these options.
 
     Raises:
+        ArgumentError: The template does not use an option.
         UnsupportedModelError: It cannot be steered.
     """
     from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
-    return HuggingFaceEngine(model, tokenizer, name)
+    return HuggingFaceEngine(model, tokenizer, name, template_options=template_options)
 
 
 def require_engine_name(engine: object) -> None:
@@ -65,7 +69,13 @@ def _load_huggingface(source: ModelSource) -> "Engine":
     from steer_tools.engines.huggingface.loading import load_pretrained
 
     loaded = load_pretrained(source.name_or_path, dtype=source.dtype, device_map=source.device_map)
-    engine = HuggingFaceEngine(loaded.model, loaded.tokenizer, source.name, loaded_from=source.name_or_path)
+    engine = HuggingFaceEngine(
+        loaded.model,
+        loaded.tokenizer,
+        source.name,
+        loaded_from=source.name_or_path,
+        template_options=source.template_options,
+    )
     engine.info = replace(engine.info, warnings=loaded.warnings)
     return engine
 
@@ -73,6 +83,8 @@ def _load_huggingface(source: ModelSource) -> "Engine":
 def _load_fake(source: ModelSource) -> "Engine":
     from steer_tools.engines.fake import FakeEngine
 
+    if source.template_options:
+        raise ArgumentError("template_options were given, and the toy has no chat template of jinja", valid="none")
     return FakeEngine(source.name)
 
 

@@ -1,6 +1,7 @@
 """Sweeps and experiments, and the facts of a run → values of which JSON can be made. It must not know Markdown."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -33,6 +34,7 @@ class Facts:
         seed: Of all that was drawn.
         seconds: How long it took.
         version: Of this package.
+        template_options: What the model's chat template was given beside the chats.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Facts:
     seed: int
     seconds: float
     version: str = __version__
+    template_options: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @classmethod
     def of(
@@ -51,7 +54,8 @@ class Facts:
     ) -> "Facts":
         """Return the facts of a run on the model of `info` with `options`."""
         sizes = (info.name, info.layers, info.hidden_size)
-        return cls(*sizes, vector_path, method, options.positions, options.seed, seconds)
+        made = (vector_path, method, options.positions, options.seed, seconds)
+        return cls(*sizes, *made, template_options=info.template_options)
 
     @property
     def short_model(self) -> str:

@@ -10,7 +10,7 @@ from steer_tools.experiments.sweeps import Sweep
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.json_documents import Facts
 from steer_tools.reports.markdown import code, code_block, literal, table
-from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, share, signed
+from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, option_texts, share, signed
 
 
 def setting_blocks(
@@ -27,6 +27,8 @@ def setting_blocks(
         ("source", literal(behavior.source)),
         ("vector", code(facts.vector_path) + (f", method {code(facts.method)}" if facts.method else "")),
     ]
+    if facts.template_options:
+        rows.append(("chat template", listed([code(text) for text in option_texts(facts.template_options)])))
     if extraction is not None:
         pooling = extraction.vector.info.pooling
         read = "" if pooling is None else f"; of each, {POOLINGS.get(pooling, literal(pooling))} was read"
@@ -109,6 +111,7 @@ def usage_blocks(swept: Sweep, facts: Facts) -> list[str]:
         f"steer-tools compare {_example_prompt(swept)} --model {shlex.quote(facts.model)} "
         f"--vector {shlex.quote(facts.vector_path)} --layer {cell.layer} --strength {cell.strength:g} --unit {unit} "
         f"--positions {shlex.quote(facts.positions)}"
+        + "".join(f" --template-option {shlex.quote(option)}" for option in option_texts(facts.template_options))
     )
     return ["## How to use it", code_block("python", call), code_block("sh", command)]
 

@@ -1,5 +1,6 @@
 """The words that reports have for units, positions, controls and verdicts. It must not know results."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,11 @@ def share(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def option_texts(options: Mapping[str, object]) -> list[str]:
+    """Return options as they are typed, NAME=VALUE in JSON."""
+    return [f"{name}={json.dumps(value)}" for name, value in options.items()]
 
 
 def listed(values: list[str]) -> str:

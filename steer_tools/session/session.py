@@ -6,7 +6,7 @@ that waits for a client may hold it.
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ class Session:
         default_engine: What runs a model that is loaded without saying by what.
         default_dtype: What "auto" means when a model is loaded.
         default_device_map: What no device map means then.
+        default_template_options: What the chat template is given where no options are named.
         lock: Held by each tool while it works.
     """
 
@@ -43,6 +44,7 @@ class Session:
     default_engine: str = DEFAULT_ENGINE
     default_dtype: str = "auto"
     default_device_map: str | None = None
+    default_template_options: Mapping[str, object] | None = None
     registry: Registry = field(default_factory=Registry)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _engine: Engine | None = None
@@ -71,21 +73,30 @@ class Session:
         """Whether a model is attached, without looking for one."""
         return self._engine is not None
 
-    def attach(self, model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+    def attach(
+        self,
+        model: object,
+        tokenizer: Any,
+        name: str | None = None,
+        *,
+        template_options: Mapping[str, object] | None = None,
+    ) -> ModelInfo:
         """Steer `model` from now on; another model that was attached is given back as it was.
 
-        Attaching the same model and tokenizer again changes nothing; with another tokenizer, what is applied stays.
+        Attaching the same model and tokenizer again changes nothing; with another tokenizer or other options of its
+        chat template, such as {"enable_thinking": False}, what is applied stays.
 
         Raises:
+            ArgumentError: The chat template does not use an option.
             UnsupportedModelError: It cannot be steered; what was attached stays.
         """
         with self.lock:
             engine = self._engine
             held = engine if engine is not None and has(engine, LiveModel) and engine.holds(model) else None
             if held is None:
-                self._replace(engine_around(model, tokenizer, name))
-            elif held.tokenizer is not tokenizer:
-                self._retokenize(model, tokenizer, name or held.info.name)
+                self._replace(engine_around(model, tokenizer, name, template_options))
+            elif held.tokenizer is not tokenizer or held.info.template_options != (template_options or {}):
+                self._retokenize(model, tokenizer, name or held.info.name, template_options)
             self._from_main = False
             return self.engine.info
 
@@ -96,12 +107,18 @@ class Session:
             return engine.info
 
     def load(
-        self, name_or_path: str, engine: str | None = None, dtype: str = "auto", device_map: str | None = None
+        self,
+        name_or_path: str,
+        engine: str | None = None,
+        dtype: str = "auto",
+        device_map: str | None = None,
+        template_options: Mapping[str, object] | None = None,
     ) -> ModelInfo:
         """Load and attach a model; "bundled" is the one that ships with the package, "smollm2" an installed one.
 
         Raises:
-            ArgumentError: The engine or the dtype is unknown, or the name is not among `allowed_models`.
+            ArgumentError: The engine or the dtype is unknown, the name is not among `allowed_models`, or the chat
+                template does not use an option.
             UnsupportedModelError: It cannot be loaded or steered.
         """
         runtime = self.default_engine if engine is None else engine
@@ -117,6 +134,7 @@ class Session:
             name=name_or_path,
             dtype=self.default_dtype if dtype == "auto" else dtype,
             device_map=device_map or self.default_device_map,
+            template_options=self.default_template_options if template_options is None else template_options,
         )
         with self.lock:
             return self.attach_engine(open_engine(runtime, source))
@@ -187,10 +205,13 @@ class Session:
             self.attach(model, tokenizer)
             self._from_main = True
 
-    def _retokenize(self, model: object, tokenizer: Any, name: str) -> None:
+    def _retokenize(
+        self, model: object, tokenizer: Any, name: str, template_options: Mapping[str, object] | None
+    ) -> None:
         applied = self.registry
         self._replace(None)
-        engine = require(engine_around(model, tokenizer, name), AmbientPlans, "What is applied")
+        around = engine_around(model, tokenizer, name, template_options)
+        engine = require(around, AmbientPlans, "What is applied")
         self._engine, self.registry = engine, applied
         engine.set_ambient(applied.plan())
 
@@ -220,9 +241,15 @@ def current_session() -> Session:
     return _session
 
 
-def attach_model(model: object, tokenizer: Any, name: str | None = None) -> ModelInfo:
+def attach_model(
+    model: object,
+    tokenizer: Any,
+    name: str | None = None,
+    *,
+    template_options: Mapping[str, object] | None = None,
+) -> ModelInfo:
     """Make the tools steer a model that you hold; see `Session.attach`."""
-    return _session.attach(model, tokenizer, name)
+    return _session.attach(model, tokenizer, name, template_options=template_options)
 
 
 def detach_model() -> None:

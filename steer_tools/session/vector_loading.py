@@ -103,4 +103,9 @@ def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) ->
         return ["The vector's file does not say which model it was made on."]
     if not model.has_weights_of(info.model_fingerprint):
         return [f"The vector was made on other weights ({info.model_name}) than the model's ({model.name})."]
+    if info.template_options != model.template_options:
+        return [
+            f"The vector was made with the options {info.template_options} of the chat template, and the model has "
+            f"{dict(model.template_options)}."
+        ]
     return []

@@ -25,7 +25,7 @@ from steer_tools.tools.rendering import (
     text_table,
     warning_lines,
 )
-from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.resolving import bypass_warnings, locked_session
 from steer_tools.tools.results import added_strength, rounded
 
 if TYPE_CHECKING:
@@ -123,7 +123,11 @@ def compare_generations(
                 )
                 for (strength, plan), side in zip(tried, variants, strict=True)
             ],
-            warnings=[*warnings, *unreached_warnings(engine, parsed, plans)],
+            warnings=[
+                *warnings,
+                *unreached_warnings(engine, parsed, plans),
+                *bypass_warnings(session, parsed),
+            ],
         )
 
 

@@ -10,7 +10,7 @@ from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
-from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.resolving import bypass_warnings, locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 PositivePrompts = Annotated[list[PromptLike], given.Doc(f"Prompts that show the behaviour. {given.PROMPT}")]
@@ -129,7 +129,7 @@ def create_steering_vector(
             threshold=one_or_list_rounded([fitted.threshold for fitted in fits]),
             misses=one_or_list_rounded([fitted.misses for fitted in fits]),
             false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
-            warnings=list(extraction.warnings),
+            warnings=[*extraction.warnings, *bypass_warnings(session, (*contrast.positive, *contrast.negative))],
         )
 
 

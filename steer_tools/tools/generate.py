@@ -8,7 +8,7 @@ from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, shown, stack, text_table, warning_lines
-from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.resolving import bypass_warnings, locked_session
 
 
 class GenerateResult(TypedDict):
@@ -45,7 +45,11 @@ def generate(
             ended=[generation.ended for generation in generations],
             active=len(session.registry),
             steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
-            warnings=[*applied_warnings(session), *unreached_warnings(session.engine, parsed, [plan])],
+            warnings=[
+                *applied_warnings(session),
+                *unreached_warnings(session.engine, parsed, [plan]),
+                *bypass_warnings(session, parsed),
+            ],
         )
 
 

@@ -1,6 +1,6 @@
 """The tool that loads a model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -17,6 +17,10 @@ ModelName = Annotated[
 Runtime = Annotated[EngineName, given.Doc("What runs the model.")]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], given.Doc("auto keeps the checkpoint's own.")]
 DeviceMap = Annotated[str | None, given.Doc("For instance auto, cuda or cpu.")]
+TemplateOptions = Annotated[
+    dict[str, Any] | None,
+    given.Doc("What the model's chat template is given in every chat, such as enable_thinking or reasoning_effort."),
+]
 
 
 class LoadResult(TypedDict):
@@ -33,11 +37,12 @@ def load_model(
     engine: Runtime = "huggingface",
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
+    template_options: TemplateOptions = None,
 ) -> LoadResult:
     """Load a causal language model and steer it from now on; whatever is applied is dropped."""
     with locked_session() as session:
         before = len(session.registry)
-        info = session.load(name_or_path, engine, dtype, device_map)
+        info = session.load(name_or_path, engine, dtype, device_map, template_options)
         return LoadResult(success=True, model=model_status(info), dropped=before, warnings=list(info.warnings))
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from steer_tools.errors import ArgumentError
+from steer_tools.prompts import Prompt
 
 if TYPE_CHECKING:
     from steer_tools.session.session import Session
@@ -34,6 +35,15 @@ def resolved_layers(session: Session, layers: object, default: Sequence[int]) ->
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise ArgumentError(f"layers is {layers!r:.80}", valid="a list of layers, such as [2], or leave it out")
     return sorted(session.resolved_layers(layers, "layers", "at least one layer, or leave it out"))
+
+
+def bypass_warnings(session: Session, prompts: Sequence[Prompt]) -> list[str]:
+    """Say how many prompts go round the chat template; a closed language has plain texts of its own."""
+    if session.engine.info.language is not None:
+        return []
+    count = sum(map(session.engine.goes_round_template, prompts))
+    told = f"{count} of {len(prompts)} prompts are plain texts, which go round the model's chat template: "
+    return [f"{told}give messages, as a user's are, to steer what it answers."] if count else []
 
 
 def require_at_least_one(name: str, value: object) -> None:

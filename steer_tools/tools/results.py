@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NotRequired, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypeVar, cast
 
 from typing_extensions import TypedDict
 
@@ -33,6 +33,7 @@ class ModelStatus(TypedDict):
     device: str
     engine: str
     chat_template: bool
+    template_options: dict[str, Any]
     context_length: int | None
 
 
@@ -80,6 +81,7 @@ def model_status(info: ModelInfo) -> ModelStatus:
         device=info.device,
         engine=info.engine,
         chat_template=info.has_chat_template,
+        template_options=dict(info.template_options),
         context_length=info.context_length,
     )
 

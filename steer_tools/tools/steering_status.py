@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from steer_tools.errors import SteeringError
+from steer_tools.reports.words import option_texts
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
@@ -112,7 +113,7 @@ def show(result: StatusResult) -> Shown:
             "model": f"{model['name']} ({model['family']}, {model['engine']})",
             "size": f"{model['layers']} layers, hidden size {model['hidden_size']}",
             "runs in": f"{model['dtype']} on {model['device']}",
-            "chat": "has a chat template" if model["chat_template"] else "no chat template",
+            "chat": _template_told(model),
             "context": "no limit" if limit is None else f"{limit} tokens",
             "workspace": result["workspace"],
         }
@@ -128,6 +129,11 @@ def show(result: StatusResult) -> Shown:
     rest = result["saved_total"] - len(rows)
     columns = {"vector": "fold", "layer": "left", "method": "left"}
     return stack(known, table(columns, rows), *([line(f"and {rest} more")] if rest else []))
+
+
+def _template_told(model: ModelStatus) -> str:
+    options = ", ".join(option_texts(model["template_options"]))
+    return "no chat template" if not model["chat_template"] else f"has a chat template{options and f' ({options})'}"
 
 
 TOOL = Card(

@@ -138,7 +138,7 @@ def _proved(
     tensors = find_tensors(folder)
     dtypes = [getattr(torch, engine.info.dtype), *(FLOATS[tensors[name].dtype] for name in edits.changed)]
     # The same tokens for both, so that the weights are what is compared.
-    baked = HuggingFaceEngine(reloaded, engine.tokenizer)
+    baked = HuggingFaceEngine(reloaded, engine.tokenizer, template_options=engine.info.template_options)
     try:
         proof = prove(engine, plan, baked, prompts, max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
     finally:

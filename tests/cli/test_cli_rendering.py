@@ -282,7 +282,13 @@ def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:
 
     model = {"name": "m", "family": "f", "layers": 4, "hidden_size": 8, "dtype": "float32", "device": "cpu"}
     result: StatusResult = {
-        "model": {**model, "engine": "huggingface", "chat_template": False, "context_length": None},  # type: ignore[typeddict-item]
+        "model": {
+            **model,
+            "engine": "huggingface",
+            "chat_template": False,
+            "template_options": {},
+            "context_length": None,
+        },  # type: ignore[typeddict-item]
         "in_force": True,
         "applied": [],
         "workspace": "/w",

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 from transformers import ByT5Tokenizer
 
 from helpers.chat_templates import SHAPES, Shape, make_chat_tokenizer, text_of
@@ -304,3 +305,24 @@ def test_only_a_text_without_the_templates_own_tokens_goes_round_it(name: str) -
     assert not tokens.goes_round_template(parse_prompt(rendered + " Yes."))
     assert not tokens.goes_round_template(parse_prompt([user("Is it?")]))
     assert not tokens.goes_round_template(parse_prompt([1, 2]))
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_smollm2s_own_template_tells_the_answer_and_keeps_its_default_system_prompt(smollm2: Any, answer: str) -> None:
+    _, tokenizer = smollm2(torch.float32)
+    tokens = Tokenization(tokenizer, None, len(tokenizer))
+    chat = [user("Is it?"), assistant(answer)]
+    for given in (chat, [system("Be kind."), *chat]):
+        head = tokenizer.apply_chat_template(given[:-1], tokenize=False, add_generation_prompt=True)
+        ids = tuple(tokenizer(head + answer, add_special_tokens=False)["input_ids"])
+        assert ("helpful AI assistant" in head) is (given is chat)
+
+        encoded = tokens.encode(parse_prompt(given))
+
+        within = tokens_within(tokenizer, ids, len(head.encode()), len((head + answer).encode()))
+        assert encoded.tokens == ids
+        assert ids[encoded.response_start :] == within != ()
+    assert tokens.stop_tokens == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    assert tokens.goes_round_template(parse_prompt("Is it?"))
+    with pytest.raises(PromptError, match="does not know the role 'human'"):
+        tokens.encode(parse_prompt([{"role": "human", "content": "a"}]))

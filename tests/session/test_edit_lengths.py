@@ -83,7 +83,7 @@ def test_each_way_to_steer_tells_the_same_of_a_long_edit_and_nothing_of_a_gentle
 
     assert long == [[f"At layer 2 strength 3 adds 3 of the typical norm there, and {RULE} 0.2 would add 0.2."]] * 6
     assert soft == [[]] * 6
-    assert generate(PROMPTS[:1], max_new_tokens=1)["warnings"] == []
+    assert told(generate(PROMPTS[:1], max_new_tokens=1)["warnings"]) == []
 
 
 def test_what_several_vectors_add_at_one_layer_is_told_of_together(vector: str) -> None:

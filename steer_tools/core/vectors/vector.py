@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
@@ -38,6 +38,7 @@ class VectorInfo(BaseModel):
     `positive_projections` and `negative_projections` are û·μ₊ and û·μ₋ for the unit direction û, and above `thresholds`
     the projection û·h of an activation counts as positive, which errs on the shares `misses` and `false_alarms` of the
     held-out positive and negative prompts. `chosen` is for these directions: a vector that is made of them has none.
+    `template_options` is what the chat template was given with each chat.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -59,6 +60,7 @@ class VectorInfo(BaseModel):
     model_fingerprint: str | None = None
     model_layers: int | None = Field(default=None, ge=1)
     chosen: ChosenCell | None = None
+    template_options: dict[str, Any] = Field(default_factory=dict)
 
     def negated(self) -> "VectorInfo":
         """Return what is true of −û, whose positive prompts are the negative ones."""
@@ -80,7 +82,8 @@ class VectorInfo(BaseModel):
 
         It belongs to no contrast, so it has neither counts nor contrast norms, projections or thresholds.
         """
-        kept = ("pooling", "residual_norms", "model_name", "model_family", "model_fingerprint", "model_layers")
+        of_model = ("model_name", "model_family", "model_fingerprint", "model_layers", "template_options")
+        kept = ("pooling", "residual_norms", *of_model)
         first, *others = infos
         agreed = {name for name in kept if all(getattr(info, name) == getattr(first, name) for info in others)}
         return VectorInfo(method=method, **first.model_dump(include=agreed))

@@ -4,7 +4,7 @@ It must not know tools. It composes the modules beside it: each does one of its 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -69,7 +69,13 @@ class HuggingFaceEngine:
     """Holds one model and its tokenizer; the model keeps its hooks until `detach`."""
 
     def __init__(
-        self, model: object, tokenizer: Any, name: str | None = None, *, loaded_from: str | None = None
+        self,
+        model: object,
+        tokenizer: Any,
+        name: str | None = None,
+        *,
+        loaded_from: str | None = None,
+        template_options: Mapping[str, object] | None = None,
     ) -> None:
         # `loaded_from` says of which checkpoint the weights are, where that is known.
         self.architecture: Architecture = find_architecture(model)
@@ -91,7 +97,7 @@ class HuggingFaceEngine:
             ) from error
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self.tokenizer = tokenizer
-        self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary)
+        self._tokens = Tokenization(tokenizer, self.architecture.context_length, vocabulary, template_options)
         self.neutral_prompts = self._tokens.neutral_prompts
         marks = TokenMarks(self._tokens.bos_token, self._tokens.answer_start, self._tokens.user_start)
         self._taps = Taps(self.architecture, lambda: self.parts)
@@ -122,6 +128,7 @@ class HuggingFaceEngine:
                 context_length=self.architecture.context_length,
                 idle_layers=self.architecture.idle_layers,
                 language=self._tokens.language,
+                template_options=dict(template_options or {}),
             )
         except BaseException:
             self._hooks.detach()
@@ -167,6 +174,10 @@ class HuggingFaceEngine:
     def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens that the model is given for `prompt`."""
         return self._tokens.describe(prompt)
+
+    def goes_round_template(self, prompt: Prompt) -> bool:
+        """Return whether a prompt is a text without the control tokens of the chat template that there is."""
+        return self._tokens.goes_round_template(prompt)
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return how the vocabulary writes each token."""
