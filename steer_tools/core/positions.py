@@ -5,6 +5,7 @@ nothing. Pure and shared by every engine; it must not know hooks, or how a model
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -16,6 +17,8 @@ from steer_tools.errors import ArgumentError
 # Which tokens of a prompt are read where one activation stands for it.
 Pooling: TypeAlias = Literal["last", "first", "mean", "response"]
 POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean", "response")
+# Of the median token's length: SmolLM2's first tokens have 35 to 180, and up to 10 at layers where nothing else has 8.
+_SINK = 5.0
 NAMED_POSITIONS = ("generated", "prompt", "all", "last_prompt", "first", "after_user")
 # A place that no row reaches, for rows of a batch that have no user message.
 NOWHERE = 2**62
@@ -169,6 +172,24 @@ class BatchGeometry:
                 return self.positions >= self.after_user[:, None]
             case _:
                 raise AssertionError(f"unparsed position {term!r}")
+
+
+def attention_sinks(norms: Tensor, is_special: Sequence[bool]) -> Tensor:
+    """Return (tokens,) bool: which tokens of one prompt are attention sinks, whose stream is many times longer than the
+    median text token's at some block (massive activations; Sun et al. 2024, arXiv 2402.17762).
+
+    `norms` are (layers, tokens), the length of the stream after each block. A token is a sink at all layers or at none,
+    so that what is read at different layers is read at the same tokens. Nothing but the prompt itself counts.
+    """
+    is_text = ~torch.tensor(is_special)
+    typical = (norms[:, is_text] if is_text.any() else norms).median(dim=1, keepdim=True).values
+    return (norms > _SINK * typical).any(dim=0)
+
+
+def without(tokens: Tensor, sinks: Tensor) -> Tensor:
+    """Return the tokens (tokens,) bool that are no sinks, or all of them where nothing else is left."""
+    kept = tokens & ~sinks
+    return kept if kept.any() else tokens
 
 
 def positions_of(real: Tensor, start: int) -> Tensor:

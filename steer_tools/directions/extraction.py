@@ -17,7 +17,7 @@ from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import Method
 from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION, HeldOut
 from steer_tools.directions.session_methods import SessionMethod
-from steer_tools.engines.base import Engine, PoolingFunction
+from steer_tools.engines.base import Activations, Engine, PoolingFunction, sink_warnings
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session
@@ -99,10 +99,12 @@ def extract(
     if isinstance(way, Method):
         methods, warnings = dict.fromkeys(where.sites, way), list[str]()
     else:
-        found = way.find(session, contrast, _contrasts(engine, contrast, where))
-        methods = {site: ready.method for site, ready in found.items()}
-        warnings = list(dict.fromkeys(text for ready in found.values() for text in ready.warnings))
-    fits = {site.layer: fitted for site, fitted in _fit(engine, contrast, where, methods).items()}
+        ready = way.find(session, contrast, _contrasts(engine, contrast, where))
+        methods = {site: own.method for site, own in ready.items()}
+        warnings = list(dict.fromkeys(text for own in ready.values() for text in own.warnings))
+    found, read = _fit(engine, contrast, where, methods)
+    warnings.extend(sink_warnings(where.pooling, read))
+    fits = {site.layer: fitted for site, fitted in found.items()}
     if contrast.fewest_different() < MIN_PER_CLASS_FOR_SEPARATION or any(m.keeps_length for m in methods.values()):
         # Repeated prompts would be held out from themselves, and a trained direction has seen all of them.
         fits = {layer: replace(fitted, **vars(HeldOut())) for layer, fitted in fits.items()}
@@ -150,15 +152,18 @@ def _contrasts(engine: Engine, contrast: ContrastPrompts, where: Where) -> dict[
 
 def _fit(
     engine: Engine, contrast: ContrastPrompts, where: Where, methods: dict[Site, Method]
-) -> dict[Site, FittedDirection]:
+) -> tuple[dict[Site, FittedDirection], list[Activations]]:
+    """Return the fits, and block by block how many attention sinks were read or left out."""
+    read: list[Activations] = []
     precision = torch.finfo(getattr(torch, engine.info.dtype)).eps
     fitters = {site: Fitter(method, precision=precision) for site, method in methods.items()}
     for start in range(0, max(len(contrast.positive), len(contrast.negative)), _BLOCK):
         positive, negative = (side[start : start + _BLOCK] for side in (contrast.positive, contrast.negative))
         activations = engine.read((*positive, *negative), where.sites, where.pooling)
+        read.append(Activations({}, activations.left_out, activations.taken))
         for site, fitter in fitters.items():
             fitter.add(activations[site][: len(positive)], activations[site][len(positive) :])
-    return {site: fitter.finish() for site, fitter in fitters.items()}
+    return {site: fitter.finish() for site, fitter in fitters.items()}, read
 
 
 def _warnings(engine: Engine, contrast: ContrastPrompts, where: Where, fits: dict[int, FittedDirection]) -> list[str]:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.core.positions import NOWHERE, POOLINGS
+from steer_tools.core.positions import NOWHERE, attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
+    MEANS,
+    Activations,
     AnyPooling,
     Completion,
     Generation,
@@ -25,11 +27,12 @@ from steer_tools.engines.base import (
     Sampling,
     TokenizedPrompt,
     Unembedding,
+    counted,
     counted_layer,
     rows_decided,
 )
 from steer_tools.engines.site_edits import SiteEdits, refuse_overflow
-from steer_tools.errors import ArgumentError, LayerError, PromptError, UnsupportedFeatureError
+from steer_tools.errors import LayerError, PromptError, UnsupportedFeatureError
 from steer_tools.progress import reported
 from steer_tools.prompts import NEUTRAL_PROMPTS, ChatPrompt, Prompt, TextPrompt, TokenPrompt, require_user_message
 
@@ -74,16 +77,26 @@ class FakeEngine:
         """Return a layer counted from 0."""
         return counted_layer(layer, _LAYERS)
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
         """Return the mean over the pooled tokens of each prompt."""
-        if pooling not in POOLINGS and not callable(pooling):
-            raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
-        traces = self.trace(prompts, sites)
-        masks = [self._pooled(prompt, pooling) for prompt in prompts]
-        return {
+        named = [self.tokenize(prompt).pooled(pooling) for prompt in prompts]
+        traces, sinks = self.trace(prompts, sites), self.sinks(prompts)
+        masks = [without(*pair) if pooling in MEANS else pair[0] for pair in zip(named, sinks, strict=True)]
+        means = {
             site: torch.stack([trace[site][mask].mean(dim=0) for trace, mask in zip(traces, masks, strict=True)])
             for site in sites
         }
+        return Activations(means, *counted(named, masks, sinks))
+
+    def sinks(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """Return which tokens are much longer than the others after some block."""
+        found: list[Tensor] = []
+        for prompt in prompts:
+            encoded = self.tokenize(prompt)
+            states = self._states(Row(prompt), encoded)
+            norms = torch.stack([states[Site(layer)].norm(dim=1) for layer in range(_LAYERS)])
+            found.append(attention_sinks(norms, encoded.special))
+        return found
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return every token's states, without what is applied."""
@@ -114,7 +127,7 @@ class FakeEngine:
 
     def tokenize(self, prompt: Prompt, new_tokens: int = 0) -> TokenizedPrompt:
         """Return the words of a prompt with what is known of each; `new_tokens` more must fit into the context."""
-        after_user = NOWHERE
+        after_user = response = NOWHERE
         match prompt:
             case TextPrompt(text):
                 tokens = (_BOS, *_ids(text))
@@ -131,6 +144,8 @@ class FakeEngine:
                     after_user = len(tokens) if role == "user" else after_user
                 if not prompt.ends_with_assistant:
                     tokens = (*tokens, _ASSISTANT)
+                else:
+                    response = len(tokens) - len(_ids(prompt.messages[-1][1]))
         if not tokens or max(tokens) >= len(_VOCABULARY):
             raise PromptError(f"The prompt {prompt!s:.80} is no text of the toy", valid="ids below its vocabulary")
         if len(tokens) + new_tokens > _CONTEXT:
@@ -139,7 +154,7 @@ class FakeEngine:
                 valid=f"at most {_CONTEXT} tokens together",
             )
         special = tuple(token < len(_SPECIAL) for token in tokens)
-        return TokenizedPrompt(tokens, self.pieces(tokens), special, int(tokens[0] == _BOS), after_user)
+        return TokenizedPrompt(tokens, self.pieces(tokens), special, int(tokens[0] == _BOS), after_user, response)
 
     def goes_round_template(self, prompt: Prompt) -> bool:
         """Return whether a prompt is a text: none can hold the words that stand for roles."""
@@ -218,25 +233,6 @@ class FakeEngine:
         for row, tokens in zip(rows, added, strict=True):
             self.tokenize(row.prompt, len(tokens))
         return added
-
-    def _pooled(self, prompt: Prompt, pooling: AnyPooling) -> Tensor:
-        """Return (tokens,) bool: which tokens the pooling reads."""
-        described = self.tokenize(prompt)
-        position = torch.arange(len(described.tokens))
-        last = len(position) - 1
-        response = 0
-        if isinstance(prompt, ChatPrompt) and prompt.ends_with_assistant:
-            response = len(_ids(prompt.messages[-1][1]))
-        choices: dict[str, Tensor] = {
-            "last": position == last,
-            "first": position == min(described.first, last),
-            "mean": ~torch.tensor(described.special),
-            "response": position > last - response,
-        }
-        chosen = choices[pooling] if isinstance(pooling, str) else torch.as_tensor(pooling(described))
-        if not chosen.any():
-            raise PromptError(f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read")
-        return chosen
 
     def _states(self, row: Row, encoded: TokenizedPrompt, added: Sequence[int] = ()) -> dict[Site, Tensor]:
         """Return what is at each site, (tokens, width), after the edits of the row's plan."""

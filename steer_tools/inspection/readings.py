@@ -15,7 +15,7 @@ from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
-from steer_tools.engines.base import AnyPooling, Engine
+from steer_tools.engines.base import Activations, AnyPooling, Engine, sink_warnings, text_behind_first
 from steer_tools.errors import ArgumentError, LayerError, PromptError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.intervals import Interval, roc_interval
@@ -32,7 +32,7 @@ class Projection:
     Attributes:
         pieces: As the vocabulary writes them.
         values: (tokens,) by site, in the model's own units.
-        counts: (tokens,) false at the first token and at special ones, whose activations lie elsewhere.
+        counts: (tokens,) false at the first token, special ones and attention sinks, whose activations lie elsewhere.
     """
 
     pieces: tuple[str, ...]
@@ -44,14 +44,14 @@ def project(engine: Engine, directions: Mapping[Site, Tensor], prompts: Sequence
     """Project every token of the prompts on the direction (width,) of each site, in one pass."""
     units = {site: (direction / direction.norm()).float() for site, direction in directions.items()}
     traces = engine.trace(prompts, list(units))
-    told = [engine.tokenize(prompt) for prompt in prompts]
+    told = [engine.tokenize(prompt).pieces for prompt in prompts]
     return tuple(
         Projection(
-            pieces=one.pieces,
+            pieces=pieces,
             values={site: tuple((trace[site] @ unit).tolist()) for site, unit in units.items()},
-            counts=tuple(place > 0 and not special for place, special in enumerate(one.special)),
+            counts=tuple(counts.tolist()),
         )
-        for one, trace in zip(told, traces, strict=True)
+        for pieces, counts, trace in zip(told, text_behind_first(engine, prompts), traces, strict=True)
     )
 
 
@@ -186,7 +186,8 @@ class Reading:
 class Readings:
     """What was read at the tokens that `pooling` takes, by site, and of each prompt.
 
-    `norms` are typical there; `thresholds` are the detectors' or, without labels, the vector's for this pooling.
+    `norms` are typical there; `thresholds` are the detectors' or, without labels, the vector's for this pooling;
+    `warnings` tell of attention sinks among these tokens.
     """
 
     pooling: AnyPooling
@@ -194,6 +195,7 @@ class Readings:
     detectors: Mapping[Site, Detector]
     thresholds: Mapping[Site, float]
     prompts: tuple[Reading, ...]
+    warnings: tuple[str, ...]
 
 
 def read_along(
@@ -215,24 +217,32 @@ def read_along(
     engine, info, directions = session.engine, along.vector.info, along.by_site
     usual: Pooling | None = next((known for known in POOLINGS if known == info.pooling), None)
     read_as = pooling or (labelled and labelled.pooling) or usual or "last"
-    detectors = {} if labelled is None else _detect(engine, directions, labelled, read_as)
+    read: list[Activations] = []
+    detectors = {} if labelled is None else _detect(engine, directions, labelled, read_as, read)
     thresholds = {site: detector.threshold for site, detector in detectors.items()}
     if labelled is None and read_as == info.pooling:
         thresholds = {site: info.thresholds[site.layer] for site in directions if site.layer in info.thresholds}
     projections = project(engine, directions, prompts) if prompts else ()
     scored = {site: directions[site] for site in thresholds}
-    readings = tuple(map(Reading, projections, [_scores(engine, scored, prompt, read_as) for prompt in prompts]))
+    readings = tuple(map(Reading, projections, [_scores(engine, scored, prompt, read_as, read) for prompt in prompts]))
     norms = {site: session.typical_norm(site) for site in directions}
-    return Readings(read_as, norms, detectors, thresholds, readings)
+    warnings = sink_warnings(read_as, read) if read else []
+    return Readings(read_as, norms, detectors, thresholds, readings, tuple(warnings))
 
 
 def _detect(
-    engine: Engine, directions: Mapping[Site, Tensor], labelled: Labelled, pooling: AnyPooling
+    engine: Engine,
+    directions: Mapping[Site, Tensor],
+    labelled: Labelled,
+    pooling: AnyPooling,
+    read: list[Activations],
 ) -> dict[Site, Detector]:
+    """Fit and judge a threshold at each site; what was read for it is added to `read`."""
     seen, held_out = (
         [engine.read(own, list(directions), pooling) for own in (prompts.positive, prompts.negative)]
         for prompts in (labelled.seen, labelled.held_out)
     )
+    read += [*seen, *held_out]
 
     def examples(site: Site) -> tuple[Examples, Examples]:
         return Examples(seen[0][site], seen[1][site]), Examples(held_out[0][site], held_out[1][site])
@@ -241,9 +251,17 @@ def _detect(
 
 
 def _scores(
-    engine: Engine, directions: Mapping[Site, Tensor], prompt: Prompt, pooling: AnyPooling
+    engine: Engine,
+    directions: Mapping[Site, Tensor],
+    prompt: Prompt,
+    pooling: AnyPooling,
+    read: list[Activations],
 ) -> dict[Site, float]:
-    pooled: dict[Site, Tensor] = {}
+    """Return the prompt's own score at each site; what was read for it is added to `read`."""
+    if not directions:
+        return {}
     with suppress(PromptError):  # It may lack the tokens, as a text lacks a response.
-        pooled = engine.read([prompt], list(directions), pooling) if directions else {}
-    return {site: float(own[0] @ directions[site]) for site, own in pooled.items()}
+        pooled = engine.read([prompt], list(directions), pooling)
+        read.append(pooled)
+        return {site: float(own[0] @ directions[site]) for site, own in pooled.items()}
+    return {}

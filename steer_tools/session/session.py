@@ -16,7 +16,7 @@ from steer_tools import bundled_model
 from steer_tools.core.registry import Registry
 from steer_tools.core.site import Site
 from steer_tools.engines import named_models
-from steer_tools.engines.base import Engine, ModelInfo
+from steer_tools.engines.base import Engine, ModelInfo, text_behind_first
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
 from steer_tools.errors import ArgumentError, LayerError, NoModelError
@@ -181,8 +181,8 @@ class Session:
     def typical_norm(self, site: Site) -> float:
         """Return the typical norm of what is at a site: at a layer's residual stream, the unit of residual strengths.
 
-        It is the median over the tokens of neutral prompts without the first token (an attention sink with a norm of
-        its own) and without special tokens, measured once a model, with nothing applied.
+        It is the median over the tokens of neutral prompts without the first token, other attention sinks (which have
+        norms of their own) and special tokens, measured once a model, with nothing applied.
         """
         with self.lock:
             engine = self.engine
@@ -191,8 +191,7 @@ class Session:
                 sites = every_layer if site in every_layer else [site]
                 prompts = engine.neutral_prompts
                 traces = engine.trace(prompts, sites)
-                special = [engine.tokenize(prompt).special for prompt in prompts]
-                content = [torch.tensor([i > 0 and not is_special for i, is_special in enumerate(s)]) for s in special]
+                content = text_behind_first(engine, prompts)
                 for measured in sites:
                     norms = [trace[measured][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
                     self._typical_norms[measured] = float(torch.cat(norms).median())

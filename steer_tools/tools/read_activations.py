@@ -173,7 +173,7 @@ def _warnings(along: UnitDirections, found: Readings, shown: Sequence[Site]) -> 
     unread = [i for i, reading in enumerate(readings) if found.thresholds and not reading.scores]
     if unread:
         told.append(f"The prompts {unread} have no token that the pooling reads, so they have values and no score.")
-    return told
+    return [*told, *found.warnings]
 
 
 def _by_layer(figures: Mapping[Site, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from steer_tools.core.plan import Plan
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
+    Activations,
     AnyPooling,
     Completion,
     CompletionGradients,
@@ -147,10 +148,15 @@ class HuggingFaceEngine:
         """Return a layer counted from 0."""
         return self.architecture.resolve_layer(layer)
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
-        """Return one activation a prompt at each site, all sites from one pass that stops after the deepest."""
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
+        """Return one activation a prompt at each site, all sites from one pass that stops after the deepest, if no mean
+        has to know what is a sink behind it."""
         refuse_sites(self.architecture, self._taps, sites)
         return self._reader.read(prompts, sites, pooling)
+
+    def sinks(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """Return which tokens of each prompt are attention sinks."""
+        return self._reader.sinks(prompts)
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return the activations of every token."""

@@ -4,31 +4,30 @@ Prompts are sorted by length and padded on the right, the head never runs, and o
 kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import TypeAlias
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from steer_tools.core.positions import POOLINGS
+from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
-from steer_tools.engines.base import AnyPooling
+from steer_tools.engines.base import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
-from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.progress import reported
 from steer_tools.prompts import Prompt
 
 # About 256 tokens a batch was fastest for reading on a CPU; an accelerator wants larger products.
 _TOKENS_ON_CPU, _TOKENS_ELSEWHERE = 256, 4096
 
-_Keep: TypeAlias = Callable[[Site, list[int], Tensor], None]
+_Selected = TypeVar("_Selected")
 
 
 class Reader:
@@ -47,25 +46,45 @@ class Reader:
         budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
         return batches_by_length(lengths, budget, equal_only=not self._behaviour.right_is_exact)
 
-    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> dict[Site, Tensor]:
-        """Return the mean over the pooled tokens of each prompt, (prompts, width) float32 on the CPU."""
-        if pooling not in POOLINGS and not callable(pooling):
-            raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
-        encoded = [self._tokens.encode(prompt) for prompt in prompts]
-        chosen = [self._pooled(tokens, pooling, prompt) for tokens, prompt in zip(encoded, prompts, strict=True)]
+    def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
+        """Return the mean over the pooled tokens of each prompt."""
+        described = [self._tokens.describe(prompt) for prompt in prompts]
+        named = [own.pooled(pooling) for own in described]
+        # A sink may show behind the sites that are read, and a mean must know it; one token is read whatever it is.
+        deepest = None if pooling in MEANS else max(site.layer for site in sites)
+        streams = [site for site in self._streams if deepest is None or site.layer <= deepest]
+        masks, sinks = list(named), list(named)
         pooled = {site: torch.zeros(len(prompts), self._taps.at(site).width) for site in sites}
 
-        def keep(site: Site, batch: list[int], hidden: Tensor) -> None:
-            mask = torch.zeros(hidden.shape[:2], dtype=torch.bool)
-            for row, index in enumerate(batch):
-                mask[row, : len(chosen[index])] = chosen[index]
-            rows, columns = mask.nonzero(as_tuple=True)
-            values = hidden[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
-            sums = torch.zeros(len(batch), values.shape[1]).index_add(0, rows, values)
-            pooled[site][batch] = sums / mask.sum(dim=1, keepdim=True)
+        def select(site: Site, batch: list[int], hidden: Tensor) -> _Kept:
+            rows, columns = _side_by_side([named[index] for index in batch], hidden.shape[1]).nonzero(as_tuple=True)
+            return _Kept(
+                norms=_norms(hidden) if site in streams else None,
+                values=hidden[rows.to(hidden.device), columns.to(hidden.device)].cpu() if site in pooled else None,
+            )
 
-        self._read_blocks(encoded, sites, keep)
-        return pooled
+        for batch, kept in self._passes(described, {*streams, *sites}, select):
+            for row, index in enumerate(batch):
+                sinks[index] = _sinks_of([kept[site].norms for site in streams], row, described[index])
+                masks[index] = without(named[index], sinks[index]) if deepest is None else named[index]
+            stays = torch.cat([masks[index][named[index]] for index in batch])
+            counts = torch.tensor([[int(masks[index].sum())] for index in batch])
+            rows = torch.arange(len(batch)).repeat_interleave(counts[:, 0])
+            for site, means in pooled.items():
+                values = kept[site].values
+                assert values is not None
+                sums = torch.zeros(len(batch), means.shape[1]).index_add(0, rows, values[stays].float())
+                means[batch] = sums / counts
+        return Activations(pooled, *counted(named, masks, sinks))
+
+    def sinks(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """Return which tokens are much longer than the others after some block."""
+        described = [self._tokens.describe(prompt) for prompt in prompts]
+        found = [torch.empty(0) for _ in prompts]
+        for batch, norms in self._passes(described, self._streams, lambda site, batch, hidden: _norms(hidden)):
+            for row, index in enumerate(batch):
+                found[index] = _sinks_of([norms[site] for site in self._streams], row, described[index])
+        return found
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return every token of each prompt, (tokens, width) float32 on the CPU."""
@@ -77,46 +96,56 @@ class Reader:
                 # A copy: Falcon adds the attention's output to that of the MLP in place.
                 traces[index][site] = hidden[row, : len(encoded[index].tokens)].to("cpu", torch.float32, copy=True)
 
-        self._read_blocks(encoded, sites, keep)
+        for _ in self._passes(encoded, sites, keep):
+            pass
         return traces
 
-    def _read_blocks(self, encoded: Sequence[PromptTokens], sites: Sequence[Site], keep: _Keep) -> None:
-        """Call keep(site, batch, hidden) for each batch of prompts."""
+    @cached_property
+    def _streams(self) -> list[Site]:
+        """What each block that runs puts out."""
+        blocks, idle = self._architecture.blocks, self._architecture.idle_layers
+        return [Site(layer) for layer in range(len(blocks)) if layer not in idle]
+
+    def _passes(
+        self,
+        encoded: Sequence[PromptTokens | TokenizedPrompt],
+        sites: Collection[Site],
+        select: Callable[[Site, list[int], Tensor], _Selected],
+    ) -> Iterator[tuple[list[int], dict[Site, _Selected]]]:
+        """Yield each batch of prompts with what `select` takes of what is at each site, (rows, tokens, width)."""
         self._hooks.reach(sites)
         deepest = max(site.layer for site in sites)
         batches = self.batches([len(tokens.tokens) for tokens in encoded])
         for batch in reported(batches, "reading prompts"):
             padded = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
-            captures = {site: partial(keep, site, batch) for site in sites}
+            selected: dict[Site, _Selected] = {}
+
+            def take(site: Site, hidden: Tensor, batch: list[int] = batch, into: Any = selected) -> None:
+                into[site] = select(site, batch, hidden)
+
+            captures = {site: partial(take, site) for site in sites}
             run = Run(captures=captures, stop_after=deepest if self._may_stop_early else None)
             with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
                 forward(self._architecture, *padded)
+            yield batch, selected
 
-    def _pooled(self, encoded: PromptTokens, pooling: AnyPooling, prompt: Prompt) -> Tensor:
-        """Return (tokens,) bool: which tokens the pooling reads."""
-        position = torch.arange(len(encoded.tokens))
-        last = len(encoded.tokens) - 1
-        match pooling:
-            case "last":
-                chosen = position == last
-            case "first":
-                chosen = position == min(self._tokens.first_position(encoded), last)
-            case "mean":
-                chosen = torch.tensor([token not in self._tokens.special_tokens for token in encoded.tokens])
-            case "response":
-                chosen = position >= (last + 1 if encoded.response_start is None else encoded.response_start)
-            case choose:
-                chosen = torch.as_tensor(choose(self._tokens.describe(prompt)))
-                if chosen.dtype != torch.bool or chosen.shape != position.shape:
-                    raise ArgumentError(
-                        f"The pooling function returned {chosen.dtype} of shape {tuple(chosen.shape)} for a prompt of "
-                        f"{len(position)} tokens",
-                        valid="one bool a token, true where it is read",
-                    )
-        if not chosen.any():
-            raise PromptError(
-                f"The prompt {prompt!s:.80} has no token that pooling={pooling!r} would read",
-                valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
-                fix="Use pooling='last', or change the prompts.",
-            )
-        return chosen
+
+class _Kept(NamedTuple):
+    """What is kept of a pass at one site: (rows, tokens), and (named tokens, width) in the model's dtype."""
+
+    norms: Tensor | None
+    values: Tensor | None
+
+
+def _norms(hidden: Tensor) -> Tensor:
+    return hidden.float().norm(dim=-1).cpu()
+
+
+def _sinks_of(norms: Sequence[Tensor | None], row: int, prompt: TokenizedPrompt) -> Tensor:
+    own = [layer[row, : len(prompt.tokens)] for layer in norms if layer is not None]
+    return attention_sinks(torch.stack(own), prompt.special)
+
+
+def _side_by_side(masks: Sequence[Tensor], columns: int) -> Tensor:
+    """Return masks (tokens,) as (rows, columns), false behind their ends."""
+    return torch.stack([torch.nn.functional.pad(mask, (0, columns - len(mask))) for mask in masks])

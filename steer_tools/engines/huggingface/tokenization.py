@@ -122,6 +122,7 @@ class Tokenization:
             special=tuple(token in self.special_tokens for token in encoded.tokens),
             first=self.first_position(encoded),
             after_user=encoded.after_user,
+            response=NOWHERE if encoded.response_start is None else encoded.response_start,
         )
 
     def first_position(self, encoded: PromptTokens) -> int:
