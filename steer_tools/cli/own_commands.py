@@ -12,17 +12,18 @@ import typer
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson, WorkspaceFolder, spare_threads
+from steer_tools.engines.named_models import SMOLLM2, has_smollm2
 from steer_tools.tools.rendering import Shown, joined, line, shown, stack, table
 
 if TYPE_CHECKING:
     from steer_tools.formats.conversion import Conversion
 
-Model = Annotated[
-    str,
+DemoModel = Annotated[
+    str | None,
     typer.Option(
         "--model",
-        help="A folder with a transformers checkpoint, a name on the model hub, or bundled, the small model that ships "
-        "with the package.",
+        metavar="NAME",
+        help="Any that load_model takes. (default: smollm2 where it is installed, else bundled)",
     ),
 ]
 Source = Annotated[
@@ -57,12 +58,13 @@ FormatName = Annotated[
 EditedFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder that `bake` wrote.")]
 
 
-def demo(model: Model = BUNDLED, workspace: WorkspaceFolder = None, as_json: AsJson = False) -> None:
+def demo(model: DemoModel = None, workspace: WorkspaceFolder = None, as_json: AsJson = False) -> None:
     """Show steering from a vector to the proof, in a minute."""
-    spare_threads(model)
+    chosen = model or (SMOLLM2 if has_smollm2() else BUNDLED)
+    spare_threads(chosen)
     from steer_tools.cli.demo import run_demo
 
-    run_demo(model=model, workspace=workspace, as_json=as_json)
+    run_demo(model=chosen, workspace=workspace, as_json=as_json, is_fallback=model is None and chosen == BUNDLED)
 
 
 def serve(context: typer.Context) -> None:

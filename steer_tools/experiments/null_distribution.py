@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from steer_tools.core.interventions import Add
@@ -59,6 +60,14 @@ def control_plans(placement: Placement, directions: Sequence[Tensor]) -> list[Pl
     assert isinstance(placement.intervention, Add)
     norm = placement.intervention.direction.norm()
     return [(replace(placement, intervention=Add((own * (norm / own.norm())).float())),) for own in directions]
+
+
+def random_plans(placement: Placement, count: int, seed: int) -> list[Plan]:
+    """Return the placement with directions in place of its own that know nothing, not even where activations lie."""
+    assert isinstance(placement.intervention, Add)
+    generator = torch.Generator().manual_seed(seed)
+    width = len(placement.intervention.direction)
+    return control_plans(placement, [torch.randn(width, generator=generator) for _ in range(count)])
 
 
 def measure_null_distribution(

@@ -283,7 +283,7 @@ def test_demo_hands_on_its_options(steer: Callable[..., Done], monkeypatch: pyte
 
     done = steer("demo", "--model", "m", "--json", of_the_model=False)
 
-    assert (done.code, handed) == (0, [{"model": "m", "workspace": None, "as_json": True}])
+    assert (done.code, handed) == (0, [{"model": "m", "workspace": None, "as_json": True, "is_fallback": False}])
 
 
 # The scenario.

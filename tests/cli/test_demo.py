@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from typer.testing import CliRunner
 from steer_tools.bundled_model.language import TRAITS, held_out_prompts, score
 from steer_tools.cli import demo_report as report
 from steer_tools.cli.app import app
-from steer_tools.cli.demo import TOGETHER, applied, study_together, study_trait
-from steer_tools.cli.demo_report import Findings, Part
+from steer_tools.cli.demo_report import Findings
+from steer_tools.engines import named_models
 from steer_tools.figures.doses import Curve, DosePanel, dose_response
+from steer_tools.figures.text_cards import Bar, Cards, text_cards
 from steer_tools.session.session import Session, current_session
-from steer_tools.tools import compare_generations, steering_status
+from steer_tools.tools import compare_generations
 
 
 def size_of_png(content: bytes) -> tuple[int, int]:
@@ -37,112 +39,130 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-@pytest.fixture(scope="module")
-def findings(workspace: Path) -> Iterator[dict[str, Any]]:
-    """What the demo on the bundled model says to people and as JSON; it is run once, without a network."""
-    session = current_session()
-    before = session.workspace
+def run(patch: pytest.MonkeyPatch, *words: str) -> tuple[dict[str, Any], str]:
+    """Run the demo without a network; return what it found out, and what people saw."""
     found: list[Findings] = []
     markdown = report.markdown
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", _no_network)
-        patch.setattr(report, "markdown", lambda findings: found.append(findings) or markdown(findings))
-        ended = CliRunner().invoke(app, ["demo", "--workspace", str(workspace)], env={"COLUMNS": "100"})
+    patch.setattr(socket.socket, "connect", _no_network)
+    patch.setattr(report, "markdown", lambda findings: found.append(findings) or markdown(findings))
+    ended = CliRunner().invoke(app, ["demo", *words], env={"COLUMNS": "100"})
     assert ended.exit_code == 0, ended.stderr
-    folder = workspace / "demo"
+    folder = Path(words[words.index("--workspace") + 1]) / "demo"
     document = report.document(found[0], folder / "report.md", folder / report.PICTURE)
-    told = {"told": ended.stdout, "applied afterwards": steering_status()["applied"]}
-    yield {**json.loads(json.dumps(document)), **told}
+    return json.loads(json.dumps(document)), ended.stdout
+
+
+@pytest.fixture(scope="module")
+def on_the_bundled_model(workspace: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The demo of a machine that has no SmolLM2, run once."""
+    session = current_session()
+    before = session.workspace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(named_models, "_SMOLLM2_PACKAGE", "no_such_package_here")
+        yield run(patch, "--workspace", str(workspace))
     session.detach()
     session.workspace = before
 
 
-def test_each_vector_leads_from_the_middle_to_both_ends(findings: dict[str, Any]) -> None:
+Ran = tuple[dict[str, Any], str]
+
+
+def test_without_smollm2_it_says_so_in_a_line_and_runs_on_the_bundled_model(on_the_bundled_model: Ran) -> None:
+    findings, told = on_the_bundled_model
+
+    assert "SmolLM2, a real model, is not installed" in told
+    assert findings["model"]["name"] == "bundled"
     assert len(findings["vectors"]) == 3
     for vector in findings["vectors"]:
-        by_strength = {dose["strength"]: dose["scores"][vector["name"]] for dose in vector["doses"]}
-        assert list(by_strength) == sorted(by_strength)
-        assert by_strength[-0.5] <= -0.8
-        assert abs(by_strength[0.0]) <= 0.5
-        assert by_strength[0.5] >= 0.8
+        low, unsteered, high = (dose["scores"][vector["name"]] for dose in vector["doses"])
+        assert low <= -0.7
+        assert abs(unsteered) <= 0.6
+        assert high >= 0.7
 
 
 def test_a_vector_that_the_demo_left_does_again_what_the_demo_says(
-    findings: dict[str, Any], empty_session: Session, workspace: Path
+    on_the_bundled_model: Ran, empty_session: Session
 ) -> None:
-    vector = findings["vectors"][0]
-    empty_session.load("bundled", "huggingface", "auto", None)
+    vector = on_the_bundled_model[0]["vectors"][0]
+    empty_session.load("bundled")
+    prompts = held_out_prompts(vector["name"], len(vector["prompts"]))
 
     compared = compare_generations(
-        held_out_prompts(vector["name"], vector["prompts"]),
-        vector["vector_path"],
-        strengths=[-0.25],
-        unit="contrast",
-        max_new_tokens=128,
+        prompts, vector["vector_path"], strengths=[-0.5], unit="contrast", max_new_tokens=128
     )
 
     texts = compared["variants"][0]["texts"]
-    scored = [score(prompt, text) for prompt, text in zip(compared["prompts"], texts, strict=True)]
-    (claimed,) = [dose["scores"] for dose in vector["doses"] if dose["strength"] == -0.25]
+    assert texts == vector["doses"][0]["texts"]
+    scored = [score(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    claimed = vector["doses"][0]["scores"]
     assert {trait: fmean(one[trait] for one in scored) for trait in TRAITS} == pytest.approx(claimed, abs=1e-3)
 
 
-def test_two_vectors_at_once_move_both_scores_to_their_sides(findings: dict[str, Any]) -> None:
-    combined = findings["combined"]
-
-    assert combined["strengths"] == TOGETHER
-    for name, strength in TOGETHER.items():
-        moved = combined["steered"]["scores"][name] - combined["baseline"]["scores"][name]
-        assert moved * strength > 0.3
-
-
-def test_what_is_applied_is_never_taken_for_the_baseline_not_even_one_vector_of_negative_strength(
-    empty_session: Session,
+@pytest.mark.slow
+def test_smollm2_writes_as_the_vector_says_more_than_under_random_directions(
+    smollm2: Any, empty_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty_session.load("bundled", "huggingface", "auto", None)
-    prompts = held_out_prompts("sentiment", 2)
-    part = Part(study_trait("sentiment", 1, "sentiment", [0.5], prompts), -0.5)
+    findings, told = run(monkeypatch, "--workspace", str(tmp_path))
 
-    with applied([part]):
-        together = study_together([part], prompts)
+    assert findings["model"]["name"] == "smollm2"
+    assert [vector["name"] for vector in findings["vectors"]] == ["formality", "sentiment", "refusal"]
+    for vector in findings["vectors"]:
+        against, unsteered, towards = vector["doses"]
+        assert (vector["layer"], unsteered["strength"], unsteered["interval"]) == (15, 0.0, None)
+        # Each interval is clear of 0 on its own side, and of every random direction.
+        assert against["interval"][1] < min(0.0, *vector["controls"])
+        assert towards["interval"][0] > max(0.0, *vector["controls"])
+        assert against["scores"] != towards["scores"]
+        for texts in zip(against["texts"], unsteered["texts"], towards["texts"], strict=True):
+            assert len(set(texts)) == 3
+        assert max(against["metrics"]["perplexity"], towards["metrics"]["perplexity"]) < 8
+    casual, _, formal = (dose["texts"][0] for dose in findings["vectors"][0]["doses"])
+    assert "'s" in casual
+    assert "!" in casual
+    assert "'s" not in formal.replace("Earth's", "")
+    assert "sorry" in findings["vectors"][2]["doses"][-1]["texts"][0]
+    for own in findings["calibration"]:
+        assert own["doses"][0]["scores"][own["name"]] < -0.7 < 0.7 < own["doses"][-1]["scores"][own["name"]]
+    assert findings["proof"]["passed"]
+    assert "calibration" in told
+    assert told.index("Why is the sky blue?") < told.index("calibration") < told.index("Proof, on SmolLM2")
 
-    assert together.baseline.scores == part.study.baseline.scores
-    assert together.steered.mean("sentiment") < -0.5
-    assert steering_status()["applied"] == []
 
+def test_the_proof_is_passed_and_nothing_stays_applied(on_the_bundled_model: Ran) -> None:
+    findings, _ = on_the_bundled_model
 
-def test_the_proof_is_passed_and_nothing_stays_applied(findings: dict[str, Any]) -> None:
     assert findings["proof"]["passed"]
     assert findings["proof"]["warnings"] == []
-    assert findings["applied afterwards"] == []
 
 
-def test_the_report_shows_the_picture_the_scores_and_the_texts(findings: dict[str, Any], workspace: Path) -> None:
-    report = Path(findings["report_path"]).read_text(encoding="utf-8")
+def test_the_report_shows_the_picture_the_scores_and_the_texts(on_the_bundled_model: Ran, workspace: Path) -> None:
+    findings, _ = on_the_bundled_model
+    written = Path(findings["report_path"]).read_text(encoding="utf-8")
     picture = Path(findings["picture_path"])
 
     assert picture.parent == Path(findings["report_path"]).parent == workspace / "demo"
-    assert f"![dose response]({picture.name})" in report
-    assert min(size_of_png(picture.read_bytes())) > 400
+    assert f"![texts and effects]({picture.name})" in written
+    drawn = "".join(ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext())
     for vector in findings["vectors"]:
-        assert f"## {vector['name']}" in report
+        assert f"## {vector['name']}" in written
+        assert f"{vector['name']}, layer" in drawn
         for dose in vector["doses"]:
-            assert f"| {dose['scores'][vector['name']]:+.2f} |" in report
-    assert report.count("| yes |") == len(findings["proof"]["checks"])
+            assert f" {dose['scores'][vector['name']]:+.3g}" in written.replace("| ", " ")
+    assert written.count("| yes |") == len(findings["proof"]["checks"])
 
 
-def test_people_see_the_scores_the_texts_the_proof_and_where_the_report_is(findings: dict[str, Any]) -> None:
-    told = findings["told"]
+def test_people_see_the_scores_the_texts_the_proof_and_where_the_report_is(on_the_bundled_model: Ran) -> None:
+    findings, told = on_the_bundled_model
 
     for vector in findings["vectors"]:
-        assert f"{vector['doses'][-1]['scores'][vector['name']]:+.2f}" in told
+        assert f"{vector['doses'][-1]['scores'][vector['name']]:+.3g}" in told
     assert "laws hold" in told
     assert "report.md" in told.replace("\n", "")
     assert max(map(len, told.splitlines())) <= 100
 
 
-def test_another_model_is_judged_by_the_log_odds_of_held_out_completions(
-    tmp_path: Path, empty_session: Session
+def test_any_other_model_is_judged_by_the_log_odds_of_held_out_completions(
+    tmp_path: Path, empty_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
     torch.manual_seed(0)
@@ -151,17 +171,30 @@ def test_another_model_is_judged_by_the_log_odds_of_held_out_completions(
     LlamaForCausalLM(config).save_pretrained(folder)
     _tokenizer_of_english().save_pretrained(folder)
 
-    ended = CliRunner().invoke(app, ["demo", "--model", str(folder), "--workspace", str(tmp_path / "w"), "--json"])
+    findings, _ = run(monkeypatch, "--model", str(folder), "--workspace", str(tmp_path / "w"))
 
-    assert ended.exit_code == 0, ended.stderr
-    found = json.loads(ended.stdout)
-    (vector,) = found["vectors"]
-    assert found["combined"] is None
-    assert found["proof"]["passed"]
-    means = [dose["scores"]["sentiment"] for dose in vector["doses"]]
-    assert len(set(means)) == len(means)
-    assert all(dose["grammatical"] is None for dose in vector["doses"])
-    assert min(size_of_png(Path(found["picture_path"]).read_bytes())) > 400
+    assert findings["proof"]["passed"]
+    for vector in findings["vectors"]:
+        assert (vector["measure"], len(vector["controls"])) == ("effect", 6)
+        assert len({dose["scores"][vector["name"]] for dose in vector["doses"]}) == 3
+        assert vector["doses"][1]["scores"][vector["name"]] == 0
+        assert all(dose["grammatical"] is None for dose in vector["doses"])
+
+
+def test_cards_show_every_text_with_what_is_new_and_survive_what_models_write() -> None:
+    texts = [("-1", "one \x00 <two>\u2028 three"), ("unsteered", "one two"), ("+1", "word " * 400)]
+    bars = [Bar("-1", -2.0, (-3.0, -1.0)), Bar("+1", 0.0, None)]
+    panel = Cards("a & b", "<prompt>", texts, "nats", bars, [0.1, -0.2])
+
+    picture = text_cards([panel, panel], title="<title>")
+
+    root = ElementTree.fromstring(picture)
+    drawn = ["".join(part.itertext()) for part in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert drawn.count("one two") == 2
+    assert any("<two>" in line and "�" in line for line in drawn)
+    assert "-1: -2 (-3 to -1)" in drawn
+    assert picture.count("<circle") == 2 * (2 + 2)
+    assert picture != text_cards([panel], title="<title>")
 
 
 def test_the_picture_has_a_panel_a_vector_and_shows_its_curves() -> None:

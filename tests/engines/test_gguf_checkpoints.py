@@ -8,9 +8,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import anyio
 import gguf
 import pytest
 import torch
+from mcp import Client, StdioServerParameters, stdio_client
 from safetensors.torch import load_file, save_file
 
 from helpers.small_models import make_model, make_tokenizer
@@ -88,6 +90,24 @@ def test_the_command_line_takes_a_gguf_file(
     assert main(["generate", "The capital of France is", "--max-new-tokens", "4", *where]) == 0
 
     assert "Paris" in json.loads(capsys.readouterr().out)["texts"][0]
+
+
+@pytest.mark.slow
+def test_the_server_takes_a_gguf_file(smollm2_folder: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "mcp_server", "--model", str(smollm2_folder / "model.gguf"), "--workspace", str(tmp_path)]
+
+    async def ask() -> tuple[Any, Any]:
+        server = stdio_client(StdioServerParameters(command=sys.executable, args=arguments))
+        async with Client(server) as client:
+            with anyio.fail_after(300):
+                status = await client.call_tool("steering_status", {})
+                prompt = {"prompts": ["The capital of France is"], "max_new_tokens": 4}
+                return status, await client.call_tool("generate", prompt)
+
+    status, generated = anyio.run(ask)
+
+    assert status.structured_content["model"]["layers"] == 30
+    assert "Paris" in generated.structured_content["texts"][0]
 
 
 def write_gguf(file: Path, architecture: str) -> None:

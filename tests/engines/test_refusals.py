@@ -493,7 +493,7 @@ def test_compare_refuses_strengths_that_are_no_list_of_numbers(steered: Steered,
 # --- names
 
 
-@pytest.mark.parametrize("unit", ["norm", "", "Vector", None, 1, ["vector"]])
+@pytest.mark.parametrize("unit", ["norm", "", "Vector", 1, ["vector"]])
 def test_an_unknown_unit_is_refused(steered: Steered, unit: Any) -> None:
     with refused(steered.session, ArgumentError, *map(repr, UNITS)):
         apply_steering_vector("v", unit=unit)
@@ -517,7 +517,6 @@ def test_every_known_unit_is_taken(steered: Steered, unit: Any) -> None:
         "first;last",
         "prompt,",
         ",",
-        None,
         5,
         ["all"],
         f"0:{10**20}",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ from helpers.places import ROOT
 from steer_tools import steering_status
 from steer_tools.bundled_model.language import score
 from steer_tools.cli import main
+from steer_tools.cli.demo import BEHAVIORS
 from steer_tools.session.session import Session
 
 README = ROOT / "README.md"
@@ -166,14 +168,16 @@ def test_each_cell_about_another_library_has_its_date() -> None:
         assert {cell[-7] for cell in cells} <= set(days), name
 
 
-def test_the_readmes_picture_has_the_figures_of_the_experiment_that_is_run() -> None:
-    """The guide's block is run by a test above; the picture is of the same experiment."""
-    guide = (ROOT / "docs" / "guides" / "experiments.md").read_text(encoding="utf-8")
+def test_the_readmes_picture_is_the_demos_on_smollm2() -> None:
+    """What the picture shows is what `python docs/picture.py` drew last, on the model that it names."""
     picture = (ROOT / "docs" / "pictures" / "steering.svg").read_text(encoding="utf-8")
-    figures = re.findall(r"Verdict: \w+|[+][\d.]+(?= nats|\.<)|KL [\d.]+(?= nats)|\d+ of \d+", picture)
+    drawn = "".join(ElementTree.fromstring(picture).itertext())
 
-    assert len(figures) == 6
-    assert [figure for figure in figures if figure not in guide] == []
+    assert "Steering SmolLM2-135M-Instruct (30 layers, hidden size 576, float32)" in drawn
+    for name, prompts in BEHAVIORS.items():
+        assert f"{name}, layer 15" in drawn
+        assert prompts[0] in drawn
+    assert drawn.count("random directions of the same norm") == len(BEHAVIORS)
 
 
 def test_contributing_says_what_each_room_holds() -> None:
