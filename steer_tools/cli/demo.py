@@ -82,9 +82,6 @@ def _study_real_model(tell: _Tell) -> Findings:
         tell(report.study(studies[-1], is_plain=is_plain()))
     # Before the bundled model takes the place of this one.
     checked = _proved(studies[-1], "residual")
-    import torch
-
-    torch.set_num_threads(1)  # As `spare_threads` has it: on so small a model they wait for each other.
     load_model(BUNDLED)
     calibration = _trait_studies()
     tell(report.calibration(calibration))
