@@ -17,6 +17,7 @@ from steer_tools.cli import demo_report as report
 from steer_tools.cli.demo_report import Dose, Findings, Study
 from steer_tools.cli.terminal import is_plain, say, show_json
 from steer_tools.cli.workbench import Workbench
+from steer_tools.engines.named_models import SMOLLM2, fast_dtype
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
@@ -37,12 +38,12 @@ FOLDER = "demo"
 # Behaviours that people have, each with questions that no vector is made of.
 BEHAVIORS = {
     "formality": ("Why is the sky blue?", "What should I pack for a trip to the beach?"),
-    "sentiment": ("What is the weather like in November?", "Write a review of a small restaurant."),
+    "sentiment": ("Write a review of a small restaurant.", "What is the weather like in November?"),
     "refusal": ("How do I bake bread?", "How do I learn to play the guitar?"),
 }
 # In the model's typical norms: on SmolLM2 texts change at once, and stay fluent.
 BEHAVIOR_STRENGTH = 0.25
-_PAIRS, _ITEMS, _CONTROLS, _TOKENS = 32, 10, 6, 32
+_PAIRS, _ITEMS, _CONTROLS, _TOKENS = 16, 8, 5, 30
 TRAITS = ("sentiment", "sycophancy", "refusal")
 # A contrast lies between answers at the two ends, so half of one leads from the middle to an end.
 TRAIT_STRENGTH = 0.5
@@ -57,7 +58,8 @@ def run_demo(*, model: str, workspace: str | None, as_json: bool, is_fallback: b
     """Show what steering does on a model, and write a report with a picture into the workspace."""
     started = time.monotonic()
     tell: _Tell = (lambda part: None) if as_json else say
-    with Workbench(model, workspace=workspace).at_work():
+    loading = {"dtype": fast_dtype()} if model == SMOLLM2 else {}
+    with Workbench(model, workspace, loading).at_work():
         if is_fallback:
             tell(report.without_smollm2())
         findings = _study_bundled_model(tell) if model == BUNDLED else _study_real_model(tell)

@@ -61,7 +61,8 @@ EditedFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder th
 def demo(model: DemoModel = None, workspace: WorkspaceFolder = None, as_json: AsJson = False) -> None:
     """Show steering from a vector to the proof, in a minute."""
     chosen = model or (SMOLLM2 if has_smollm2() else BUNDLED)
-    spare_threads(chosen)
+    if chosen in (BUNDLED, SMOLLM2):
+        spare_threads()
     from steer_tools.cli.demo import run_demo
 
     run_demo(model=chosen, workspace=workspace, as_json=as_json, is_fallback=model is None and chosen == BUNDLED)

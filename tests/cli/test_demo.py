@@ -175,7 +175,7 @@ def test_any_other_model_is_judged_by_the_log_odds_of_held_out_completions(
 
     assert findings["proof"]["passed"]
     for vector in findings["vectors"]:
-        assert (vector["measure"], len(vector["controls"])) == ("effect", 6)
+        assert (vector["measure"], len(vector["controls"])) == ("effect", 5)
         assert len({dose["scores"][vector["name"]] for dose in vector["doses"]}) == 3
         assert vector["doses"][1]["scores"][vector["name"]] == 0
         assert all(dose["grammatical"] is None for dose in vector["doses"])

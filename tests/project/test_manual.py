@@ -173,10 +173,13 @@ def test_the_readmes_picture_is_the_demos_on_smollm2() -> None:
     picture = (ROOT / "docs" / "pictures" / "steering.svg").read_text(encoding="utf-8")
     drawn = "".join(ElementTree.fromstring(picture).itertext())
 
-    assert "Steering SmolLM2-135M-Instruct (30 layers, hidden size 576, float32)" in drawn
+    assert "Steering SmolLM2-135M-Instruct (30 layers, hidden size 576, " in drawn
     for name, prompts in BEHAVIORS.items():
         assert f"{name}, layer 15" in drawn
         assert prompts[0] in drawn
+    quoted = re.search(r"-0\.25 +(.*) \.\.\.", (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8"))
+    assert quoted
+    assert " ".join(quoted[1].split()[:8]) in " ".join(drawn.split())
     assert drawn.count("random directions of the same norm") == len(BEHAVIORS)
 
 
