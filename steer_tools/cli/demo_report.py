@@ -77,6 +77,10 @@ class Study:
         """The unsteered dose."""
         return next(dose for dose in self.doses if dose.strength == 0)
 
+    def other_names(self) -> list[str]:
+        """Return the scores that the vector should leave alone."""
+        return [name for name in self.baseline.scores if name != self.name]
+
     @property
     def measure(self) -> str:
         """What its scores are."""

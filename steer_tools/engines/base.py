@@ -134,8 +134,9 @@ class TokenizedPrompt:
                         valid="one bool a token, true where it is read",
                     )
         if not chosen.any():
+            said = "the pooling function" if callable(pooling) else f"pooling={pooling!r}"
             raise PromptError(
-                f"The prompt of the tokens {' '.join(self.pieces)!s:.80} has none that pooling={pooling!r} would read",
+                f"The prompt of the tokens {' '.join(self.pieces)!s:.80} has no token that {said} would read",
                 valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
                 fix="Use pooling='last', or change the prompts.",
             )

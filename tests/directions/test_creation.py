@@ -254,7 +254,7 @@ def test_a_trained_direction_keeps_the_length_that_its_budget_gave_it(session: S
         ("mean_difference", {"seed": 1}, "no options"),
         ("trained", {"epochs": 3}, "steps (default 40)"),
         ("trained", {"steps": 0}, "steps >= 1"),
-        ("sae_feature", None, "path of a safetensors file"),
+        ("sae_feature", None, "path of a safetensors or .npz file"),
         ("sae_feature", {"path": "x"}, "sae (default"),
     ],
 )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from helpers import family_models, massive_models
+from helpers.by_hand import gap_of, placed, projected_out_by_hand, vector_at
 from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WIDTH, make_tokenizer
 from steer_tools import attach_model, create_steering_vector, load_vector, save_edited_model
 from steer_tools.core.interventions import INTERVENTIONS, Add
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.base import Row
 from steer_tools.engines.huggingface.architecture import find_architecture
 from steer_tools.engines.huggingface.block_parts import hidden_of
@@ -34,6 +33,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
 WORDS = (20, 33, 47, 52, 61)
 LAYER = 2
+CONTRAST = POSITIVE, NEGATIVE
 SITES = {
     "embedding": Site(0, "embedding"),
     "residual": Site(LAYER),
@@ -212,29 +212,6 @@ def test_vectors_of_half_precision_are_those_of_float32(
 # Laws of what is applied
 
 
-def vector_at(engine: HuggingFaceEngine, site: Site) -> SteeringVector:
-    """A contrast of the model's own activations with all facts; the eraser is any w with w·û = 1."""
-    positive, negative = (engine.read(prompts(texts), [site], "first")[site].mean(0) for texts in (POSITIVE, NEGATIVE))
-    direction, layer = positive - negative, site.layer
-    unit = direction / direction.norm()
-    slant = torch.randn(len(unit), generator=torch.Generator().manual_seed(5)) / 4
-    return SteeringVector.from_directions(
-        {layer: direction},
-        component=site.component,
-        head=site.head,
-        means={layer: (positive + negative) / 2},
-        erasers={layer: unit + slant - (slant @ unit) * unit},
-        info=VectorInfo(
-            positive_projections={layer: float(positive @ unit)}, negative_projections={layer: float(negative @ unit)}
-        ),
-    )
-
-
-def placed(vector: SteeringVector, kind: str, site: Site, positions: str, strength: float = 1.5) -> Placement:
-    intervention = INTERVENTIONS[kind].from_vector(vector, site.layer, None)
-    return Placement(intervention, site, strength, Scope.parse(positions))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("where", SITES)
 @pytest.mark.parametrize("positions", ["generated", "all"])
@@ -242,7 +219,7 @@ def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(
     engine: Any, where: str, positions: str
 ) -> None:
     site = SITES[where]
-    vector = vector_at(engine, site)
+    vector = vector_at(engine, site, CONTRAST, "first")
     for kind in INTERVENTIONS:
         engine.set_ambient((placed(vector, kind, site, positions),))
 
@@ -256,7 +233,7 @@ def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(
 @pytest.mark.parametrize("positions", ["generated", "all"])
 def test_sums_are_exact_removal_restores_and_zero_is_the_identity(engine: Any, dtype: Any, positions: str) -> None:
     site, ids = SITES["residual"], torch.tensor([ids_of(PROMPTS[3])])
-    vector = vector_at(engine, site)
+    vector = vector_at(engine, site, CONTRAST, "first")
 
     def logits(*plan: Placement) -> Tensor:
         engine.set_ambient(plan)
@@ -282,7 +259,7 @@ def test_sums_are_exact_removal_restores_and_zero_is_the_identity(engine: Any, d
 def test_steered_rows_of_a_padded_batch_are_as_alone_within_the_unsteered_models_own_gap(
     engine: Any, dtype: torch.dtype, use_cache: bool
 ) -> None:
-    plan = (placed(vector_at(engine, SITES["residual"]), "add", SITES["residual"], "all"),)
+    plan = (placed(vector_at(engine, SITES["residual"], CONTRAST, "first"), "add", SITES["residual"], "all"),)
     completions = [[20, 30, 44, 50]] * len(PROMPTS)
 
     def logits(plan: Plan, *, batched: bool) -> list[Tensor]:
@@ -302,36 +279,9 @@ def test_steered_rows_of_a_padded_batch_are_as_alone_within_the_unsteered_models
 # Weights and ablation against plain transformers
 
 
-@contextmanager
-def projected_out_by_hand(model: Any, writers: list[str], first: str, direction: Tensor) -> Iterator[None]:
-    """Take a direction out of what the first block is given and of what each named module writes."""
-    unit = direction.double() / direction.double().norm()
-
-    def without(hidden: Tensor) -> Tensor:
-        exact = hidden.double()
-        return (exact - (exact @ unit)[..., None] * unit).to(hidden.dtype)
-
-    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (without(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": without(kwargs["hidden_states"])}
-
-    with ExitStack() as stack:
-        stack.enter_context(model.get_submodule(first).register_forward_pre_hook(on_input, with_kwargs=True))
-        for name in writers:
-            hook: Callable[..., Any] = lambda module, args, output: without(output)  # noqa: E731
-            stack.enter_context(model.get_submodule(name).register_forward_hook(hook))
-        yield
-
-
 def plain_logits(model: Any, text: str) -> Tensor:
     with torch.no_grad():
         return model(torch.tensor([ids_of(text)])).logits[0].float()
-
-
-def gap_of(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of a logit, in standard deviations of the token's logits."""
-    return float(((ours - theirs).abs().amax(dim=-1) / theirs.std(dim=-1)).max())
 
 
 # In standard deviations of logits; half precision rounds every activation on the way.
@@ -383,7 +333,7 @@ def test_an_addition_by_hooks_and_by_weights_is_that_of_plain_transformers(
     model, by_hand = massive_models.build(family, dtype), massive_models.build(family, dtype)
     attach_model(model, make_tokenizer(), family)
     engine: Any = empty_session.engine
-    direction = vector_at(engine, SITES["residual"]).directions[LAYER]
+    direction = vector_at(engine, SITES["residual"], CONTRAST, "first").directions[LAYER]
     block = find_architecture(by_hand).blocks[LAYER]
 
     def add(module: Any, args: Any, output: Any) -> Any:

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from helpers.by_hand import gap_of, placed, projected_out_by_hand, vector_at
+from steer_tools import create_steering_vector, load_vector, save_edited_model
+from steer_tools.core.interventions import INTERVENTIONS
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import parse_prompts
+from steer_tools.session.checks import run_checks
+from steer_tools.session.session import Session
+from steer_tools.weights.bakeable_plans import ablation_everywhere, writing_sites
 
 LAYERS, HEADS = 30, 9
 POSITIVE, NEGATIVE = (
@@ -89,3 +96,70 @@ def test_the_first_token_of_a_text_is_a_sink_and_left_out_of_means(
         assert left_out.tolist() == [int(own.sum()) for own in sinks]
         ours = engine.read(prompts, [Site(13)], "mean")[Site(13)].norm(dim=1)
         assert float((by_function[Site(13)].norm(dim=1) / ours).min()) > 8
+
+
+SITES = {
+    "embedding": Site(0, "embedding"),
+    "residual": Site(13),
+    "attention": Site(13, "attention"),
+    "mlp": Site(13, "mlp"),
+    "head": Site(13, "attention", 4),
+}
+PROMPT = parse_prompts([[{"role": "user", "content": "How was your week?"}]])
+
+
+@pytest.mark.parametrize("where", SITES)
+def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(
+    engines: tuple[HuggingFaceEngine, HuggingFaceEngine], where: str
+) -> None:
+    engine, _ = engines
+    vector = vector_at(engine, SITES[where], (POSITIVE, NEGATIVE), "mean")
+    for kind in INTERVENTIONS:
+        engine.set_ambient((placed(vector, kind, SITES[where], "generated", 1.0),))
+
+        proof = run_checks(engine, [*PROMPT, *parse_prompts(["The evening was"])], 2)
+
+        assert [check for check in proof.checks if not check.passed] == [], kind
+        assert (len(proof.checks), proof.idle) == (8, ""), kind
+    engine.set_ambient(())
+
+
+# In standard deviations of a token's logits, by hooks and by weights: bfloat16 rounds at every block, and the weights.
+ROOM = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (0.4, 1.5)}
+
+
+@pytest.mark.parametrize("dtype", ROOM, ids=str)
+def test_an_ablation_by_hooks_and_by_weights_is_that_of_plain_transformers(
+    smollm2: Callable[[torch.dtype], tuple[Any, Any]], dtype: torch.dtype, empty_session: Session
+) -> None:
+    model, tokenizer = smollm2(dtype)
+    empty_session.attach(model, tokenizer, "smollm2")
+    engine: Any = empty_session.engine
+    vector = create_steering_vector(POSITIVE, NEGATIVE, 13, "v", pooling="mean")["vector_path"]
+    direction, found = load_vector(vector).directions[13], engine.find_writers()
+    ids = torch.tensor([engine.tokenize(PROMPT[0]).tokens])
+
+    def logits(run: Any) -> Tensor:
+        with torch.no_grad():
+            return run(ids).logits[0].float()
+
+    engine.set_ambient(ablation_everywhere(direction, writing_sites(found)))
+    hooked = logits(model)
+    engine.set_ambient(())
+    before = logits(model)
+    saved = save_edited_model("edited", ablate=vector)
+    empty_session.detach()
+    with projected_out_by_hand(
+        model, [own.name for own in found if own.site.component != "embedding"], "model.layers.0", direction
+    ):
+        expected = logits(model)
+    baked = AutoModelForCausalLM.from_pretrained(saved["folder"], dtype=dtype).eval()
+
+    gaps = {"hooks": gap_of(hooked, expected), "weights": gap_of(logits(baked), expected)}
+    effect = gap_of(before, expected)
+    print(
+        f"{dtype}: from plain transformers, in standard deviations of logits: {gaps}; the ablation moves {effect:.3g}"
+    )
+    by_hooks, by_weights = ROOM[dtype]
+    assert gaps["hooks"] <= by_hooks
+    assert gaps["weights"] <= by_weights < effect / 2

@@ -30,6 +30,7 @@ from steer_tools import (
     update_steering_vector,
 )
 from steer_tools.core.site import Site
+from steer_tools.engines.base import Row
 from steer_tools.prompts import NEUTRAL_PROMPTS, TextPrompt, parse_prompts
 from steer_tools.session.session import Session
 
@@ -493,6 +494,35 @@ def test_an_edit_of_another_size_or_place_fails_the_checks(
     assert failing <= failed
     assert ("only_the_scope_is_edited" in failed) == (token == 0)
     assert check_steering(PROMPTS)["passed"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("law", ["cached_equals_uncached", "batch_equals_alone"])
+def test_a_way_that_forgets_the_edit_fails_the_checks_in_half_precision_too(
+    law: str, dtype: torch.dtype, empty_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_session.attach(make_model("llama", dtype=dtype), make_tokenizer(), "tiny")
+    path = create_steering_vector(POSITIVE, NEGATIVE, 1, "v")["vector_path"]
+    apply_steering_vector(path, strength=3.0)
+    assert check_steering(PROMPTS)["passed"]
+    engine: Any = empty_session.engine
+    generate, replay = engine.generate, engine.replay
+
+    def forgets(*, use_cache: bool, batched: bool) -> bool:
+        return not use_cache if law == "cached_equals_uncached" else not batched
+
+    def forgetful(rows: Any, completions: Any, *, use_cache: bool, batched: bool) -> Any:
+        bare = [Row(row.prompt) for row in rows] if forgets(use_cache=use_cache, batched=batched) else rows
+        return replay(bare, completions, use_cache=use_cache, batched=batched)
+
+    def forgetful_texts(rows: Any, sampling: Any) -> Any:
+        alone = forgets(use_cache=sampling.use_cache, batched=len(rows) > 1)
+        return generate([Row(row.prompt) for row in rows] if alone else rows, sampling)
+
+    monkeypatch.setattr(engine, "replay", forgetful)
+    monkeypatch.setattr(engine, "generate", forgetful_texts)
+
+    assert law in {check["name"] for check in check_steering(PROMPTS)["checks"] if not check["passed"]}
 
 
 @pytest.mark.parametrize("positions", ["generated", "0:1"])

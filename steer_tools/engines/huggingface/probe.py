@@ -91,7 +91,7 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
     plans = [_edit(layer, alone[layer][0]) for layer in range(len(alone)) if layer not in idle]
     uncached = _steered_logits(architecture, hooks, plans, texts)
     middle = len(plans) // 2
-    expected = uncached[[0, middle + 1], length - 1 :]
+    expected = _centered(uncached[[0, middle + 1], length - 1 :])
 
     def cached(company: Company) -> Tensor:
         """Return the logits of the unsteered and the steered prompt, generated in that company."""
@@ -103,7 +103,7 @@ def probe(architecture: Architecture, hooks: SteeringHooks, follow: Follow) -> B
 
     for company in COMPANIES:
         try:
-            steps = cached(company)
+            steps = _centered(cached(company))
         except UnsupportedCallError:
             if company == COMPANIES[-1]:
                 raise
@@ -184,6 +184,11 @@ def _pass(
     with torch.no_grad(), hooks.running(run or Run(captures=captures)):
         logits, _ = forward(architecture, *pad(sequences, 1, left=False))
     return outputs, logits.float().cpu()
+
+
+def _centered(logits: Tensor) -> Tensor:
+    """Return logits without what all of a token have in common, which says nothing of the next one."""
+    return logits - logits.median(dim=-1, keepdim=True).values
 
 
 def _is_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
