@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +215,10 @@ def test_vectors_of_half_precision_are_those_of_float32(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", SITES)
-@pytest.mark.parametrize("positions", ["generated", "all"])
-def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(
-    engine: Any, where: str, positions: str
-) -> None:
+def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(engine: Any, where: str) -> None:
     site = SITES[where]
     vector = vector_at(engine, site, CONTRAST, "first")
-    for kind in INTERVENTIONS:
+    for kind, positions in zip(INTERVENTIONS, cycle(("generated", "all")), strict=False):
         engine.set_ambient((placed(vector, kind, site, positions),))
 
         proof = run_checks(engine, prompts(PROMPTS[:2]), 4)
