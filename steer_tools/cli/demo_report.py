@@ -258,7 +258,10 @@ def _label(dose: Dose) -> str:
 
 
 def _score(dose: Dose, found: Study) -> str:
-    return nats(dose.mean(found.name)) if dose.strength or found.measure != "effect" else ""
+    if not dose.strength and found.measure == "effect":
+        return ""
+    mean = dose.mean(found.name)
+    return nats(mean) if mean else "0"
 
 
 def _study_document(found: Study) -> dict[str, Any]:

@@ -45,7 +45,7 @@ ComponentName = Annotated[
 Head = Annotated[int | None, given.Doc("One head of component attention, from 0.")]
 PoolingName = Annotated[
     given.Pooling,
-    given.Doc("Which tokens are read: mean skips special ones, response is the last assistant message."),
+    given.Doc("Which tokens are read: mean skips special ones and sinks, response is the last assistant message."),
 ]
 Normalize = Annotated[bool, given.Doc("Save unit length instead of the length of one contrast.")]
 
