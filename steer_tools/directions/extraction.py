@@ -17,7 +17,8 @@ from steer_tools.directions.fitting import FittedDirection, Fitter
 from steer_tools.directions.methods import Method
 from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION, HeldOut
 from steer_tools.directions.session_methods import SessionMethod
-from steer_tools.engines.base import Activations, Engine, PoolingFunction, sink_warnings
+from steer_tools.engines.base import Engine
+from steer_tools.engines.pooling import Activations, PoolingFunction, sink_warnings
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session

@@ -17,20 +17,16 @@ from steer_tools.core.plan import Plan
 from steer_tools.core.positions import NOWHERE, attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
-    MEANS,
-    Activations,
-    AnyPooling,
     Completion,
     Generation,
     ModelInfo,
     Row,
     Sampling,
-    TokenizedPrompt,
     Unembedding,
-    counted,
     counted_layer,
     rows_decided,
 )
+from steer_tools.engines.pooling import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
 from steer_tools.engines.site_edits import SiteEdits, refuse_overflow
 from steer_tools.errors import LayerError, PromptError, UnsupportedFeatureError
 from steer_tools.progress import reported

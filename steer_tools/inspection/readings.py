@@ -15,7 +15,8 @@ from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.separation import best_threshold, roc_area
 from steer_tools.directions.statistics import Examples
-from steer_tools.engines.base import Activations, AnyPooling, Engine, sink_warnings, text_behind_first
+from steer_tools.engines.base import Engine, text_behind_first
+from steer_tools.engines.pooling import Activations, AnyPooling, sink_warnings
 from steer_tools.errors import ArgumentError, LayerError, PromptError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.intervals import Interval, roc_interval

@@ -21,7 +21,8 @@ from steer_tools.core.site import Site
 from steer_tools.directions import extraction
 from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
-from steer_tools.engines.base import Row, TokenizedPrompt
+from steer_tools.engines.base import Row
+from steer_tools.engines.pooling import TokenizedPrompt
 from steer_tools.errors import ArgumentError, DirectionError, PromptError, SteeringError, UnsupportedFeatureError
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.placement import place

@@ -14,9 +14,9 @@ from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, make_token
 from steer_tools import attach_model, create_steering_vector, read_activations
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
-from steer_tools.engines.base import sink_warnings
 from steer_tools.engines.fake import FakeEngine
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.engines.pooling import sink_warnings
 from steer_tools.prompts import Prompt, parse_prompt, parse_prompts
 from steer_tools.session.session import Session
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from steer_tools.core.plan import Plan
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
-    Activations,
-    AnyPooling,
     Completion,
     CompletionGradients,
     Generation,
@@ -25,7 +23,6 @@ from steer_tools.engines.base import (
     ObservedEdit,
     Row,
     Sampling,
-    TokenizedPrompt,
     Unembedding,
 )
 from steer_tools.engines.facets import Writer
@@ -54,6 +51,7 @@ from steer_tools.engines.huggingface.scoring import Scorer
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import Tokenization
 from steer_tools.engines.huggingface.weights_identity import fingerprints
+from steer_tools.engines.pooling import Activations, AnyPooling, TokenizedPrompt
 from steer_tools.errors import ArgumentError, UnsupportedModelError
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
-from steer_tools.engines.base import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.pooling import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
 from steer_tools.progress import reported
 from steer_tools.prompts import Prompt
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import NOWHERE
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Read, Row, rows_decided
+from steer_tools.engines.base import Row, rows_decided
 from steer_tools.engines.huggingface.architecture import Architecture, refuse_unsteerable_state
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, compile_plans
 from steer_tools.engines.huggingface.pass_geometry import Layout
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
+from steer_tools.engines.pooling import Read
 from steer_tools.engines.site_edits import refuse_overflow
 from steer_tools.prompts import TokenPrompt, require_user_message
 

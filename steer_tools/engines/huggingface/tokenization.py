@@ -10,8 +10,9 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from steer_tools.core.positions import NOWHERE
-from steer_tools.engines.base import Completion, TokenizedPrompt
+from steer_tools.engines.base import Completion
 from steer_tools.engines.huggingface.chat_template import ChatTemplate
+from steer_tools.engines.pooling import TokenizedPrompt
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import (
     NEUTRAL_PROMPTS,
