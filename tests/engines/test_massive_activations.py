@@ -221,7 +221,8 @@ def test_check_steering_holds_for_every_intervention_at_every_kind_of_site(
     site = SITES[where]
     vector = vector_at(engine, site, CONTRAST, "first")
     for kind, usual in zip(INTERVENTIONS, cycle(("generated", "all")), strict=False):
-        # With every embedding turned round, a padded row without a cache overflows float16.
+        # With every embedding turned round, what stands for padding overflows float16 in the first MLP, and without a
+        # cache its NaN reaches the row: 0 x NaN, though it is masked.
         overflows = (family, dtype, where, kind) == ("bloom", torch.float16, "embedding", "zero")
         engine.set_ambient((placed(vector, kind, site, "generated" if overflows else usual),))
 

@@ -96,9 +96,10 @@ def load_pretrained(
     if file is not None:
         # Its weights are plain numbers now, and are saved as such.
         model.hf_quantizer, model.is_quantized = None, False
-    unexpected = sorted(report["unexpected_keys"])
-    ignored = f"A {kind} has no place for {len(unexpected)} tensors of the checkpoint, such as {unexpected[:1]}."
-    return LoadedModel(model.eval(), tokenizer, (ignored,) if unexpected else ())
+    warnings: tuple[str, ...] = ()
+    if unexpected := sorted(report["unexpected_keys"]):
+        warnings = (f"A {kind} has no place for {len(unexpected)} tensors of the checkpoint, such as {unexpected[0]}.",)
+    return LoadedModel(model.eval(), tokenizer, warnings)
 
 
 def _place_of(name_or_path: str) -> tuple[str, str | None]:
