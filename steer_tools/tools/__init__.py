@@ -23,7 +23,7 @@ from steer_tools.tools.find_best_layer import find_best_layer as find_best_layer
 from steer_tools.tools.generate import generate as generate
 from steer_tools.tools.load_model import load_model as load_model
 from steer_tools.tools.patch_activations import patch_activations as patch_activations
-from steer_tools.tools.read_activations import read_activations as read_activations
+from steer_tools.tools.project_activations import project_activations as project_activations
 from steer_tools.tools.remove_all_steering_vectors import remove_all_steering_vectors as remove_all_steering_vectors
 from steer_tools.tools.remove_steering_vector import remove_steering_vector as remove_steering_vector
 from steer_tools.tools.save_edited_model import save_edited_model as save_edited_model
@@ -49,7 +49,7 @@ TOOLS: tuple[Tool, ...] = tuple(
         evaluate_steering_robustness,
         calibrate_strength,
         analyze_steering_vector,
-        read_activations,
+        project_activations,
         ablate_component,
         patch_activations,
         generate,

@@ -155,7 +155,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     for command in (
         *("demo", "serve", "create", "combine", "compare", "generate"),
         *("experiment", "sweep", "best-layer", "robustness", "calibrate"),
-        *("analyze", "read", "next-tokens"),
+        *("analyze", "project", "next-tokens"),
         *("analyze", "ablate", "patch"),
         *("tokens", "check", "status", "models", "convert", "behaviors"),
     ):
@@ -891,7 +891,18 @@ def test_a_reading_shows_the_detector_and_the_tokens(steer: Callable[..., Done],
     sides = {key: [f"{WORDS[i]} {WORDS[i + 1]} {end}" for i in range(16)] for key, end in SIDE_ENDS}
     labelled = tmp_path / "labelled.json"
     labelled.write_text(json.dumps(sides), encoding="utf-8")
-    arguments = ("read", sides["positive"][0], "--vector", vector, "--labelled", labelled, "--layer", 2, "--layer", 1)
+    arguments = (
+        "project",
+        sides["positive"][0],
+        "--vector",
+        vector,
+        "--labelled",
+        labelled,
+        "--layer",
+        2,
+        "--layer",
+        1,
+    )
 
     table = steer(*arguments).stdout
     told = json.loads(steer(*arguments, "--json").stdout)
@@ -901,7 +912,7 @@ def test_a_reading_shows_the_detector_and_the_tokens(steer: Callable[..., Done],
     answer = "yes" if told["prompts"][0]["detected"]["1"] else "no"
     assert f"layer 1, reading {told['prompts'][0]['scores']['1']:.4g}: {answer}" in table
     assert "levels from -3 to +3" in table
-    assert steer("read", "--vector", vector).code == 1
+    assert steer("project", "--vector", vector).code == 1
 
 
 # Which parts matter

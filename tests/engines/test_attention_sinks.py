@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers import family_models, massive_models
 from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, make_tokenizer
-from steer_tools import attach_model, create_steering_vector, read_activations
+from steer_tools import attach_model, create_steering_vector, project_activations
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.fake import FakeEngine
@@ -141,7 +141,7 @@ def test_tools_say_how_many_tokens_they_left_out(empty_session: Session) -> None
     sides = [[f"{SINK} {text}" for text in side] for side in (POSITIVE, NEGATIVE)]
 
     made = create_steering_vector(*sides, 2, "v", pooling="mean")
-    read = read_activations(made["vector_path"], prompts=[f"{SINK} baba keke"])
+    read = project_activations(made["vector_path"], prompts=[f"{SINK} baba keke"])
 
     (told,) = [warning for warning in made["warnings"] if "attention sinks" in warning]
     assert told.startswith("8 tokens in 8 of 8 prompts are attention sinks")

@@ -60,6 +60,15 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((DATA / name).read_text(encoding="utf-8"))
 
 
+def with_new_names(before: dict[str, Any], listed: dict[str, Any]) -> dict[str, Any]:
+    """Return the surface as it was, by the names that its commands and tools have now."""
+    renamed = [(f"{path}/", f"{change['renamed']}/") for path, change in listed.items() if "renamed" in change]
+    return {
+        next((new + path.removeprefix(old) for old, new in renamed if path.startswith(old)), path): value
+        for path, value in before.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def now() -> dict[str, Any]:
     return json.loads(json.dumps(surface()))
@@ -68,8 +77,8 @@ def now() -> dict[str, Any]:
 def test_every_command_option_default_and_schema_is_as_before_but_for_the_listed_changes(now: dict[str, Any]) -> None:
     listed = read("surface_changes.json")
 
-    assert altered(read("surface.json"), now) == {
-        path: [change["before"], change["after"]] for path, change in listed.items()
+    assert altered(with_new_names(read("surface.json"), listed), now) == {
+        path: [change["before"], change["after"]] for path, change in listed.items() if "renamed" not in change
     }
     assert all(change["reason"] for change in listed.values())
 
@@ -78,6 +87,18 @@ def test_the_changelog_names_whatever_is_new(now: dict[str, Any]) -> None:
     words = set(re.findall(r"[\w-]+", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
 
     assert added(read("surface.json"), now) - words == set()
+
+
+def test_a_renamed_tool_is_held_to_what_it_had() -> None:
+    before = {"tools/one/title": "One", "tools/one_more/title": "More"}
+    listed = {"tools/one": {"renamed": "tools/another", "reason": "..."}}
+
+    told = with_new_names(before, listed)
+
+    assert altered(told, {"tools/another/title": "One", "tools/one_more/title": "More"}) == {}
+    assert altered(told, {"tools/another/title": "Other", "tools/one_more/title": "More"}) == {
+        "tools/another/title": ["One", "Other"]
+    }
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "evaluate_steering_robustness": {"test_prompts": PROMPTS},
     "calibrate_strength": {"target_damage": 0.1},
     "compare_next_tokens": {"vector_path": "v.safetensors", "strengths": [-2, 2], "top": 3},
-    "read_activations": {"prompts": PROMPTS[:2], **LISTS, "layers": [1, 2]},
+    "project_activations": {"prompts": PROMPTS[:2], **LISTS, "layers": [1, 2]},
     "ablate_component": {"layers": [1]},
     "patch_activations": {
         "source_prompt": "baba keke",

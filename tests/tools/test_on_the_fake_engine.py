@@ -24,7 +24,7 @@ from steer_tools import (
     find_best_layer,
     generate,
     patch_activations,
-    read_activations,
+    project_activations,
     remove_all_steering_vectors,
     save_edited_model,
     show_tokens,
@@ -120,7 +120,7 @@ def test_a_vector_is_analyzed_read_and_combined(vector: str) -> None:
     sides = [[f"{side} {word} {side}" for word in words] for side in ("baba", "zuzu")]
 
     analyzed = analyze_steering_vector(vector, 3)
-    read = read_activations(vector, positive=sides[0], negative=sides[1])
+    read = project_activations(vector, positive=sides[0], negative=sides[1])
     opposite = combine_steering_vectors([vector, vector], "twice", [1.0, 1.0])
     shown = show_tokens(PROMPTS[:1])
 

@@ -19,7 +19,7 @@ from steer_tools import (
     create_steering_vector,
     load_model,
     load_vector,
-    read_activations,
+    project_activations,
     remove_all_steering_vectors,
     save_vector,
 )
@@ -171,7 +171,7 @@ def test_a_vector_detects_its_own_behaviour_beyond_chance_and_others_not(empty_s
     )["vector_path"]
 
     ((own,), (formality,), (sycophancy,)) = (
-        read_activations(path, behavior_name=name)["detectors"] for name in ("honesty", "formality", "sycophancy")
+        project_activations(path, behavior_name=name)["detectors"] for name in ("honesty", "formality", "sycophancy")
     )
 
     assert own["auc"] >= 0.95
@@ -189,8 +189,8 @@ def test_own_lists_fit_on_the_one_half_and_are_judged_on_the_other(llama_session
     exchanged = [own[i] for i in range(16) for own in ((MARKED, UNMARKED)[i % 2],)]
     other = [own[i] for i in range(16) for own in ((UNMARKED, MARKED)[i % 2],)]
 
-    (found,) = read_activations(path, positive=MARKED, negative=UNMARKED)["detectors"]
-    (turned,) = read_activations(path, positive=exchanged, negative=other)["detectors"]
+    (found,) = project_activations(path, positive=MARKED, negative=UNMARKED)["detectors"]
+    (turned,) = project_activations(path, positive=exchanged, negative=other)["detectors"]
 
     unit = load_vector(path).directions[1].double() / load_vector(path).directions[1].double().norm()
     high, low = (read_by_hand(llama_session, side[1::2], 1) @ unit for side in (MARKED, UNMARKED))
@@ -207,7 +207,7 @@ def test_a_reading_has_each_tokens_projection_at_each_layer(llama_session: Sessi
     name = random_vector(llama_session)
     prompts: list[Any] = ["ratisemo lili keke", [4, 9, 14]]
 
-    found = read_activations(name, prompts, layers=[0, -1])
+    found = project_activations(name, prompts, layers=[0, -1])
 
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     last = llama_session.engine.info.layers - 1
@@ -227,7 +227,7 @@ def test_a_reading_has_each_tokens_projection_at_each_layer(llama_session: Sessi
 def test_each_layer_is_read_along_its_own_direction(llama_session: Session) -> None:
     name = random_vector(llama_session, (0, 1))
 
-    found = read_activations(name, [PROMPTS[0]])["prompts"][0]["values"]
+    found = project_activations(name, [PROMPTS[0]])["prompts"][0]["values"]
 
     (trace,) = llama_session.engine.trace([parse_prompt(PROMPTS[0])], [Site(0), Site(1)])
     for layer, direction in load_vector(name, workspace=llama_session.workspace).directions.items():
@@ -239,8 +239,8 @@ def test_the_files_own_threshold_answers_where_none_was_fitted(llama_session: Se
     path = create_steering_vector(MARKED, UNMARKED, 1, "own")["vector_path"]
     threshold = load_vector(path).info.thresholds[1]
 
-    found = read_activations(path, [MARKED[0], UNMARKED[0]])
-    elsewhere = read_activations(path, [MARKED[0]], pooling="mean")
+    found = project_activations(path, [MARKED[0], UNMARKED[0]])
+    elsewhere = project_activations(path, [MARKED[0]], pooling="mean")
 
     scores = [own["scores"]["1"] for own in found["prompts"]]
     assert found["detectors"] == []
@@ -258,7 +258,10 @@ def test_the_files_own_threshold_answers_where_none_was_fitted(llama_session: Se
 def test_a_vector_is_read_as_it_was_made(llama_session: Session) -> None:
     path = create_steering_vector(MARKED, UNMARKED, 1, "own", pooling="mean")["vector_path"]
 
-    alone, labelled = read_activations(path, [MARKED[0]]), read_activations(path, positive=MARKED, negative=UNMARKED)
+    alone, labelled = (
+        project_activations(path, [MARKED[0]]),
+        project_activations(path, positive=MARKED, negative=UNMARKED),
+    )
 
     assert alone["pooling"] == labelled["pooling"] == "mean"
     assert list(alone["prompts"][0]["scores"]) == ["1"]
@@ -267,7 +270,7 @@ def test_a_vector_is_read_as_it_was_made(llama_session: Session) -> None:
 def test_a_fitted_threshold_answers_for_prompts(llama_session: Session) -> None:
     path = create_steering_vector(POSITIVE, NEGATIVE, 1, "own")["vector_path"]
 
-    found = read_activations(path, [MARKED[1], UNMARKED[1]], positive=MARKED, negative=UNMARKED, pooling="mean")
+    found = project_activations(path, [MARKED[1], UNMARKED[1]], positive=MARKED, negative=UNMARKED, pooling="mean")
 
     threshold = found["detectors"][0]["threshold"]
     assert found["pooling"] == "mean"
@@ -282,7 +285,7 @@ def test_a_prompt_without_the_tokens_has_values_and_no_score(llama_session: Sess
     save_vector(answered, "answered", workspace=llama_session.workspace)
     chat: Any = [{"role": "user", "content": "keke"}, {"role": "assistant", "content": "lili baba"}]
 
-    found = read_activations("answered", ["keke lili", chat])
+    found = project_activations("answered", ["keke lili", chat])
 
     text, reply = found["prompts"]
     assert text["scores"] == text["detected"] == {}
@@ -296,10 +299,10 @@ def test_a_prompt_without_the_tokens_has_values_and_no_score(llama_session: Sess
 def test_values_are_of_a_few_layers_unless_they_are_named(
     llama_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["steer_tools.tools.read_activations"], "_MOST_SHOWN", 2)
+    monkeypatch.setattr(sys.modules["steer_tools.tools.project_activations"], "_MOST_SHOWN", 2)
     name = random_vector(llama_session, (0, 1, 2, 3))
 
-    few, named = read_activations(name, ["keke"]), read_activations(name, ["keke"], layers=[0, 1, 2])
+    few, named = project_activations(name, ["keke"]), project_activations(name, ["keke"], layers=[0, 1, 2])
 
     assert list(few["prompts"][0]["values"]) == ["0", "3"]
     assert few["warnings"][-2] == "values are of 2 of 4 layers; name others by layers."
@@ -310,7 +313,7 @@ def test_values_are_of_a_few_layers_unless_they_are_named(
 def test_a_direction_that_is_used_elsewhere_is_named(llama_session: Session) -> None:
     name = random_vector(llama_session)
 
-    elsewhere, own = (" ".join(read_activations(name, ["keke"], layers=at)["warnings"]) for at in ([0, 1], [1]))
+    elsewhere, own = (" ".join(project_activations(name, ["keke"], layers=at)["warnings"]) for at in ([0, 1], [1]))
 
     assert "made at layer 1, is used at the layers [0]" in elsewhere
     assert "made at layer" not in own
@@ -318,10 +321,10 @@ def test_a_direction_that_is_used_elsewhere_is_named(llama_session: Session) -> 
 
 def test_reading_is_of_the_unsteered_model(llama_session: Session) -> None:
     name = random_vector(llama_session)
-    before = read_activations(name, [PROMPTS[0]], layers=[1, 2])["prompts"]
+    before = project_activations(name, [PROMPTS[0]], layers=[1, 2])["prompts"]
 
     apply_steering_vector(name, 1, 5.0, positions="all")
-    applied = read_activations(name, [PROMPTS[0]], layers=[1, 2])["prompts"]
+    applied = project_activations(name, [PROMPTS[0]], layers=[1, 2])["prompts"]
 
     assert applied == before
 
@@ -347,7 +350,7 @@ def test_what_cannot_be_read_is_refused(
     name = random_vector(llama_session, (0, 1))
 
     with pytest.raises(error, match=says):
-        read_activations(name, **arguments)
+        project_activations(name, **arguments)
 
 
 # The next tokens of one pass

@@ -64,7 +64,7 @@ class PromptReading(TypedDict):
     detected: dict[str, bool]
 
 
-class ReadResult(TypedDict):
+class ProjectionResult(TypedDict):
     """By layer: `residual_norms`, the typical norm there; `thresholds`, the file's own where none was fitted."""
 
     vector_path: str
@@ -78,7 +78,7 @@ class ReadResult(TypedDict):
     warnings: list[str]
 
 
-def read_activations(
+def project_activations(
     vector_path: given.VectorPath,
     prompts: ReadPrompts = None,
     layers: ReadLayers = None,
@@ -88,7 +88,7 @@ def read_activations(
     pooling: OptionalPooling = None,
     save_folder: given.Folder = None,
     allow_other_model: given.AllowOtherModel = False,
-) -> ReadResult:
+) -> ProjectionResult:
     """Project the unsteered model's activations on a vector, token by token, and use it as a detector (a probe).
 
     With behavior_name, or positive and negative prompts, a threshold is fitted on some and judged on the others; use
@@ -109,8 +109,8 @@ def read_activations(
         labelled = _labelled(session, behavior_name, positive, negative)
         found = read_along(session, along, parsed, labelled, pooling)
         name, shown = Path(loaded.source).stem, list(along.by_site) if wanted else _spread(list(along.by_site))
-        pictures = projection_pictures(found, name, save_folder or f"readings/{name}")
-        return ReadResult(
+        pictures = projection_pictures(found, name, save_folder or f"projections/{name}")
+        return ProjectionResult(
             vector_path=loaded.source,
             component=loaded.vector.component,
             pooling=found.pooling if isinstance(found.pooling, str) else "custom",
@@ -193,7 +193,7 @@ _DETECTOR = ("layer", "AUC", "95 % interval", "by chance", "threshold", "misses"
 _REMARK = "One random direction in twenty reaches the AUC by chance; believe what is well above it."
 
 
-def show(result: ReadResult, *, is_plain: bool) -> Shown:
+def show(result: ProjectionResult, *, is_plain: bool) -> Shown:
     """Render the detector of each layer, and each prompt on colours at each layer, with its reading."""
     parts: list[Shown] = []
     if result["detectors"]:
@@ -229,7 +229,7 @@ def _lines(prompt: PromptReading, *, is_plain: bool) -> list[Shown]:
 TOOL = Card(
     "Read a model along a vector",
     "inspect",
-    command="read",
+    command="project",
     about="Project prompts on a vector, token by token, and say how well it detects a behaviour.",
     positional=("prompts",),
-).tool(read_activations, show)
+).tool(project_activations, show)
