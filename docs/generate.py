@@ -27,6 +27,7 @@ from steer_tools.core.interventions import INTERVENTIONS
 from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
 from steer_tools.formats import FORMATS
+from steer_tools.formats.base import EVERYTHING, VectorFormat
 from steer_tools.tools import TOOLS, Tool
 from steer_tools.tools.card import Group
 
@@ -220,9 +221,16 @@ def _kinds() -> str:
     for name, kind in INTERVENTIONS.items():
         unit = "multiplies the direction" if kind.scales_direction else "is the share of the whole edit"
         parts += [f"### {name}", "", _said(kind), "", f"The strength {unit}.", ""]
-    parts += ["## Formats", "", "| name | what it is | index and unit |", "|---|---|---|"]
-    parts += [f"| {kind.name} | {_said(kind)} | {kind.convention} |" for kind in FORMATS]
+    parts += ["## Formats", "", "| name | what it is | index and unit | keeps |", "|---|---|---|---|"]
+    parts += [f"| {kind.name} | {_said(kind)} | {kind.convention} | {_kept(kind)} |" for kind in FORMATS]
     return _lines(*parts)
+
+
+def _kept(kind: VectorFormat) -> str:
+    lost = sorted(EVERYTHING - kind.keeps)
+    if len(lost) > len(kind.keeps):
+        return ", ".join(sorted(kind.keeps)) or "nothing"
+    return f"all but {', '.join(lost)}" if lost else "all"
 
 
 def _said(kind: object) -> str:

@@ -125,12 +125,12 @@ def _conversion_document(source: str, done: "Conversion") -> Mapping[str, object
             "notes": list(done.read.notes),
         },
         "written": {
-            "path": str(done.path),
-            "format": done.format.name,
-            "convention": done.format.convention,
+            "path": str(done.made.path),
+            "format": done.made.format.name,
+            "convention": done.made.format.convention,
             "layers": list(done.written.layers),
         },
-        "lost": list(done.lost),
+        "lost": list(done.made.lost),
     }
 
 
@@ -145,7 +145,7 @@ def _conversion_shown(source: str, done: "Conversion") -> Shown:
         line(f"{done.read.format.name}, width {vector.width}: {done.read.format.convention}", "dim"),
         *(joined(("Note: ", "yellow"), shown(note)) for note in done.read.notes),
         table(dict.fromkeys(("layer", "norm", "written"), "right"), rows),
-        joined(("Written ", "bold"), shown(str(done.path))),
-        line(f"{done.format.name}: {done.format.convention}", "dim"),
-        joined(("Lost    ", "bold"), ", ".join(done.lost) or "nothing"),
+        joined(("Written ", "bold"), shown(str(done.made.path))),
+        line(f"{done.made.format.name}: {done.made.format.convention}", "dim"),
+        joined(("Lost    ", "bold"), ", ".join(done.made.lost) or "nothing"),
     )

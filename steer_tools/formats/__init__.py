@@ -6,6 +6,7 @@ into bytes and back; the workspace does the reading and writing. They must not k
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import isabstract
@@ -14,9 +15,16 @@ from pkgutil import iter_modules
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.base import Encoded, Unsaid, VectorFormat
+from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat
 from steer_tools.formats.pt_format import PtFormat
-from steer_tools.formats.rotalabs_format import RotalabsFormat, description_of
+from steer_tools.formats.rotalabs_format import (
+    SET_DESCRIPTION,
+    RotalabsFormat,
+    SetDescription,
+    description_of,
+    set_description_of,
+    set_of,
+)
 from steer_tools.formats.steering_vectors_package import from_steering_vectors as from_steering_vectors
 from steer_tools.formats.steering_vectors_package import to_steering_vectors as to_steering_vectors
 from steer_tools.workspace import Workspace, path_text
@@ -42,6 +50,27 @@ SUFFIXES = (".safetensors", ".npy", ".gguf")
 _INDEXED = re.compile(r"(?P<path>.+)\[(?P<index>[^\[\]]+)\]", re.DOTALL)
 _ALL_SUFFIXES = tuple({vector_format.suffix: None for vector_format in FORMATS})
 _VALID_FILES = f"a file as one of these is: {', '.join(_ALL_SUFFIXES)}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The file of a vector, its format and layers, and what of the vector it does not say, as `VectorFormat.lost`."""
+
+    path: Path
+    format: VectorFormat
+    lost: tuple[str, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever wrote it should know, which is nothing where nothing is lost."""
+        if not self.lost:
+            return ()
+        layer = f"Give layer={self.layers[0]} wherever it is used. " if "layer" in self.lost else ""
+        return (
+            f"{self.path.name} does not keep {', '.join(self.lost)}: the format {self.format.name!r} has no place for "
+            f"that. {layer}A path that ends in {FORMATS[0].suffix} keeps all.",
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +139,9 @@ def save_vector(
 ) -> Path:
     """Write `vector` and return the absolute path of the file, which has a suffix even where `path` has none.
 
-    Relative paths are below `workspace`, or the current folder without one. `format_name` chooses between formats of
-    one ending: "pt" (the default for .pt) or "rotalabs", a .pt and a .json file.
+    Of what the format has no place for, a `UserWarning` gives the names and the ending that keeps it. Relative paths
+    are below `workspace`, or the current folder without one. `format_name` chooses between formats of one ending: "pt"
+    (the default for .pt) or "rotalabs", a .pt and a .json file.
 
     Raises:
         UnsupportedFeatureError: The format cannot hold the vector's layers or component.
@@ -119,6 +149,20 @@ def save_vector(
         VectorFileError: It cannot be written, or a file beside it would say something else of it.
         WorkspacePathError: The path leaves a confined workspace.
     """
+    written = write_vector(vector, path, format_name=format_name, workspace=workspace)
+    for warning in written.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return written.path
+
+
+def write_vector(
+    vector: SteeringVector,
+    path: str | os.PathLike[str],
+    *,
+    format_name: str | None = None,
+    workspace: Workspace | None = None,
+) -> Written:
+    """Do as `save_vector`, and return what it warns of."""
     workspace = workspace or Workspace(Path.cwd())
     target = workspace.resolve(path)
     chosen = format_for(path, len(vector.directions), format_name)
@@ -134,7 +178,7 @@ def save_vector(
     if encoded.sidecar is not None and beside is not None:
         contents[beside] = encoded.sidecar
     workspace.write_together(contents)
-    return target.with_name(Path(name).name)
+    return Written(target.with_name(Path(name).name), chosen, chosen.lost(vector), vector.layers)
 
 
 def load_vector(
@@ -149,7 +193,8 @@ def load_vector(
 
     Args:
         path: A file below `workspace`, or below the current folder without one, or an absolute path; of a file with
-            several arrays with the one that is meant, as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`.
+            several arrays with the one that is meant, as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a
+            `SteeringVectorSet` that rotalabs-steer saved is one vector with several layers.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
         rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
             "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
@@ -170,32 +215,43 @@ def read_vector(path: str | os.PathLike[str], unsaid: Unsaid, *, workspace: Work
     """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
     workspace = workspace or Workspace(Path.cwd())
     place = locate(path, workspace)
-    data = workspace.read(place.name)
-    chosen = _format_of(place.name, data, workspace)
-    name, beside = chosen.files(place.name)
-    if name != place.name:
-        data = workspace.read(name)
+    unsaid = replace(unsaid, index=(*place.index, *unsaid.index))
+    if (described := _set_at(place.name, workspace)) is not None:
+        unsaid.refuse_index(place.name)
+        pairs = {n: _read_file(f"{place.name}/{pair}", unsaid, workspace) for n, pair in described.pairs.items()}
+        decoded = set_of({n: Decoded(pair.vector, pair.notes) for n, pair in pairs.items()}, place.name)
+        return Loaded(decoded.vector, format_named(RotalabsFormat.name), decoded.notes)
+    return _read_file(place.name, unsaid, workspace)
+
+
+def _read_file(name: str, unsaid: Unsaid, workspace: Workspace) -> Loaded:
+    data = workspace.read(name)
+    chosen = _format_of(name, data, workspace)
+    main, beside = chosen.files(name)
+    if main != name:
+        data = workspace.read(main)
     sidecar = workspace.read(beside) if beside is not None and workspace.holds(beside) else None
-    decoded = chosen.decode(Encoded(data, sidecar), name, replace(unsaid, index=(*place.index, *unsaid.index)))
+    decoded = chosen.decode(Encoded(data, sidecar), main, unsaid)
     return Loaded(decoded.vector, chosen, decoded.notes)
 
 
 @dataclass(frozen=True)
 class VectorPlace:
-    """The name of a vector's file, and the index of the array in it that is meant, where the path has one."""
+    """The name of a vector's file or set, and the index of the array in it that is meant, where the path has one."""
 
     name: str
     index: tuple[str, ...] = ()
 
 
 def locate(path: str | os.PathLike[str], workspace: Workspace) -> VectorPlace:
-    """Return the file that a path means: of that name, or with an ending that it lacks, and the index after it.
+    """Return the file or set that a path means, of that name or with an ending that it lacks, and the index after it.
 
     Raises:
         VectorFileError: Several files have that name with an ending, or it is a folder.
         WorkspacePathError: The path leaves a confined workspace.
     """
-    text = path_text(path)
+    # A folder may be written with the separator behind it.
+    text = path_text(path).rstrip(os.sep) or path_text(path)
     indexed = _INDEXED.fullmatch(text)
     if name := _name_there(text, workspace):
         return VectorPlace(name)
@@ -205,11 +261,13 @@ def locate(path: str | os.PathLike[str], workspace: Workspace) -> VectorPlace:
 
 
 def _name_there(text: str, workspace: Workspace) -> str | None:
-    """Return the file of a name, with its suffix where it lacks one; None where there is none."""
+    """Return the file or set of a name, with its suffix where it lacks one; None where there is none."""
     folder = workspace.resolve(text)
     if workspace.holds(with_suffix(text)):
         return with_suffix(text)
     if workspace.holds(text):
+        return text
+    if _set_at(text, workspace) is not None:
         return text
     named = [text + suffix for suffix in _ALL_SUFFIXES if workspace.holds(text + suffix)]
     if len(named) == 1 or (len(named) == 2 and _is_pair(named[-1], workspace)):
@@ -219,7 +277,7 @@ def _name_there(text: str, workspace: Workspace) -> str | None:
     if os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises where a name is too long.
         raise VectorFileError(
             f"{folder} is a folder",
-            valid="the path of a vector's file",
+            valid="the path of a vector's file, or of the folder of a set that rotalabs-steer saved",
             fix="If it is a sparse autoencoder's, as SAELens saves it, use create_steering_vector with "
             f"method='sae_feature' and options={{'sae': {text!r}, 'feature': <number>}}.",
         )
@@ -241,6 +299,12 @@ def _format_of(name: str, data: bytes, workspace: Workspace) -> VectorFormat:
             fix="Save tensors from elsewhere by save_vector(SteeringVector.from_directions({layer: tensor}), path).",
         )
     return (by_ending or claiming)[0]
+
+
+def _set_at(name: str, workspace: Workspace) -> SetDescription | None:
+    """Return what the folder `name` says of the vectors in it, where it is one of a set."""
+    description = f"{name}/{SET_DESCRIPTION}"
+    return set_description_of(workspace.read(description)) if workspace.holds(description) else None
 
 
 def _is_pair(name: str, workspace: Workspace) -> bool:

@@ -12,6 +12,9 @@ from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
 
 ROWS = ("block_outputs", "block_inputs", "hidden_states")
+# What a vector says beside the numbers of its directions, by the names that `VectorFormat.keeps` and `lost` use.
+INFO = frozenset(VectorInfo.model_fields)
+EVERYTHING = INFO | {"layer", "means", "erasers"}
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ class Decoded:
 
 
 class VectorFormat(ABC):
-    """One file format; `convention` says in a clause how its layers and its unit map onto ours."""
+    """One file format; `convention` says in a clause how its layers and its unit map onto ours.
+
+    `keeps` is what of EVERYTHING its files say; a component or a head that it has no place for, it refuses.
+    """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     convention: ClassVar[str]
+    keeps: ClassVar[frozenset[str]]
     holds_several_layers: ClassVar[bool] = True
 
     def files(self, name: str) -> tuple[str, str | None]:
@@ -79,6 +86,13 @@ class VectorFormat(ABC):
     @abstractmethod
     def encode(self, vector: SteeringVector) -> Encoded:
         """Return the file's bytes, or raise `UnsupportedFeatureError` where the format cannot hold the vector."""
+
+    def lost(self, vector: SteeringVector) -> tuple[str, ...]:
+        """Return the names of what is known of `vector` and would be in no file of this format."""
+        info, unknown = vector.info.model_dump(), VectorInfo().model_dump()
+        known = ["layer", *(kind for kind in ("means", "erasers") if getattr(vector, kind))]
+        known += [field for field in info if info[field] != unknown[field]]
+        return tuple(name for name in known if name not in self.keeps)
 
     @abstractmethod
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:

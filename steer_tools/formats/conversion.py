@@ -2,27 +2,24 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import LayerError, VectorFileError
-from steer_tools.formats import Loaded, format_for, read_vector, save_vector
-from steer_tools.formats.base import Unsaid, VectorFormat
+from steer_tools.formats import Loaded, Written, read_vector, write_vector
+from steer_tools.formats.base import Unsaid
 from steer_tools.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was read, where it was written, and what of it the written file does not say."""
+    """What was read, the file that was made of it, and what is in that."""
 
     read: Loaded
-    path: Path
-    format: VectorFormat
+    made: Written
     written: SteeringVector
-    lost: tuple[str, ...]
 
 
 def convert_vector(
@@ -43,14 +40,13 @@ def convert_vector(
     """
     loaded = read_vector(source, unsaid, workspace=workspace)
     vector = loaded.vector if unsaid.layer is None else _only(loaded.vector, unsaid.layer)
-    path = save_vector(vector, target, format_name=format_name, workspace=workspace)
-    written = read_vector(path, Unsaid(vector.layers[0]), workspace=workspace).vector
+    made = write_vector(vector, target, format_name=format_name, workspace=workspace)
+    written = read_vector(made.path, Unsaid(vector.layers[0]), workspace=workspace).vector
     if written.layers != vector.layers or not all(
         torch.equal(written.directions[n], vector.directions[n]) for n in vector.layers
     ):
-        raise VectorFileError(f"{path} does not hold what was written to it", fix="Write it again.")
-    chosen = format_for(target, len(vector.layers), format_name)
-    return Conversion(loaded, path, chosen, written, _lost(vector, written, chosen))
+        raise VectorFileError(f"{made.path} does not hold what was written to it", fix="Write it again.")
+    return Conversion(loaded, made, written)
 
 
 def _only(vector: SteeringVector, layer: int) -> SteeringVector:
@@ -66,10 +62,3 @@ def _only(vector: SteeringVector, layer: int) -> SteeringVector:
     is_of_another = chosen is not None and chosen.layer != layer
     info = vector.info.model_copy(update={"chosen": None}) if is_of_another else vector.info
     return replace(vector, info=info, **kept)
-
-
-def _lost(vector: SteeringVector, written: SteeringVector, chosen: VectorFormat) -> tuple[str, ...]:
-    lost = ["layer"] if chosen.name == "pt" else []
-    lost += [name for name in ("means", "erasers") if len(getattr(vector, name)) != len(getattr(written, name))]
-    before, after = vector.info.model_dump(), written.info.model_dump()
-    return (*lost, *(field for field in before if before[field] != after[field]))

@@ -40,6 +40,7 @@ class GgufFormat(VectorFormat):
     convention: ClassVar[str] = (
         "`direction.<N>` acts on the output of block N, from 0 (llama.cpp has no 0); strength 1 adds the tensor"
     )
+    keeps: ClassVar[frozenset[str]] = frozenset({"layer"})
 
     @override
     def claims(self, data: bytes) -> bool:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import decode_arrays
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat
+from steer_tools.formats.base import INFO, Decoded, Encoded, Header, Unsaid, VectorFormat
 
 
 class NpyFormat(VectorFormat):
@@ -25,6 +25,7 @@ class NpyFormat(VectorFormat):
     name: ClassVar[str] = "npy"
     suffix: ClassVar[str] = ".npy"
     convention: ClassVar[str] = "the layer stands in the .json file beside it; strength 1 adds the array"
+    keeps: ClassVar[frozenset[str]] = INFO | {"layer"}
     holds_several_layers: ClassVar[bool] = False
 
     @override

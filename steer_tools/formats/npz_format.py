@@ -29,6 +29,7 @@ class NpzFormat(VectorFormat):
     name: ClassVar[str] = "npz"
     suffix: ClassVar[str] = ".npz"
     convention: ClassVar[str] = "the array `<n>` acts on the output of block n, from 0; strength 1 adds the array"
+    keeps: ClassVar[frozenset[str]] = frozenset({"layer"})
 
     @override
     def claims(self, data: bytes) -> bool:

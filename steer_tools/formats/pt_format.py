@@ -31,6 +31,7 @@ class PtFormat(VectorFormat):
     convention: ClassVar[str] = (
         "one tensor does not say its layer, a dict says them as keys, from 0; strength 1 adds it"
     )
+    keeps: ClassVar[frozenset[str]] = frozenset()
     holds_several_layers: ClassVar[bool] = False
 
     @override

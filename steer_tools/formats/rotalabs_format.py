@@ -1,11 +1,14 @@
-"""The pair of files of rotalabs-steer, `<name>.pt` with the tensor and `<name>.json` with what is known of it.
+"""The pair of files of rotalabs-steer, `<name>.pt` with the tensor and `<name>.json` with what is known of it, and the
+folder of a set of them, one a layer.
 
 Index: `layer_index` is the block, from 0, whose output is steered, so it is our layer. Unit: strength 1 adds the
 tensor. Its behaviour and free metadata have no place in our vectors.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, TypeVar
 
+from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from typing_extensions import override
@@ -15,6 +18,8 @@ from steer_tools.errors import DirectionError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual
 from steer_tools.formats.pt_format import read_arrays, write_tensor
 
+# The file that tells the folder of a set from any other.
+SET_DESCRIPTION = "metadata.json"
 _UNKNOWN = "unknown"
 _MOST_DESCRIPTION_BYTES = 2**20
 
@@ -27,6 +32,7 @@ class RotalabsFormat(VectorFormat):
     convention: ClassVar[str] = (
         "`layer_index` in the .json file is the block whose output is steered, from 0; strength 1 adds the tensor"
     )
+    keeps: ClassVar[frozenset[str]] = frozenset({"layer", "method", "model_name"})
     holds_several_layers: ClassVar[bool] = False
 
     @override
@@ -84,12 +90,61 @@ class PairDescription(BaseModel):
     metadata: dict[str, object] = {}
 
 
+class SetDescription(BaseModel):
+    """What the JSON file in a folder says of the pairs beside it, `layer_<n>.pt` and `layer_<n>.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    behavior: str
+    layers: Annotated[tuple[int, ...], MinLen(1)]
+
+    @property
+    def pairs(self) -> dict[int, str]:
+        """The names of the tensors' files, by layer."""
+        return {layer: f"layer_{layer}.pt" for layer in self.layers}
+
+
+_Description = TypeVar("_Description", PairDescription, SetDescription)
+
+
 def description_of(text: bytes | None) -> PairDescription | None:
     """Return what a JSON text says of such a pair; None where it is no description of one."""
+    return _parsed(text, PairDescription)
+
+
+def set_description_of(text: bytes | None) -> SetDescription | None:
+    """Return what a JSON text says of a folder of such pairs; None where it is no description of one."""
+    return _parsed(text, SetDescription)
+
+
+def set_of(pairs: Mapping[int, Decoded], name: str) -> Decoded:
+    """Return the vector whose directions are those of the pairs, by the layer that the set says.
+
+    Raises:
+        VectorFileError: A pair says another layer than the set.
+        DirectionError: They have different widths.
+    """
+    for layer, pair in pairs.items():
+        if pair.vector.layers != (layer,):
+            raise VectorFileError(
+                f"{name} says that layer_{layer} belongs to layer {layer}, and its own description says layer "
+                f"{pair.vector.layers[0]}",
+                valid="a set that was saved whole",
+                fix="Save it again, or give the path of the one .pt file that is meant.",
+            )
+    infos = [pair.vector.info for pair in pairs.values()]
+    methods = {info.method for info in infos}
+    info = VectorInfo.shared_by(infos, method=methods.pop() if len(methods) == 1 else None)
+    directions = {layer: pair.vector.directions[layer] for layer, pair in pairs.items()}
+    notes = dict.fromkeys(note for pair in pairs.values() for note in pair.notes)
+    return Decoded(SteeringVector.from_directions(directions, info=info), tuple(notes))
+
+
+def _parsed(text: bytes | None, kind: type[_Description]) -> _Description | None:
     if text is None or len(text) > _MOST_DESCRIPTION_BYTES:
         return None
     try:
-        return PairDescription.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError:
         return None
 

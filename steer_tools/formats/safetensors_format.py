@@ -15,7 +15,7 @@ from typing_extensions import override
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import decode_arrays
-from steer_tools.formats.base import Decoded, Encoded, Header, Unsaid, VectorFormat
+from steer_tools.formats.base import EVERYTHING, Decoded, Encoded, Header, Unsaid, VectorFormat
 
 _METADATA_KEY = "steer_tools"
 
@@ -26,6 +26,7 @@ class SafetensorsFormat(VectorFormat):
     name: ClassVar[str] = "safetensors"
     suffix: ClassVar[str] = ".safetensors"
     convention: ClassVar[str] = "`layer.<n>` acts on the output of block n, from 0; strength 1 adds the tensor"
+    keeps: ClassVar[frozenset[str]] = EVERYTHING
 
     @override
     def claims(self, data: bytes) -> bool:

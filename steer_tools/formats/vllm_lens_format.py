@@ -40,6 +40,7 @@ class VllmLensFormat(VectorFormat):
     convention: ClassVar[str] = (
         "`layer_indices` are the blocks whose output is steered, from 0; strength 1 adds scale x row"
     )
+    keeps: ClassVar[frozenset[str]] = frozenset({"layer"})
 
     @override
     def claims(self, data: bytes) -> bool:
@@ -110,7 +111,8 @@ def _parse(text: bytes, name: str) -> _Wire:
             f"{name} is no steering vector in JSON: {where}: {first['msg']}",
             valid="vllm-lens' `activations` and `layer_indices`, or rotalabs' `behavior`, `layer_index`, `model_name` "
             "and `vector_shape` with a .pt file beside it",
-            fix="A description beside an .npy file is read with it: give the path of the array.",
+            fix="A description beside an .npy file is read with it: give the path of the array. Of a set that "
+            "rotalabs-steer saved, give the folder.",
         ) from error
 
 

@@ -55,7 +55,7 @@ def combine_steering_vectors(
     """
     from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
     from steer_tools.experiments.grids import by_layer
-    from steer_tools.formats import load_vector, save_vector
+    from steer_tools.formats import load_vector, write_vector
     from steer_tools.session.placement import require_finite
 
     with locked_session() as session:
@@ -66,19 +66,22 @@ def combine_steering_vectors(
         if orthogonal_to:
             others = [load_vector(path, workspace=session.workspace) for path in orthogonal_to]
             combined = orthogonalized(combined, others)
-        path = save_vector(combined, save_path, workspace=session.workspace)
+        written = write_vector(combined, save_path, workspace=session.workspace)
         by_layer = [cosines(vectors, layer).tolist() for layer in combined.layers]
         means = [[sum(cells) / len(cells) for cells in zip(*rows, strict=True)] for rows in zip(*by_layer, strict=True)]
         return CombineResult(
             success=True,
-            vector_path=str(path),
+            vector_path=str(written.path),
             layer=one_or_list(combined.layers),
             magnitude=one_or_list_rounded([combined.magnitude(own) for own in combined.layers]),
             cosines=[[round(x, 4) for x in row] for row in means],
             warnings=[
-                f"At layer {o.layer}, {vector_paths[o.first]} and {vector_paths[o.second]} mostly undo each other as "
-                f"they are weighted (cosine {o.cosine:.2f})."
-                for o in oppositions(vectors, factors)
+                *(
+                    f"At layer {o.layer}, {vector_paths[o.first]} and {vector_paths[o.second]} mostly undo each other "
+                    f"as they are weighted (cosine {o.cosine:.2f})."
+                    for o in oppositions(vectors, factors)
+                ),
+                *written.warnings,
             ],
         )
 

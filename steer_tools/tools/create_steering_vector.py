@@ -97,7 +97,7 @@ def create_steering_vector(
     """
     from steer_tools.directions.extraction import Where, extract, layers_with
     from steer_tools.directions.session_methods import way_named
-    from steer_tools.formats import format_for, save_vector
+    from steer_tools.formats import format_for, write_vector
 
     with locked_session() as session:
         contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
@@ -111,11 +111,11 @@ def create_steering_vector(
         way = way_named(method, options)
         extraction = extract(session, contrast, Where(layers, component, head, pooling), way, normalize=normalize)
         vector, info = extraction.vector, extraction.vector.info
-        path = save_vector(vector, save_path, workspace=session.workspace)
+        written = write_vector(vector, save_path, workspace=session.workspace)
         fits = [extraction.fits[own] for own in vector.layers]
         return CreateResult(
             success=True,
-            vector_path=str(path),
+            vector_path=str(written.path),
             shape=[vector.width] if len(layers) == 1 else [len(layers), vector.width],
             magnitude=one_or_list_rounded([vector.magnitude(own) for own in vector.layers]),
             layer=one_or_list(vector.layers),
@@ -129,7 +129,11 @@ def create_steering_vector(
             threshold=one_or_list_rounded([fitted.threshold for fitted in fits]),
             misses=one_or_list_rounded([fitted.misses for fitted in fits]),
             false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
-            warnings=[*extraction.warnings, *bypass_warnings(session, (*contrast.positive, *contrast.negative))],
+            warnings=[
+                *extraction.warnings,
+                *bypass_warnings(session, (*contrast.positive, *contrast.negative)),
+                *written.warnings,
+            ],
         )
 
 

@@ -19,7 +19,7 @@ from steer_tools.engines.facets import EditableWeights, Replay
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.engines.huggingface.loading import load_pretrained
 from steer_tools.errors import ArgumentError, BakingError
-from steer_tools.formats import save_vector
+from steer_tools.formats import write_vector
 from steer_tools.prompts import Prompt, TextPrompt
 from steer_tools.session.session import Session
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, engine_for_baking, read_plan, writing_sites
@@ -161,7 +161,7 @@ def _write_control_vector(kind: Addition | Ablation, folder: Path) -> tuple[int,
     if isinstance(kind, Ablation) or any(s.component != "residual" or s.layer == 0 for s in kind.by_site):
         return ()
     vector = SteeringVector.from_directions({site.layer: added.float() for site, added in kind.by_site.items()})
-    save_vector(vector, CONTROL_VECTOR, workspace=Workspace(folder))
+    write_vector(vector, CONTROL_VECTOR, workspace=Workspace(folder))
     return vector.layers
 
 

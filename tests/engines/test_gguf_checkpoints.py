@@ -61,7 +61,8 @@ def test_a_folder_with_a_gguf_file_is_steered_and_its_control_vector_comes_back(
     created = create_steering_vector(FORMAL, CASUAL, LAYER, "formality", pooling="mean")
     vector = load_vector(created["vector_path"])
     assert vector.info.model_fingerprint == empty_session.engine.info.fingerprint
-    exported = save_vector(vector, "formality.gguf", workspace=empty_session.workspace)
+    with pytest.warns(UserWarning, match="formality.gguf does not keep"):
+        exported = save_vector(vector, "formality.gguf", workspace=empty_session.workspace)
     returned = load_vector(exported)
     assert returned.layers == (LAYER,)
     assert torch.equal(returned.directions[LAYER], vector.directions[LAYER])

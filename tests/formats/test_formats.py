@@ -22,6 +22,8 @@ from steer_tools.formats import FORMATS, SUFFIXES, format_for, with_suffix
 from steer_tools.formats.base import Encoded, Header, Unsaid, VectorFormat
 from steer_tools.workspace import Workspace
 
+# Most of these formats keep less than a vector knows; test_formats_lost.py holds the warnings that say so.
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not keep :UserWarning")
 WIDTH = 24
 INFO = VectorInfo(
     method="mean_difference",

@@ -54,6 +54,7 @@ def assert_same(vector: SteeringVector, expected: dict[int, Tensor]) -> None:
         ("easysteer_diffmean.gguf", "saving_lines", "easysteer", (0, 1, 2, 3, 4, 5)),
         ("rotalabs_single.pt", "rotalabs", "caa", (3,)),
         ("rotalabs_single.json", "rotalabs", "caa", (3,)),
+        ("rotalabs_set", "rotalabs", "caa", (1, 3, 5)),
         ("rotalabs_set/layer_1.pt", "rotalabs", "caa", (1,)),
         ("rotalabs_set/layer_5.json", "rotalabs", "caa", (5,)),
         ("steering_vectors_layer_activations.pt", "steering_vectors", "mean", (0, 1, 2, 3, 4, 5)),
@@ -109,6 +110,8 @@ def test_a_peers_file_that_is_more_or_less_than_a_vector_is_refused_with_the_rea
         load_vector(FILES / file)
 
 
+# The model's family is no more than a hint there.
+@pytest.mark.filterwarnings("ignore:again.gguf does not keep model_family:UserWarning")
 def test_what_the_peers_read_from_our_file_is_what_we_saved_and_what_we_would_save_again(tmp_path: Path) -> None:
     saved = load_vector(FILES / "steer_tools.gguf")
 

@@ -77,7 +77,7 @@ class VectorInfo(BaseModel):
         return self.model_copy(update=swapped)
 
     @staticmethod
-    def shared_by(infos: "Sequence[VectorInfo]", *, method: str) -> "VectorInfo":
+    def shared_by(infos: "Sequence[VectorInfo]", *, method: str | None) -> "VectorInfo":
         """Return what holds for a direction that mixes several: facts of the model and the reading on which all agree.
 
         It belongs to no contrast, so it has neither counts nor contrast norms, projections or thresholds.
