@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, ulp
@@ -243,8 +244,8 @@ class Engine(Protocol):
         """Return whether a prompt is a text that the model's chat template was not written into."""
         ...
 
-    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return how the vocabulary writes each token."""
+    def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return each token as text: white space as it stands, and a part of a character as its bytes."""
         ...
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
@@ -287,6 +288,12 @@ def counted_layer(layer: object, count: int) -> int:
             valid=f"0 to {count - 1}, or -{count} to -1 counted from the end",
         )
     return layer % count
+
+
+def distinct(texts: Sequence[str], tokens: Sequence[int]) -> tuple[str, ...]:
+    """Return the texts of different tokens, with <id> behind those that several of them have."""
+    counts = Counter(texts)
+    return tuple(f"{text} <{token}>" if counts[text] > 1 else text for text, token in zip(texts, tokens, strict=True))
 
 
 def text_behind_first(engine: Engine, prompts: Sequence[Prompt]) -> list[Tensor]:

@@ -150,13 +150,13 @@ class FakeEngine:
                 valid=f"at most {_CONTEXT} tokens together",
             )
         special = tuple(token < len(_SPECIAL) for token in tokens)
-        return TokenizedPrompt(tokens, self.pieces(tokens), special, int(tokens[0] == _BOS), after_user, response)
+        return TokenizedPrompt(tokens, self.texts(tokens), special, int(tokens[0] == _BOS), after_user, response)
 
     def goes_round_template(self, prompt: Prompt) -> bool:
         """Return whether a prompt is a text: none can hold the words that stand for roles."""
         return isinstance(prompt, TextPrompt)
 
-    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+    def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return the words."""
         return tuple(_VOCABULARY[token] for token in tokens)
 
@@ -272,7 +272,7 @@ class FakeEngine:
         return Generation(
             prompt_tokens=encoded.tokens,
             tokens=tuple(tokens),
-            text="".join(f" {word}" for word in self.pieces(tokens)),
+            text="".join(f" {word}" for word in self.texts(tokens)),
             log_probs=torch.stack(log_probs) if log_probs else torch.zeros(0),
             ended=len(tokens) < sampling.max_new_tokens,
         )

@@ -19,7 +19,7 @@ class TokenizedPrompt:
 
     Attributes:
         tokens: The ids.
-        pieces: As the vocabulary writes them, such as "Ġhouse".
+        texts: As they are read, such as " house"; a part of a character as its bytes, such as "\\xe4\\xbd".
         special: Whether it is a special token and no text.
         first: Position of the first token after BOS.
         after_user: Position of the first token after the last user message; NOWHERE in prompts without one.
@@ -27,7 +27,7 @@ class TokenizedPrompt:
     """
 
     tokens: tuple[int, ...]
-    pieces: tuple[str, ...]
+    texts: tuple[str, ...]
     special: tuple[bool, ...]
     first: int
     after_user: int
@@ -75,7 +75,7 @@ class TokenizedPrompt:
         if not chosen.any():
             said = "the pooling function" if callable(pooling) else f"pooling={pooling!r}"
             raise PromptError(
-                f"The prompt of the tokens {' '.join(self.pieces)!s:.80} has no token that {said} would read",
+                f"The prompt of the tokens {self.texts!s:.80} has no token that {said} would read",
                 valid="for 'response', chats whose last message is the assistant's; for 'mean', prompts with some text",
                 fix="Use pooling='last', or change the prompts.",
             )

@@ -1,6 +1,7 @@
 """Figures as PNG, and what all of them share: colours, the canvas, the look of axes. Must not know what is drawn."""
 
 import io
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,4 +45,14 @@ def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:
 
 def plain(text: str) -> str:
     """Return `text` so that matplotlib takes no part of it for a formula, and can draw each letter of it."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).replace("$", r"\$")
+    drawn = (letter if letter.isprintable() else " " for letter in text)
+    return "".join(letter if _has_glyph(letter) else "□" for letter in drawn).replace("$", r"\$")
+
+
+@cache
+def _has_glyph(letter: str) -> bool:
+    """Whether the fonts that come with matplotlib can draw a letter; of others it would warn."""
+    from matplotlib.font_manager import findfont, get_font
+
+    fonts = (get_font(findfont(name)) for name in ("DejaVu Sans", "DejaVu Sans Mono"))
+    return all(font.get_char_index(ord(letter)) for font in fonts)

@@ -39,9 +39,9 @@ class Strip:
     counts: tuple[bool, ...]
 
     @classmethod
-    def of(cls, pieces: Sequence[str], values: Sequence[float], counts: Sequence[bool]) -> "Strip":
-        """Return the pieces of a text as they are read, with their values."""
-        return cls(tuple(map(readable, pieces)), tuple(values), tuple(counts))
+    def of(cls, texts: Sequence[str], values: Sequence[float], counts: Sequence[bool]) -> "Strip":
+        """Return the tokens' texts as they are read, with their values."""
+        return cls(tuple(map(readable, texts)), tuple(values), tuple(counts))
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Scale:
         return f"blue {low:.3g}, white {self.middle:.3g} (the median), orange {high:.3g}"
 
 
-def readable(piece: str) -> str:
-    """Return a token with a space for the marks that vocabularies write for it, and a sign for a line's end."""
-    return piece.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "⏎").replace("\n", "⏎")
+def readable(text: str) -> str:
+    """Return a token's text with signs for a line's end and a tab."""
+    return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def strip_picture(strips: Sequence[Strip], *, title: str) -> bytes:

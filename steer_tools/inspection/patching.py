@@ -17,6 +17,7 @@ from steer_tools.core.positions import PromptSlice, Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.engines.facets import Gradients, require
+from steer_tools.engines.pooling import TokenizedPrompt
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
@@ -41,20 +42,20 @@ class Pair:
     positive: str
     negative: str
 
-    def aligned(self, engine: Engine) -> list[tuple[str, str]]:
-        """Return the tokens of both prompts side by side, as the vocabulary writes them.
+    def aligned(self, engine: Engine) -> tuple[TokenizedPrompt, TokenizedPrompt]:
+        """Return the tokens of both prompts, which stand side by side.
 
         Raises:
             PromptError: One has more tokens than the other.
         """
-        source, target = (engine.tokenize(prompt).pieces for prompt in (self.source, self.target))
-        if len(source) != len(target):
+        source, target = engine.tokenize(self.source), engine.tokenize(self.target)
+        if len(source.tokens) != len(target.tokens):
             raise PromptError(
-                f"The source has {len(source)} tokens and the target {len(target)}",
+                f"The source has {len(source.tokens)} tokens and the target {len(target.tokens)}",
                 valid="prompts of equally many tokens, so that each one has a partner",
                 fix="show_tokens shows them; exchange words for others of as many tokens.",
             )
-        return list(zip(source, target, strict=True))
+        return source, target
 
     def asked(self, prompt: Prompt) -> Question:
         """Return one of the prompts with the completions."""
@@ -67,14 +68,15 @@ class Patches:
 
     Attributes:
         sites: The rows.
-        tokens: The columns, source and target side by side.
+        source_prompt: The columns; `target_prompt` has as many.
         source: Log-odds of the source prompt, in nats.
         target: Those of the target prompt.
         effects: (sites, tokens) change of the target's log-odds, in nats.
     """
 
     sites: tuple[Site, ...]
-    tokens: tuple[tuple[str, str], ...]
+    source_prompt: TokenizedPrompt
+    target_prompt: TokenizedPrompt
     source: float
     target: float
     effects: Floats
@@ -91,14 +93,14 @@ def patch(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
     Raises:
         PromptError: The prompts have different numbers of tokens, or the same log-odds.
     """
-    tokens = pair.aligned(engine)
+    prompts = pair.aligned(engine)
     source, target = _told_apart(engine, pair)
     (trace,) = engine.trace([pair.source], sites)
-    places = range(len(tokens))
+    places = range(len(prompts[0].tokens))
     plans = [(_placed(Replace(trace[site][place]), site, place, 1.0),) for site in sites for place in places]
     patched = propensities(engine, [pair.asked(pair.target)], plans)
-    effects = patched.reshape(len(sites), len(tokens)) - target
-    return Patches(tuple(sites), tuple(tokens), source, target, effects)
+    effects = patched.reshape(len(sites), len(places)) - target
+    return Patches(tuple(sites), *prompts, source, target, effects)
 
 
 def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
@@ -114,12 +116,12 @@ def attribute(engine: Engine, pair: Pair, sites: Sequence[Site]) -> Patches:
         UnsupportedFeatureError: The engine has no gradients.
     """
     engine = require(engine, Gradients, "patch_activations with method='gradient'")
-    tokens = pair.aligned(engine)
+    prompts = pair.aligned(engine)
     source, target = _told_apart(engine, pair)
     source_trace, target_trace = engine.trace([pair.source, pair.target], sites)
     effects = [_slopes(engine, pair, site, source_trace[site] - target_trace[site]) for site in sites]
     found = np.stack([own.double().numpy() for own in effects])
-    return Patches(tuple(sites), tuple(tokens), source, target, found)
+    return Patches(tuple(sites), *prompts, source, target, found)
 
 
 def _slopes(engine: Gradients, pair: Pair, site: Site, change: Tensor) -> Tensor:

@@ -31,12 +31,13 @@ class Projection:
     """A prompt's tokens with û·h of each, for the unit direction û and the activation h at each site.
 
     Attributes:
-        pieces: As the vocabulary writes them.
+        tokens: The ids; `texts` are what they stand for.
         values: (tokens,) by site, in the model's own units.
         counts: (tokens,) false at the first token, special ones and attention sinks, whose activations lie elsewhere.
     """
 
-    pieces: tuple[str, ...]
+    tokens: tuple[int, ...]
+    texts: tuple[str, ...]
     values: Mapping[Site, tuple[float, ...]]
     counts: tuple[bool, ...]
 
@@ -45,14 +46,15 @@ def project(engine: Engine, directions: Mapping[Site, Tensor], prompts: Sequence
     """Project every token of the prompts on the direction (width,) of each site, in one pass."""
     units = {site: (direction / direction.norm()).float() for site, direction in directions.items()}
     traces = engine.trace(prompts, list(units))
-    told = [engine.tokenize(prompt).pieces for prompt in prompts]
+    tokenized = map(engine.tokenize, prompts)
     return tuple(
         Projection(
-            pieces=pieces,
+            tokens=prompt.tokens,
+            texts=prompt.texts,
             values={site: tuple((trace[site] @ unit).tolist()) for site, unit in units.items()},
             counts=tuple(counts.tolist()),
         )
-        for pieces, counts, trace in zip(told, text_behind_first(engine, prompts), traces, strict=True)
+        for prompt, counts, trace in zip(tokenized, text_behind_first(engine, prompts), traces, strict=True)
     )
 
 

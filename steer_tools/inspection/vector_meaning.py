@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, cosines, layer_cosines
-from steer_tools.engines.base import Engine, Row, Unembedding
+from steer_tools.engines.base import Engine, Row, Unembedding, distinct
 from steer_tools.errors import SteeringError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.questions import pooling_of
@@ -31,18 +32,25 @@ _SMALL = 0.05
 _LENS_CONTROLS, _EFFECT_CONTROLS = 20, 8
 
 
+class RankedToken(NamedTuple):
+    """A token's id, its text, told apart from those of the others, and its value."""
+
+    token: int
+    text: str
+    value: float
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Tokens with their values, the most raised ones and the most lowered ones, each from the strongest on.
 
     Attributes:
-        boosted: As the vocabulary writes them.
         suppressed: With values below 0.
         chance: What the best token of a random direction has, the median of several.
     """
 
-    boosted: tuple[tuple[str, float], ...]
-    suppressed: tuple[tuple[str, float], ...]
+    boosted: tuple[RankedToken, ...]
+    suppressed: tuple[RankedToken, ...]
     chance: float
 
 
@@ -161,8 +169,9 @@ def _ranked(engine: Engine, values: Tensor, taken: Tensor, top: int, chance: flo
     order = values.argsort(descending=True, stable=True)
     order = order[taken[order]]
 
-    def named(chosen: Tensor) -> tuple[tuple[str, float], ...]:
-        return tuple(zip(engine.pieces(chosen.tolist()), values[chosen].tolist(), strict=True))
+    def named(chosen: Tensor) -> tuple[RankedToken, ...]:
+        tokens: list[int] = chosen.tolist()
+        return tuple(map(RankedToken, tokens, distinct(engine.texts(tokens), tokens), values[chosen].tolist()))
 
     highest, lowest = order[:top], order.flip(0)[:top]
     return Ranking(named(highest[values[highest] > 0]), named(lowest[values[lowest] < 0]), chance)

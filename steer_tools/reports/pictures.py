@@ -55,7 +55,8 @@ def ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str,
 
 def patch_picture(found: Patches, component: str) -> bytes:
     """Return what each token's activation recovers at each layer."""
-    names = [readable(source if source == target else f"{source}→{target}") for source, target in found.tokens]
+    pairs = zip(found.source_prompt.texts, found.target_prompt.texts, strict=True)
+    names = [readable(source if source == target else f"{source}→{target}") for source, target in pairs]
     rows, label = [str(site.layer) for site in found.sites], "share of the way to the source"
     shown = Matrix(found.recovered.tolist(), rows, names, "token (source→target)", label)
     return matrix(shown, title=f"Patching the {component}")
@@ -74,7 +75,7 @@ def _projection_picture(projection: Projection, norms: Mapping[Site, float], tit
         [value / norms[site] if counts else None for value, counts in zip(values, projection.counts, strict=True)]
         for site, values in projection.values.items()
     ]
-    rows, columns = [str(site.layer) for site in projection.values], [*map(readable, projection.pieces)]
+    rows, columns = [str(site.layer) for site in projection.values], [*map(readable, projection.texts)]
     label = "projection in typical norms; special tokens left out"
     return matrix(Matrix(effects, rows, columns, "token", label), title=title)
 

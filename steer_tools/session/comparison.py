@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.engines.base import Engine, Generation, Row, Sampling, row_seed
+from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.prompts import Prompt
@@ -73,10 +73,12 @@ class NextTokens:
     """What may come next after one prompt; the first column is the unsteered model's, then one a plan.
 
     Attributes:
-        probabilities: Of the likeliest tokens of any column, as the vocabulary writes them, the likeliest first.
+        tokens: The ids of the likeliest tokens of any column, the likeliest first.
+        probabilities: Of each by its text, told apart from those of the others.
         divergences: KL(unsteered to steered) in nats, one a plan.
     """
 
+    tokens: tuple[int, ...]
     probabilities: dict[str, tuple[float, ...]]
     divergences: tuple[float, ...]
 
@@ -115,11 +117,12 @@ def tried_plans(
 def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
     """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
     ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
-    ids = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)]
-    pieces = engine.pieces(ids.tolist())
+    tokens: list[int] = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)].tolist()
+    texts = distinct(engine.texts(tokens), tokens)
     divergences = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(dim=1)
     return NextTokens(
-        {piece: tuple(own) for piece, own in zip(pieces, log_probs[:, ids].exp().T.tolist(), strict=True)},
+        tuple(tokens),
+        {text: tuple(own) for text, own in zip(texts, log_probs[:, tokens].exp().T.tolist(), strict=True)},
         tuple(divergences.clamp(min=0).tolist()),
     )
 

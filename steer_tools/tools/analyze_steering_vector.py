@@ -37,7 +37,9 @@ class TokenRanking(TypedDict):
     """Tokens with their values, the strongest first; `chance` is what a random direction's best token has."""
 
     boosted: dict[str, float]
+    boosted_ids: list[int]
     suppressed: dict[str, float]
+    suppressed_ids: list[int]
     chance: float
 
 
@@ -45,6 +47,7 @@ class TextProjection(TypedDict):
     """û·h of each token, for the unit direction û; null at the first token and special ones, which lie elsewhere."""
 
     tokens: list[str]
+    ids: list[int]
     values: list[float | None]
 
 
@@ -133,11 +136,21 @@ def analyze_steering_vector(
 
 def _text(projection: Projection, site: Site) -> TextProjection:
     values = zip(projection.values[site], projection.counts, strict=True)
-    return TextProjection(tokens=list(projection.pieces), values=[own if counts else None for own, counts in values])
+    return TextProjection(
+        tokens=list(projection.texts),
+        ids=list(projection.tokens),
+        values=[own if counts else None for own, counts in values],
+    )
 
 
 def _ranking(found: Ranking) -> TokenRanking:
-    return TokenRanking(boosted=dict(found.boosted), suppressed=dict(found.suppressed), chance=found.chance)
+    return TokenRanking(
+        boosted={own.text: own.value for own in found.boosted},
+        boosted_ids=[own.token for own in found.boosted],
+        suppressed={own.text: own.value for own in found.suppressed},
+        suppressed_ids=[own.token for own in found.suppressed],
+        chance=found.chance,
+    )
 
 
 def _saved_strips(
@@ -145,7 +158,7 @@ def _saved_strips(
 ) -> tuple[str | None, str | None]:
     if not projections:
         return None, None
-    strips = [Strip.of(p.pieces, p.values[site], p.counts) for p in projections]
+    strips = [Strip.of(p.texts, p.values[site], p.counts) for p in projections]
     title = "Projection of each token on the vector"
     drawn, page = strip_picture(strips, title=title), strip_page(strips, title=title).encode()
     paths = session.workspace.write_together({f"{folder}/{_PICTURE}": drawn, f"{folder}/{_PAGE}": page})

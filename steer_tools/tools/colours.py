@@ -50,9 +50,9 @@ class HeatTable:
         return [table, *([line(f"({notes} of weaker effects in the picture)", "dim")] if notes else [])]
 
 
-def token_text(piece: str) -> Text:
-    """Return a token as it is read."""
-    return shown(readable(piece))
+def token_text(text: str) -> Text:
+    """Return a token with a dot for each space, so that " the" is not "the"."""
+    return shown(readable(text).replace(" ", "·"))
 
 
 def coloured(strips: Sequence[Strip], *, is_plain: bool) -> list[Shown]:

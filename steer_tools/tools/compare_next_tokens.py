@@ -18,6 +18,7 @@ class NextTokensStatus(TypedDict):
     """One prompt: probabilities of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
 
     tokens: dict[str, list[float]]
+    ids: list[int]
     kl: list[float]
 
 
@@ -65,7 +66,8 @@ def compare_next_tokens(
             residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
             prompts=[
                 NextTokensStatus(
-                    tokens={piece: short(list(own)) for piece, own in one.probabilities.items()},
+                    tokens={text: short(list(own)) for text, own in one.probabilities.items()},
+                    ids=list(one.tokens),
                     kl=short(list(one.divergences)),
                 )
                 for one in found

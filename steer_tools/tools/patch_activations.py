@@ -36,12 +36,13 @@ class StrongestPatch(TypedDict):
 
 class PatchResult(TypedDict):
     """`source` and `target`: log-odds in nats. `recovered`: by layer, of each token, as a share of the way from the
-    target to the source; `tokens` are source and target side by side.
+    target to the source; `tokens` and `ids` are source and target side by side.
     """
 
     source: float
     target: float
     tokens: list[list[str]]
+    ids: list[list[int]]
     recovered: dict[str, list[float]]
     strongest: list[StrongestPatch]
     heat_map_path: str
@@ -85,12 +86,14 @@ def patch_activations(
             for index in np.argsort(-np.abs(recovered), axis=None, kind="stable").tolist()[:_LISTED]
             if abs(recovered.ravel()[index]) >= _LEAST_SHOWN
         ]
-        places = [divmod(index, len(found.tokens)) for index in order]
+        places = [divmod(index, recovered.shape[1]) for index in order]
+        prompts = found.source_prompt, found.target_prompt
         return short(
             PatchResult(
                 source=found.source,
                 target=found.target,
-                tokens=[list(tokens) for tokens in found.tokens],
+                tokens=[list(both) for both in zip(*(own.texts for own in prompts), strict=True)],
+                ids=[list(both) for both in zip(*(own.tokens for own in prompts), strict=True)],
                 recovered={str(site.layer): row for site, row in zip(found.sites, recovered.tolist(), strict=True)},
                 strongest=[
                     StrongestPatch(layer=found.sites[row].layer, token=token, recovered=float(recovered[row, token]))

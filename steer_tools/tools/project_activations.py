@@ -59,6 +59,7 @@ class PromptReading(TypedDict):
     """
 
     tokens: list[str]
+    ids: list[int]
     values: dict[str, list[float]]
     scores: dict[str, float]
     detected: dict[str, bool]
@@ -182,7 +183,8 @@ def _by_layer(figures: Mapping[Site, float]) -> dict[str, float]:
 
 def _reading(found: Reading, thresholds: Mapping[Site, float], shown: Sequence[Site]) -> PromptReading:
     return PromptReading(
-        tokens=list(found.projection.pieces),
+        tokens=list(found.projection.texts),
+        ids=list(found.projection.tokens),
         values={str(site.layer): [float(f"{v:.3g}") for v in found.projection.values[site]] for site in shown},
         scores=short(_by_layer(found.scores)),
         detected={str(site.layer): score > thresholds[site] for site, score in found.scores.items()},

@@ -5,12 +5,12 @@ from typing_extensions import TypedDict
 from steer_tools.prompts import parse_prompts, require_user_message
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
-from steer_tools.tools.rendering import Shown, Text, chosen, joined, line, shown, stack
+from steer_tools.tools.rendering import Shown, Text, chosen, joined, line, stack
 from steer_tools.tools.resolving import locked_session
 
 
 class PromptTokensStatus(TypedDict):
-    """One prompt: its ids, the vocabulary's writing of each, and the positions that would be steered."""
+    """One prompt: its ids, each as text (a part of a character as its bytes), and the positions to be steered."""
 
     ids: list[int]
     tokens: list[str]
@@ -37,7 +37,7 @@ def show_tokens(prompts: given.Prompts, positions: given.Positions = "generated"
             prompts=[
                 PromptTokensStatus(
                     ids=list(one.tokens),
-                    tokens=list(one.pieces),
+                    tokens=list(one.texts),
                     steered=one.mask(scope).nonzero().squeeze(1).tolist(),
                 )
                 for one in tokenized
@@ -55,8 +55,10 @@ def show(result: TokensResult, *, is_plain: bool) -> Shown:
 
 
 def _tokens_of(prompt: PromptTokensStatus, *, is_plain: bool) -> list[Text]:
-    steered = set(prompt["steered"])
-    return [chosen(t, is_plain=is_plain) if i in steered else shown(t) for i, t in enumerate(prompt["tokens"])]
+    from steer_tools.tools.colours import token_text
+
+    steered, texts = set(prompt["steered"]), map(token_text, prompt["tokens"])
+    return [chosen(text.plain, is_plain=is_plain) if i in steered else text for i, text in enumerate(texts)]
 
 
 TOOL = Card(

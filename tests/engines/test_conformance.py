@@ -111,9 +111,9 @@ def test_a_prompt_is_described_token_by_token(engine: Engine) -> None:
         engine.tokenize(parse_prompt([{"role": "user", "content": "baba keke"}])),
     )
 
-    assert len(text.tokens) == len(text.pieces) == len(text.special) == 5
+    assert len(text.tokens) == len(text.texts) == len(text.special) == 5
     assert text.first == 1 and text.special == (True, False, False, False, False)
-    assert text.pieces == engine.pieces(text.tokens)
+    assert text.texts == engine.texts(text.tokens)
     assert text.after_user == NOWHERE and 0 < chat.after_user < len(chat.tokens)
     assert engine.tokenize(parse_prompt(list(text.tokens))).tokens == text.tokens
 

@@ -36,7 +36,7 @@ def direction(width: int = 32, seed: int = 0) -> torch.Tensor:
 
 
 def piece(engine: HuggingFaceEngine, token: int) -> str:
-    return engine.tokenize(TokenPrompt((token,))).pieces[0]
+    return engine.tokenize(TokenPrompt((token,))).texts[0]
 
 
 # The lens
@@ -81,13 +81,13 @@ def test_a_ranking_lists_the_most_raised_and_the_most_lowered_tokens_and_what_ch
     found = lens_ranking(engine, unembedding.matrix[9], top=3)
 
     cosines = token_cosines(unembedding.matrix[9][None], unembedding)[0]
-    assert [name for name, _ in found.boosted] == [
+    assert [own.text for own in found.boosted] == [
         piece(engine, i) for i in cosines.argsort(descending=True)[:3].tolist()
     ]
-    assert [name for name, _ in found.suppressed] == [piece(engine, i) for i in cosines.argsort()[:3].tolist()]
-    assert found.boosted[0][0] == piece(engine, 9)
+    assert [own.text for own in found.suppressed] == [piece(engine, i) for i in cosines.argsort()[:3].tolist()]
+    assert found.boosted[0].text == piece(engine, 9)
     assert 0.05 < found.chance < 0.9
-    assert found.suppressed[0][1] < 0
+    assert found.suppressed[0].value < 0
 
 
 # What is observed
@@ -104,10 +104,10 @@ def test_the_observed_effect_is_the_mean_change_of_log_probabilities_between_bot
     changes = (torch.stack(sides[0]) - torch.stack(sides[1])).mean(dim=0) / 2
     likely = torch.stack([*sides[0], *sides[1]]).exp().amax(dim=0) > 1 / changes.shape[-1]
     order = [i for i in changes.argsort(descending=True).tolist() if likely[i]]
-    assert [name for name, _ in found.boosted] == [piece(engine, i) for i in order[:4]]
-    assert [value for _, value in found.boosted] == pytest.approx([float(changes[i]) for i in order[:4]], abs=1e-5)
-    assert [name for name, _ in found.suppressed] == [piece(engine, i) for i in order[::-1][:4]]
-    assert found.boosted[0][1] > 1e-4
+    assert [own.text for own in found.boosted] == [piece(engine, i) for i in order[:4]]
+    assert [own.value for own in found.boosted] == pytest.approx([float(changes[i]) for i in order[:4]], abs=1e-5)
+    assert [own.text for own in found.suppressed] == [piece(engine, i) for i in order[::-1][:4]]
+    assert found.boosted[0].value > 1e-4
     assert engine.ambient() == ()
 
 
@@ -118,8 +118,8 @@ def test_behind_the_last_block_the_lens_and_what_is_observed_agree(llama_session
 
     observed = effect_ranking(engine, Placement(Add(along), Site(engine.info.layers - 1), 1.0), 5.0, [PROMPT], top=1)
 
-    assert observed.boosted[0][0] == lens_ranking(engine, along, top=1).boosted[0][0]
-    assert observed.boosted[0][1] > observed.chance
+    assert observed.boosted[0].text == lens_ranking(engine, along, top=1).boosted[0].text
+    assert observed.boosted[0].value > observed.chance
 
 
 # Projections
@@ -133,7 +133,7 @@ def test_a_projection_is_that_of_each_tokens_activation_on_the_unit_direction(en
     (trace,) = engine.trace([PROMPT], [site, Site(0)])
     assert found.values[site] == pytest.approx((trace[site] @ (along / along.norm())).tolist(), abs=1e-4)
     told = engine.tokenize(PROMPT)
-    assert found.pieces == told.pieces
+    assert found.texts == told.texts
     assert found.counts == (False, *(not special for special in told.special[1:]))
     assert found.values[Site(0)] == pytest.approx((-trace[Site(0)] @ (along / along.norm())).tolist(), abs=1e-4)
     assert max(map(abs, found.values[site])) > 0.01

@@ -293,7 +293,7 @@ def test_a_patch_is_the_source_put_in_by_hand_and_at_all_tokens_gives_the_source
     last = patch(engine, pair, [Site(engine.info.layers - 1)])
     assert last.recovered[0, -1] == pytest.approx(1.0, abs=0.05)
     np.testing.assert_allclose(last.effects[0, :-1], 0, atol=1e-4)
-    assert found.tokens[1][0] != found.tokens[1][1]
+    assert found.source_prompt.texts[1] != found.target_prompt.texts[1]
 
 
 def test_prompts_of_unequal_lengths_or_of_no_difference_are_refused(engine: HuggingFaceEngine) -> None:

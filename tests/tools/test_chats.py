@@ -67,14 +67,14 @@ def test_options_of_the_template_are_said_of_the_model_its_vectors_and_its_promp
     loaded = load_model(str(tmp_path / "qwen"), template_options=options)
 
     assert loaded["model"]["template_options"] == options == steering_status()["model"]["template_options"]
-    silent = empty_session.engine.tokenize(parse_prompt(CHATS[0])).pieces
+    silent = empty_session.engine.tokenize(parse_prompt(CHATS[0])).texts
     path = create_steering_vector(CHATS[:1], CHATS[1:], 1, "v")["vector_path"]
     assert load_vector(path).info.template_options == options
     assert apply_steering_vector(path, strength=0.1)["warnings"] == []
     load_model(str(tmp_path / "qwen"))
     assert steering_status()["model"]["template_options"] == {}
     assert "</think>" in "".join(silent)
-    assert "</think>" not in "".join(empty_session.engine.tokenize(parse_prompt(CHATS[0])).pieces)
+    assert "</think>" not in "".join(empty_session.engine.tokenize(parse_prompt(CHATS[0])).texts)
     assert any("options {'enable_thinking': False}" in text for text in apply_steering_vector(path)["warnings"])
 
 

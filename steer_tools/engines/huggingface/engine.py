@@ -183,9 +183,9 @@ class HuggingFaceEngine:
         """Return whether a prompt is a text without the control tokens of the chat template that there is."""
         return self._tokens.goes_round_template(prompt)
 
-    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return how the vocabulary writes each token."""
-        return self._tokens.pieces(tokens)
+    def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Return each token as text."""
+        return self._tokens.texts.of(tokens)
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
         """Continue each row under its own plan; rows are batched together up to a budget of tokens."""

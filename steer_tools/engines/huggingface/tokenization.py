@@ -12,6 +12,7 @@ from typing import Any
 from steer_tools.core.positions import NOWHERE
 from steer_tools.engines.base import Completion
 from steer_tools.engines.huggingface.chat_template import ChatTemplate
+from steer_tools.engines.huggingface.token_texts import TokenTexts
 from steer_tools.engines.pooling import TokenizedPrompt
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.prompts import (
@@ -58,6 +59,7 @@ class Tokenization:
         template_options: Mapping[str, object] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self.texts = TokenTexts(tokenizer)
         self._context_length = context_length
         self._vocabulary = vocabulary
         self._template = ChatTemplate(tokenizer, template_options or {}) if tokenizer.chat_template else None
@@ -119,7 +121,7 @@ class Tokenization:
         encoded = self.encode(prompt)
         return TokenizedPrompt(
             tokens=encoded.tokens,
-            pieces=self.pieces(encoded.tokens),
+            texts=self.texts.of(encoded.tokens),
             special=tuple(token in self.special_tokens for token in encoded.tokens),
             first=self.first_position(encoded),
             after_user=encoded.after_user,
@@ -203,11 +205,6 @@ class Tokenization:
             raise PromptError("A completion has no token", valid="some text, or at least one token id")
         self._refuse_too_long(len(prompt_tokens.tokens), len(added))
         return added
-
-    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return the vocabulary's own writing of tokens; <id> of those that only the output matrix has."""
-        written = zip(tokens, self._tokenizer.convert_ids_to_tokens(list(tokens)), strict=True)
-        return tuple(f"<{token}>" if piece is None else str(piece) for token, piece in written)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new tokens, without special ones."""
