@@ -27,6 +27,7 @@ from steer_tools import __version__
 from steer_tools.errors import SteeringError
 from steer_tools.progress import reporting_to
 from steer_tools.tools import TOOLS, Tool
+from steer_tools.tools.arguments import NEEDED
 
 INSTRUCTIONS = """\
 These tools change what a loaded language model does by adding steering vectors to its activations.
@@ -201,7 +202,9 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     arguments.model_config["extra"] = "forbid"
     arguments.model_config["strict"] = True
     arguments.model_rebuild(force=True)
-    described.parameters = _without_titles(arguments.model_json_schema(by_alias=True))
+    listed = _without_titles(arguments.model_json_schema(by_alias=True))
+    needed = [name for name, hint in hints.items() if NEEDED in getattr(hint, "__metadata__", ())]
+    described.parameters = {**listed, "required": needed} if needed else listed
     described.fn_metadata.output_schema = _without_titles(described.fn_metadata.output_schema)
     return described
 

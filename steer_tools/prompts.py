@@ -3,9 +3,9 @@
 Plain values (JSON) come in, frozen values leave. It must not know tensors, tokenizers or models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
@@ -136,20 +136,39 @@ class ContrastPrompts:
 
 
 def split_by_label(
-    examples: Sequence[PromptLike], labels: Sequence[bool | int]
+    examples: object, labels: Iterable[object] | None = None, *, text_column: str = "text", label_column: str = "label"
 ) -> tuple[list[PromptLike], list[PromptLike]]:
     """Return the examples labelled 1 (or true), then those labelled 0, as two lists for `create_steering_vector`.
 
+    `split_by_label(examples, labels)` takes lists, arrays and columns; without labels `examples` is a table, whose
+    columns are named: a DataFrame, a data set, a dictionary of lists, or a list of dictionaries.
+
     Raises:
-        PromptError: There are not as many labels as examples, or a label is neither 1 nor 0.
+        PromptError: There are not as many labels as examples, a label is neither 1 nor 0, or there is no such column.
     """
-    if len(examples) != len(labels) or any(label not in (0, 1) for label in labels):
+    if labels is None:
+        examples, labels = (_column(examples, name) for name in (text_column, label_column))
+    # What goes through an array gives texts of NumPy's own type.
+    texts = [str(text) if isinstance(text, str) else text for text in cast(Iterable[PromptLike], examples)]
+    marks = [*labels]
+    if len(texts) != len(marks) or any(mark not in (0, 1) for mark in marks):
         raise PromptError(
-            f"There are {len(examples)} examples and the labels {list(labels)!r:.80}",
+            f"There are {len(texts)} examples and the labels {marks!r:.80}",
             valid="one label for each example, 1 where it shows the behaviour and 0 where it does not",
         )
-    shows = [example for example, label in zip(examples, labels, strict=True) if label]
-    return shows, [example for example, label in zip(examples, labels, strict=True) if not label]
+    shows = [text for text, mark in zip(texts, marks, strict=True) if mark]
+    return shows, [text for text, mark in zip(texts, marks, strict=True) if not mark]
+
+
+def _column(table: Any, name: str) -> list[Any]:
+    """Return a column of a table, or what each of a list of records has under its name."""
+    try:
+        return [record[name] for record in table] if isinstance(table, list | tuple) else [*table[name]]
+    except (KeyError, TypeError, IndexError) as error:
+        raise PromptError(
+            f"No labels were given, and the examples have no column {name!r}",
+            valid="labels, one for each example; or a table, with text_column and label_column naming its columns",
+        ) from error
 
 
 def parse_prompt(value: object, name: str = "prompt") -> Prompt:

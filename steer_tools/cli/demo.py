@@ -159,7 +159,7 @@ def study_behavior(behavior: Behavior, layer: int, save_path: str, asked: Sequen
 def _created(behavior: Behavior, layer: int, save_path: str) -> CreateResult:
     engine = current_session().engine
     positive, negative = contrast_prompts(behavior.pairs[:_PAIRS], engine.info.has_chat_template).plain()
-    pooling = pooling_of(engine, behavior)
+    pooling = pooling_of(engine, behavior.pairs)
     assert pooling in ("last", "response")
     return create_steering_vector(
         positive, negative, layer, save_path, method="paired_mean_difference", pooling=pooling

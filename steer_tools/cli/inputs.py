@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
-from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.prompts import PromptLike
 from steer_tools.workspace import refuse_pointer
 
@@ -40,11 +38,9 @@ class Source:
 
     Attributes:
         makes: Those parameters.
-        defaults: What others have by default beside it.
     """
 
     makes: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[Mapping[str, object]] = {}
 
     @abstractmethod
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
@@ -103,11 +99,9 @@ class TriedPromptSource(Source):
 
 @dataclass(frozen=True)
 class ContrastSource(Source):
-    """Where the contrast prompts come from; exactly one of texts, a file and a trait is given."""
+    """Where the contrast prompts come from; exactly one of texts, a file and a behaviour is given."""
 
-    makes: ClassVar[tuple[str, ...]] = ("positive_prompts", "negative_prompts")
-    # Which tokens are read depends on where the prompts come from.
-    defaults: ClassVar[Mapping[str, object]] = {"pooling": None}
+    makes: ClassVar[tuple[str, ...]] = ("positive_prompts", "negative_prompts", "behavior")
 
     positive: Annotated[
         list[str] | None,
@@ -123,22 +117,22 @@ class ContrastSource(Source):
         ),
     ] = None
     prompts: Annotated[str | None, _option("--prompts", "FILE", f"Both: {_TWO_LISTS}", _CONTRAST)] = None
-    trait: Annotated[
-        str | None, _option("--trait", "NAME", "A trait of the bundled model's language, with its pairs.", _CONTRAST)
+    behavior: Annotated[
+        str | None,
+        _option(
+            "--behavior",
+            "NAME",
+            "A built-in behaviour (of the bundled model a trait), or a file of pairs, as of steer-tools experiment.",
+            _CONTRAST,
+        ),
     ] = None
 
     def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
-        """Return both sides, and which tokens are read: those of the response where a trait has replies."""
-        positive, negative = self.read(typed["model"])
-        pooling = typed["pooling"] or ("last" if self.trait is None else "response")
-        return {"positive_prompts": positive, "negative_prompts": negative, "pooling": pooling}
-
-    def read(self, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
-        """Return the positive and the negative prompts; raises as `arguments` does."""
+        """Return both sides, or the behaviour."""
         named = {
             "--positive and --negative": bool(self.positive or self.negative),
             "--prompts": self.prompts is not None,
-            "--trait": self.trait is not None,
+            "--behavior": self.behavior is not None,
         }
         sources = [name for name, is_given in named.items() if is_given]
         if len(sources) != 1:
@@ -146,11 +140,10 @@ class ContrastSource(Source):
                 f"{' as well as '.join(sources) or 'No source of contrast prompts'} was given",
                 valid="exactly one of " + ", ".join(named),
             )
-        if self.prompts is not None:
-            return _contrast_in(self.prompts)
-        if self.trait is not None:
-            return _contrast_of(self.trait, model)
-        return list(self.positive or ()), list(self.negative or ())
+        if self.behavior is not None:
+            return {"behavior": from_current_folder(self.behavior)}
+        sides = (self.positive or [], self.negative or []) if self.prompts is None else _contrast_in(self.prompts)
+        return dict(zip(("positive_prompts", "negative_prompts"), sides, strict=True))
 
 
 @dataclass(frozen=True)
@@ -289,17 +282,6 @@ def _contrast_in(file: str) -> tuple[list[PromptLike], list[PromptLike]]:
 def _own_behavior(name: str | None, file: str) -> dict[str, object]:
     positive, negative = _contrast_in(file)
     return {"behavior_name": name, "positive": positive, "negative": negative}
-
-
-def _contrast_of(trait: str, model: str) -> tuple[list[PromptLike], list[PromptLike]]:
-    if model != BUNDLED:
-        raise ArgumentError(
-            f"--trait was given for the model {model!r}, and traits are of the bundled model's language",
-            valid="--trait with --model bundled, or prompts of your own",
-        )
-    from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-
-    return contrast_prompts(trait_behavior(trait).pairs, as_chat=True).plain()
 
 
 def _json_of(file: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.cli.workbench import Workbench
+from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.prompts import PromptLike, plain
 
 _NEUTRAL = "One day in spring"
@@ -68,12 +69,21 @@ def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, 
     strength = 0.5 if bench.model == BUNDLED else 1.0
     unit = "contrast" if arguments["normalize"] else "vector"
     steering = Steering(result["vector_path"], layer, strength, unit)
-    return steering_command(bench, steering, arguments["negative_prompts"])
+    behavior = arguments.get("behavior")
+    prompts = arguments["negative_prompts"] if behavior is None else [_held_out(behavior)]
+    return steering_command(bench, steering, prompts)
+
+
+def _held_out(behavior: str) -> PromptLike:
+    """Return the prompt of an item that a behaviour's vector is not made of."""
+    from steer_tools.experiments.evaluation_set import behavior_named
+    from steer_tools.session.session import current_session
+
+    return _asked(behavior_named(current_session(), behavior).items)
 
 
 def _question(arguments: Mapping[str, Any]) -> PromptLike:
-    """Return the prompt of an item that did not choose, as the model was asked it."""
-    from steer_tools.evaluation.questions import questions
+    """Return the prompt of an item that did not choose."""
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.session.session import current_session
 
@@ -83,8 +93,15 @@ def _question(arguments: Mapping[str, Any]) -> PromptLike:
         return plain(session.engine.neutral_prompts[0])
     lists = (arguments.get(key) for key in ("positive", "negative"))
     splits = evaluation_set_named(session, str(name), *lists, seed=arguments["seed"]).splits
-    (asked, *_) = questions(session.engine, splits.judging)
-    return plain(asked.prompt)
+    return _asked(splits.judging)
+
+
+def _asked(items: Sequence[Item]) -> PromptLike:
+    """Return the first item's prompt, as the model is asked it."""
+    from steer_tools.evaluation.questions import questions
+    from steer_tools.session.session import current_session
+
+    return plain(questions(current_session().engine, items[:1])[0].prompt)
 
 
 def _question_in(prompts: Sequence[PromptLike]) -> tuple[str, bool]:

@@ -78,8 +78,7 @@ class ToolCommand:
     def options(self) -> list[Option]:
         """The options that are the tool's own parameters."""
         card = self.tool.card
-        defaults = {name: value for source in self.sources for name, value in source.defaults.items()}
-        place = Place(card.positional, card.required, card.flags, defaults)
+        place = Place(card.positional, card.required, card.flags)
         made = [name for source in self.sources for name in source.makes]
         return options_of(self.tool.function, place, without=[*made, *card.not_typed])
 

@@ -11,7 +11,7 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.core.positions import Pooling
 from steer_tools.engines.base import Engine, Row
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item, evaluation_prompt
+from steer_tools.evaluation.behaviors.behavior import Item, evaluation_prompt
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt
 
@@ -35,9 +35,9 @@ def questions(
     return tuple(Question(*evaluation_prompt(item, is_chat), item.group, per_token) for item in items)
 
 
-def pooling_of(engine: Engine, behavior: Behavior) -> Pooling:
-    """Return which tokens of a behaviour's pairs are read: of chats the whole answer, of texts the last one."""
-    is_chat = engine.info.has_chat_template and behavior.pairs[0].prompt is not None
+def pooling_of(engine: Engine, pairs: Sequence[Item]) -> Pooling:
+    """Return which tokens of pairs are read: of chats the whole answer, of texts the last one."""
+    is_chat = engine.info.has_chat_template and pairs[0].prompt is not None
     return "response" if is_chat else "last"
 
 

@@ -83,7 +83,28 @@ def evaluation_set_named(
         raise ArgumentError("One of the lists positive and negative came without the other", valid="both, or neither")
     if positive is not None and negative is not None:
         return evaluation_set_of(session.engine, behavior_of_lists(name, positive, negative, seed), seed)
-    return evaluation_set_of(session.engine, _behavior_named(session, name, seed), seed)
+    return evaluation_set_of(session.engine, behavior_named(session, name, seed), seed)
+
+
+def behavior_named(session: Session, name: str, seed: int = 0) -> Behavior:
+    """Return a built-in behaviour, one in a file, or a trait of the bundled language.
+
+    Raises:
+        ArgumentError: There is no such behaviour.
+        PromptError: The file cannot be used.
+    """
+    if PurePath(name).suffix.lower() in SUFFIXES:
+        with session.workspace.opened(name) as file:
+            # The same pairs and held-out items for every seed, so that no tool tests a vector on its own pairs.
+            return read_behavior(file, PurePath(name).name)
+    if session.engine.info.language != BUNDLED:
+        return load_behavior(name)
+    if name not in TRAITS:
+        raise ArgumentError(
+            f"behavior_name is {name!r}, and the bundled model speaks a language of its own",
+            valid=f"its traits {', '.join(TRAITS)}; a file of items in its language; or two lists of prompts in it",
+        )
+    return trait_behavior(name, seed=seed)
 
 
 def evaluation_set_of(engine: Engine, behavior: Behavior, seed: int = 0) -> EvaluationSet:
@@ -153,21 +174,6 @@ def text_of(prompt: Prompt) -> str:
             return messages[-1][1]
         case TokenPrompt():
             return str(prompt)
-
-
-def _behavior_named(session: Session, name: str, seed: int) -> Behavior:
-    if PurePath(name).suffix.lower() in SUFFIXES:
-        with session.workspace.opened(name) as file:
-            # The same pairs and held-out items for every seed, so that no tool tests a vector on its own pairs.
-            return read_behavior(file, PurePath(name).name)
-    if session.engine.info.language != BUNDLED:
-        return load_behavior(name)
-    if name not in TRAITS:
-        raise ArgumentError(
-            f"behavior_name is {name!r}, and the bundled model speaks a language of its own",
-            valid=f"its traits {', '.join(TRAITS)}; a file of items in its language; or two lists of prompts in it",
-        )
-    return trait_behavior(name, seed=seed)
 
 
 def _exact(trait: str, prompt: Prompt, text: str) -> float:

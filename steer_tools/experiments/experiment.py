@@ -114,7 +114,7 @@ def run_experiment(
         }
     )
     contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
-    where = Where(layers, pooling=pooling_of(engine, behavior))
+    where = Where(layers, pooling=pooling_of(engine, behavior.pairs))
     with work.stage(_MAKING):
         extraction = extract(session, contrast, where, way)
     swept = sweep(session, extraction.vector, layers, evaluation_set, options, path, work)

@@ -132,7 +132,7 @@ class Labelled:
         # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
         groups = [item.group for item in splits.judging]
         seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))
-        return cls(seen, held_out, (groups, groups), pooling_of(engine, evaluation_set.behavior))
+        return cls(seen, held_out, (groups, groups), pooling_of(engine, evaluation_set.behavior.pairs))
 
     @classmethod
     def halves(cls, positive: Sequence[Prompt], negative: Sequence[Prompt]) -> "Labelled":

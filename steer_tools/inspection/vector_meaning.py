@@ -218,7 +218,7 @@ def behavior_cosines(
     for done, (name, behavior) in enumerate(behaviors.items()):
         report(done, len(behaviors), "reading behaviours")
         contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
-        pooling = pooling_of(engine, behavior)
+        pooling = pooling_of(engine, behavior.pairs)
         sides = (contrast.positive, contrast.negative)
         shown, opposite = (engine.read(side, [site], pooling)[site].double().mean(dim=0) for side in sides)
         found[name] = float(torch.nn.functional.cosine_similarity(direction, shown - opposite, dim=0))

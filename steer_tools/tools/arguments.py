@@ -43,7 +43,17 @@ class OnlyInPython:
         raise PydanticOmit
 
 
-ONLY_IN_PYTHON = OnlyInPython()
+class Needed:
+    """Marks what a schema says must be given, though the tool answers itself where it is not: it knows more to say."""
+
+
+ONLY_IN_PYTHON, NEEDED = OnlyInPython(), Needed()
+# Of a parameter that a schema says is given or not there at all: JSON's null would only make it longer.
+LeftOut: TypeAlias = Annotated[None, ONLY_IN_PYTHON]
+# (positive, negative) tuples, or records with both.
+Pairs: TypeAlias = (
+    Annotated[list[tuple[PromptLike, PromptLike]], ONLY_IN_PYTHON] | Annotated[list[dict[str, Any]], ONLY_IN_PYTHON]
+)
 # What every tool means by a layer that is left out.
 LEFT_OUT = "If omitted: an experiment's choice for the file, else all it has"
 PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import hashlib
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typing_extensions import TypedDict
 
+from steer_tools.errors import ArgumentError, LayerError
+from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -13,14 +19,34 @@ from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, sa
 from steer_tools.tools.resolving import bypass_warnings, locked_session
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
-PositivePrompts = Annotated[list[PromptLike], given.Doc(f"Prompts that show the behaviour. {given.PROMPT}")]
+if TYPE_CHECKING:
+    from steer_tools.core.positions import Pooling
+    from steer_tools.core.vectors import SteeringVector
+    from steer_tools.session.session import Session
+
+# In Python also pairs in one list, with the second list left out.
+PositivePrompts = Annotated[
+    list[PromptLike] | given.Pairs | given.LeftOut,
+    given.Doc(f"Prompts that show the behaviour; both lists, or behavior. {given.PROMPT}"),
+]
 NegativePrompts = Annotated[
-    list[PromptLike],
+    list[PromptLike] | given.LeftOut,
     given.Doc("Prompts that show its absence or opposite, otherwise like the positive ones."),
 ]
 CreateLayer = Annotated[
-    int | list[int] | Literal["all"],
+    int | list[int] | Literal["all"] | given.LeftOut,
     given.Doc("Decoder block whose output is read, from 0; negative counts from the end."),
+    given.NEEDED,
+]
+CreatePath = Annotated[
+    str | given.LeftOut,
+    given.Doc(
+        "File in the workspace: .safetensors (default), .gguf for llama.cpp, or .npy (one layer). A name of its "
+        "own if omitted."
+    ),
+]
+BehaviorInstead = Annotated[
+    str | given.LeftOut, given.Doc("Instead of both lists: a built-in behaviour, or a file of pairs.")
 ]
 
 
@@ -44,8 +70,11 @@ ComponentName = Annotated[
 ]
 Head = Annotated[int | None, given.Doc("One head of component attention, from 0.")]
 PoolingName = Annotated[
-    given.Pooling,
-    given.Doc("Which tokens are read: mean skips special ones and sinks, response is the last assistant message."),
+    given.Pooling | given.LeftOut,
+    given.Doc(
+        "Which tokens are read: mean skips special ones and sinks, response is the last assistant message. last if "
+        "omitted, or a behaviour's own."
+    ),
 ]
 Normalize = Annotated[bool, given.Doc("Save unit length instead of the length of one contrast.")]
 
@@ -78,16 +107,17 @@ class CreateResult(TypedDict):
 
 
 def create_steering_vector(
-    positive_prompts: PositivePrompts,
-    negative_prompts: NegativePrompts,
-    layer: CreateLayer,
-    save_path: given.SavePath,
+    positive_prompts: PositivePrompts = None,
+    negative_prompts: NegativePrompts = None,
+    layer: CreateLayer = None,
+    save_path: CreatePath = None,
     method: given.Method = "mean_difference",
-    pooling: PoolingName = "last",
+    pooling: PoolingName = None,
     normalize: Normalize = False,
     component: ComponentName = "residual",
     head: Head = None,
     options: OptionalMethodOptions = None,
+    behavior: BehaviorInstead = None,
 ) -> CreateResult:
     """Find the direction from negative to positive prompts in the unsteered model and save it; applies nothing.
 
@@ -100,18 +130,22 @@ def create_steering_vector(
     from steer_tools.formats import format_for, write_vector
 
     with locked_session() as session:
-        contrast = ContrastPrompts.parse(positive_prompts, negative_prompts)
+        contrast, usual_pooling = _contrast(session, positive_prompts, negative_prompts, behavior)
+        if layer is None:
+            raise _no_layer(session.engine.info.layers)
         if layer == "all":
             layers = layers_with(session.engine, component, head)
         else:
             named = layer if isinstance(layer, list | tuple | range) else [layer]
             layers = sorted(session.resolved_layers(named, "layer", "a layer, a list of layers, or 'all'"))
-        session.workspace.resolve(save_path)
-        format_for(save_path, len(layers))
+        if save_path is not None:
+            session.workspace.resolve(save_path)
+            format_for(save_path, len(layers))
         way = way_named(method, options)
-        extraction = extract(session, contrast, Where(layers, component, head, pooling), way, normalize=normalize)
+        where = Where(layers, component, head, usual_pooling if pooling is None else pooling)
+        extraction = extract(session, contrast, where, way, normalize=normalize)
         vector, info = extraction.vector, extraction.vector.info
-        written = write_vector(vector, save_path, workspace=session.workspace)
+        written = write_vector(vector, save_path or _name_for(vector, behavior), workspace=session.workspace)
         fits = [extraction.fits[own] for own in vector.layers]
         return CreateResult(
             success=True,
@@ -135,6 +169,53 @@ def create_steering_vector(
                 *written.warnings,
             ],
         )
+
+
+def _contrast(
+    session: Session, positive: object, negative: object, behavior: str | None
+) -> tuple[ContrastPrompts, Pooling]:
+    """Return what the vector is of, and which of its tokens are read where nobody says it.
+
+    Raises:
+        ArgumentError: There is nothing, or two lists and a behaviour.
+        PromptError: The prompts cannot be used.
+    """
+    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.experiments.evaluation_set import behavior_named
+
+    if (positive is None and negative is None) == (behavior is None):
+        raise ArgumentError(
+            "Nothing says what the vector is of" if behavior is None else "There are prompts as well as a behavior",
+            valid="positive_prompts and negative_prompts, or behavior, which names a built-in behaviour or a file",
+        )
+    if behavior is not None:
+        items = behavior_named(session, behavior).pairs
+    elif negative is not None:
+        return ContrastPrompts.parse([] if positive is None else positive, negative), "last"
+    else:
+        items = read_pairs(positive, "positive_prompts")
+        if isinstance(items, tuple):
+            return ContrastPrompts.parse(*items), "last"
+    return contrast_prompts(items, session.engine.info.has_chat_template), pooling_of(session.engine, items)
+
+
+def _no_layer(count: int) -> LayerError:
+    return LayerError(
+        f"layer was left out, and the model has {count} decoder blocks",
+        valid=f"0 to {count - 1}, a list of these, or 'all'",
+        fix=f"Start in the middle, with layer={count // 2}; find_best_layer measures which one works best.",
+    )
+
+
+def _name_for(vector: SteeringVector, behavior: str | None) -> str:
+    """Return a file name that no other vector has: equal calls have one file, and nothing else is overwritten."""
+    of = "prompts" if behavior is None else re.sub(r"[^\w-]+", "_", PurePath(behavior).stem)
+    first, last = vector.layers[0], vector.layers[-1]
+    where = f"layer{first}" if first == last else f"layers{first}-{last}"
+    content = hashlib.sha256(f"{vector.component} {vector.head} {vector.info.model_dump_json()}".encode())
+    for direction in vector.directions.values():
+        content.update(direction.numpy().tobytes())
+    return f"vectors/{of}-{where}-{content.hexdigest()[:8]}.safetensors"
 
 
 _SEPARATION = "separation: 1 tells held-out prompts apart, 0.5 is chance."
@@ -185,6 +266,7 @@ TOOL = Card(
     "Create a steering vector",
     "core",
     command="create",
+    required=("layer", "save_path"),
     about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
     is_repeatable=True,
 ).tool(create_steering_vector, show)

@@ -61,7 +61,7 @@ def find_best_layer(
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         tried = resolved_layers(session, layers, spread_layers(session.engine))
         folder = save_folder or f"layers/{folder_name(evaluation_set)}"
-        where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior))
+        where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior.pairs))
         contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
         extraction = extract(session, contrast, where, way_named(_METHOD, None))
         swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")

@@ -285,7 +285,7 @@ def test_the_main_job_through_the_command_line(
 
     (question,) = held_out_prompts("formality", 1)
     prompt = question[0]["content"]
-    created = run("create", "--trait", "formality", "--layer", "1", "--save", "formality")
+    created = run("create", "--behavior", "formality", "--layer", "1", "--save", "formality")
     assert created["layer"] == 1
     strengths = ("--strength", "-0.5", "--strength", "0.5", "--max-new-tokens", "128")
     compared = run("compare", prompt, "--chat", "--vector", "formality", *strengths)

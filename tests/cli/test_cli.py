@@ -25,7 +25,6 @@ import steer_tools
 from helpers.small_models import HARD, NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
 from steer_tools import tools
 from steer_tools.cli import main
-from steer_tools.cli.inputs import ContrastSource
 from steer_tools.cli.options import description_of, read_options
 from steer_tools.cli.tool_commands import command_of
 from steer_tools.cli.workbench import in_force
@@ -548,17 +547,9 @@ def test_the_prompts_of_a_file_make_the_same_vector_as_typed_ones(steer: Callabl
     assert json.loads(from_file.stdout) == json.loads(typed.stdout)
 
 
-def test_a_trait_gives_pairs_that_differ_in_the_reply_only() -> None:
-    positive, negative = ContrastSource([], [], None, "sentiment").read("bundled")
-
-    assert len(positive) == len(negative) == 64
-    for shown, opposite in zip(positive, negative, strict=True):
-        assert shown[:-1] == opposite[:-1]
-        assert shown != opposite
-        assert (shown[-2]["role"], shown[-1]["role"]) == ("user", "assistant")
-
-
-def test_a_trait_is_read_from_the_response(steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_behaviour_reaches_the_tool_by_name_and_a_file_by_its_path_from_here(
+    steer: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[dict[str, object]] = []
 
     def create(*arguments: object, **options: object) -> None:
@@ -567,10 +558,11 @@ def test_a_trait_is_read_from_the_response(steer: Callable[..., Done], monkeypat
 
     monkeypatch.setattr(tools, "load_model", lambda *arguments, **options: None)
     monkeypatch.setattr(tools, "create_steering_vector", create)
-    for arguments in (["--trait", "sentiment"], ["--trait", "sentiment", "--pooling", "mean"], contrast()):
-        steer("create", *arguments, "--layer", 2, "--save", "v", of_the_model=False)
+    for behavior in ("sentiment", "mine.jsonl"):
+        steer("create", "--behavior", behavior, "--layer", 2, "--save", "v", of_the_model=False)
 
-    assert [options["pooling"] for options in asked] == ["response", "mean", "last"]
+    assert [options["behavior"] for options in asked] == ["sentiment", str(Path.cwd() / "mine.jsonl")]
+    assert all("positive_prompts" not in options and options["pooling"] is None for options in asked)
 
 
 # Errors.
@@ -617,8 +609,8 @@ def test_an_error_is_the_text_of_the_tool_on_stderr(steer: Callable[..., Done], 
         ),
         (("compare", "keke", "--vector", "none", "--intervention", "sing"), "'sing'"),
         (("create", "--layer", "2", "--save", "v"), "No source of contrast prompts was given"),
-        (("create", "--layer", "2", "--save", "v", "--positive", "a", "--trait", "b"), "as well as --trait was given"),
-        (("create", "--layer", "2", "--save", "v", "--trait", "sentiment"), "traits are of the bundled model"),
+        (("create", "--layer", "2", "--save", "v", "--positive", "a", "--behavior", "b"), "as well as --behavior was"),
+        (("create", "--layer", "2", "--save", "v", "--behavior", "refusals"), "Did you mean 'refusal'?"),
         (("create", "--layer", "x", "--save", "v", "--positive", "a", "--negative", "b"), "'x'"),
         (("create", "--layer", "2", "--save", "v", "--positive", "a"), "negative_prompts is empty"),
     ],

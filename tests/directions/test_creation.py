@@ -15,7 +15,7 @@ from helpers import family_models
 from helpers.contrast_classes import fit
 from helpers.oracle import outputs_by_hand
 from helpers.small_models import LAYERS, WIDTH, make_model, make_tokenizer
-from steer_tools import create_steering_vector, load_vector, split_by_label
+from steer_tools import create_steering_vector, load_vector
 from steer_tools.core.interventions import INTERVENTIONS
 from steer_tools.core.site import Site
 from steer_tools.directions import extraction
@@ -150,13 +150,6 @@ def test_a_function_that_does_not_say_one_bool_a_token_is_refused(
 ) -> None:
     with pytest.raises(error, match=r"one bool a token|no token"):
         create_steering_vector(*MANY, 1, "v", pooling=lambda prompt: chosen[: len(prompt.tokens)])
-
-
-def test_examples_with_labels_become_two_lists() -> None:
-    assert split_by_label(["a", "b", "c"], [1, 0, True]) == (["a", "c"], ["b"])
-    for labels in ([1, 0], [1, 0, 2]):
-        with pytest.raises(PromptError, match="one label for each"):
-            split_by_label(["a", "b", "c"], labels)
 
 
 # Many prompts

@@ -78,10 +78,6 @@ HEAVY = frozenset(
 LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
 LATE = {
     ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
-    (
-        "steer_tools/cli/inputs.py",
-        "steer_tools.evaluation.behaviors.bundled_traits",
-    ): "builds its grammar when it is imported",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.judge"): "brings HTTP, which only a judge needs",
     ("steer_tools/cli/own_commands.py", "mcp_server.__main__"): "the only command that knows the server",

@@ -204,7 +204,7 @@ REQUIRED: dict[str, Any] = {
     "vector_path": "v.safetensors",
 }
 EQUAL_CALLS: dict[str, dict[str, Any]] = {
-    "create_steering_vector": {"layer": [1, 2], "save_path": "two", "normalize": True},
+    "create_steering_vector": {**CREATE, "layer": [1, 2], "save_path": "two", "normalize": True},
     "combine_steering_vectors": {"vector_paths": ["v.safetensors", "v"], "weights": [2, -1], "save_path": "both"},
     "apply_steering_vector": {"layer": 1, "strength": -0.5, "unit": "residual"},
     "compare_generations": {"vector_path": "v.safetensors", "strengths": [-2, 2]},
@@ -317,7 +317,7 @@ WRONG_ARGUMENTS = {
     "of another tool": ("generate", {"prompts": ["keke"], "strength": 2}, "strength"),
     "injected by the server": ("generate", {"prompts": ["keke"], "context": None}, "context"),
     "missing": ("apply_steering_vector", {"layer": 2}, "vector_path"),
-    "one of several missing": ("create_steering_vector", {k: CREATE[k] for k in CREATE if k != "layer"}, "layer"),
+    "one of several missing": ("evaluate_steering_robustness", {"vector_path": "v.safetensors"}, "dataset"),
     "no number": ("apply_steering_vector", {"vector_path": "v.safetensors", "strength": "strong"}, "strength"),
     "null": ("apply_steering_vector", {"vector_path": None, "strength": 1.0}, "vector_path"),
     "half a layer": ("apply_steering_vector", {"vector_path": "v.safetensors", "layer": 1.5}, "layer"),
