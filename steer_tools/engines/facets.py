@@ -4,7 +4,8 @@ An engine has a facet when its class has all that the facet adds; nothing is dec
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from inspect import getmro
 from typing import Any, Protocol, TypeVar
@@ -79,8 +80,26 @@ class LiveModel(Engine, Protocol):
 
     tokenizer: Any
 
+    @property
+    def module(self) -> nn.Module:
+        """The model, as transformers loads and saves it."""
+        ...
+
     def holds(self, model: object) -> bool:
         """Return whether this engine steers exactly this model object."""
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Let this thread's calls of the model go as if this engine were not there."""
+        ...
+
+    def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> AmbientPlans:
+        """Return another engine of the same model; until this one is detached, both have their hooks on it.
+
+        Raises:
+            ArgumentError: It is no tokenizer, or the chat template does not use an option.
+            UnsupportedModelError: The model cannot be steered any more.
+        """
         ...
 
 
@@ -118,11 +137,6 @@ class EditableWeights(LiveModel, Replay, Protocol):
 
     What they are edited to do is proved by replay.
     """
-
-    @property
-    def module(self) -> nn.Module:
-        """The model, as transformers loads and saves it."""
-        ...
 
     def find_writers(self) -> tuple[Writer, ...]:
         """Return the parameters that make what is written to the residual stream."""

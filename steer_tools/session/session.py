@@ -7,6 +7,7 @@ that waits for a client may hold it.
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -86,17 +87,21 @@ class Session:
         Attaching the same model and tokenizer again changes nothing; with another tokenizer or other options of its
         chat template, such as {"enable_thinking": False}, what is applied stays.
 
+        Whatever is refused, what was attached and applied stays as it was.
+
         Raises:
-            ArgumentError: The chat template does not use an option.
-            UnsupportedModelError: It cannot be steered; what was attached stays.
+            ArgumentError: It is no tokenizer, or the chat template does not use an option.
+            UnsupportedModelError: The model cannot be steered.
         """
         with self.lock:
-            engine = self._engine
-            held = engine if engine is not None and has(engine, LiveModel) and engine.holds(model) else None
-            if held is None:
-                self._replace(engine_around(model, tokenizer, name, template_options))
-            elif held.tokenizer is not tokenizer or held.info.template_options != (template_options or {}):
-                self._retokenize(model, tokenizer, name or held.info.name, template_options)
+            live = self._engine if self._engine is not None and has(self._engine, LiveModel) else None
+            if live is None or not live.holds(model):
+                # They may share modules, as a model and its adapter do.
+                with nullcontext() if live is None else live.aside():
+                    engine = engine_around(model, tokenizer, name, template_options)
+                self._replace(engine)
+            elif live.tokenizer is not tokenizer or live.info.template_options != (template_options or {}):
+                self._renew(live, tokenizer, name or live.info.name, template_options)
             self._from_main = False
             return self.engine.info
 
@@ -204,15 +209,17 @@ class Session:
             self.attach(model, tokenizer)
             self._from_main = True
 
-    def _retokenize(
-        self, model: object, tokenizer: Any, name: str, template_options: Mapping[str, object] | None
-    ) -> None:
-        applied = self.registry
-        self._replace(None)
-        around = engine_around(model, tokenizer, name, template_options)
-        engine = require(around, AmbientPlans, "What is applied")
-        self._engine, self.registry = engine, applied
-        engine.set_ambient(applied.plan())
+    def _renew(self, live: LiveModel, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> None:
+        """Put another engine of the same model in the place of this one, under what is applied; or change nothing."""
+        engine = live.renewed(tokenizer, name, template_options)
+        try:
+            engine.set_ambient(self.registry.plan())
+        except BaseException:
+            engine.detach()
+            raise
+        live.detach()
+        self._engine = engine
+        self._typical_norms.clear()
 
     def _replace(self, engine: Engine | None) -> None:
         if self._engine is not None:

@@ -5,6 +5,7 @@ It must not know tools. It composes the modules beside it: each does one of its 
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -81,10 +82,11 @@ class HuggingFaceEngine:
         self._model = cast(Any, model)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # A wrapper that was compiled before would go round the hooks.
-        if not callable(tokenizer):
+        if not callable(tokenizer) or not hasattr(tokenizer, "added_tokens_decoder"):
             raise ArgumentError(
                 f"tokenizer is a {type(tokenizer).__name__}",
                 valid="the model's own tokenizer, loaded with transformers' AutoTokenizer",
+                fix="A processor holds it as processor.tokenizer.",
             )
         try:
             self._pristine = self._reference_logits()
@@ -141,6 +143,17 @@ class HuggingFaceEngine:
     def holds(self, model: object) -> bool:
         """Return whether this engine steers exactly this model object."""
         return self._model is model
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Let this thread's calls of the model go as if this engine were not there."""
+        return self._hooks.aside()
+
+    def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> "HuggingFaceEngine":
+        """Return another engine of the same model; until this one is detached, both have their hooks on it."""
+        with self.aside():
+            engine = HuggingFaceEngine(self._model, tokenizer, name, template_options=template_options)
+        engine.info = replace(engine.info, warnings=self.info.warnings)
+        return engine
 
     def resolve_layer(self, layer: object) -> int:
         """Return a layer counted from 0."""

@@ -45,7 +45,7 @@ class StandIn(ABC):
         self, is_steered: Callable[[], bool], model: nn.Module, original: Callable[..., Any] | None = None
     ) -> None:
         self._is_steered, self._model = is_steered, model
-        self._own = vars(model).get(self.method)
+        self._own: object = vars(model).get(self.method)
         self._original = original or cast(Callable[..., Any], getattr(model, self.method))
         self.__doc__ = self._original.__doc__
         vars(model)[self.method] = self
@@ -56,11 +56,17 @@ class StandIn(ABC):
         return vars(self._model).get(self.method) is self
 
     def give_back(self) -> None:
-        """Let the model have the method that it had."""
+        """Let the model, or what stands in for this by now, have the method that the model had."""
         if self.is_in_place:
             del vars(self._model)[self.method]
             if self._own is not None:
                 vars(self._model)[self.method] = self._own
+            return
+        above = vars(self._model).get(self.method)
+        while isinstance(above, StandIn) and above._own is not self:
+            above = above._own
+        if isinstance(above, StandIn):
+            above._own, above._original = self._own, self._original
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

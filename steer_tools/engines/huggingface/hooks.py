@@ -82,9 +82,13 @@ def compile_plans(plans: Sequence[Plan]) -> dict[Site, SiteEdits]:
 
 @dataclass
 class _Calls:
-    """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way."""
+    """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way.
+
+    With `is_aside` it follows nothing, not even a run.
+    """
 
     run: Run | None = None
+    is_aside: bool = False
     generation: GenerateCall | None = None
     callers: Callers = field(default_factory=Callers)
     entered_run: Run | None = None
@@ -137,13 +141,27 @@ class SteeringHooks:
         finally:
             self._thread.run = before
 
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Let this thread's calls go as if these hooks were not there; other threads follow what is applied."""
+        before, self._thread.is_aside = self._thread.is_aside, True
+        try:
+            yield
+        finally:
+            self._thread.is_aside = before
+
     @property
     def _thread(self) -> _Calls:
         return self._per_thread.calls
 
+    @property
+    def _followed(self) -> Run | None:
+        """What a call by this thread would follow now."""
+        return None if self._thread.is_aside else self._thread.run or self.ambient
+
     def _steers_here(self) -> bool:
         """Return whether a call by this thread would follow something that may edit."""
-        run = self._thread.run or self.ambient
+        run = self._followed
         return run is not None and run.is_steered
 
     def are_live(self) -> bool:
@@ -168,7 +186,7 @@ class SteeringHooks:
         def see(hidden: Tensor) -> Tensor | None:
             # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
             thread = self._thread
-            run = thread.entered_run if thread.callers.arguments else thread.run or self.ambient
+            run = thread.entered_run if thread.callers.arguments else self._followed
             if run is None:
                 return None
             edited = None
@@ -223,7 +241,7 @@ class SteeringHooks:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._thread
             if not thread.callers.arguments or module in thread.callers.arguments:
-                thread.entered_run = thread.run or self.ambient
+                thread.entered_run = self._followed
             arguments = signature.bind_partial(*args, **kwargs).arguments
             thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
             run, call = thread.entered_run, thread.generation
