@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steer_tools.session.placement import steering as steering
     from steer_tools.session.session import attach_model as attach_model
     from steer_tools.session.session import detach_model as detach_model
+    from steer_tools.session.session import loaded_model as loaded_model
     from steer_tools.tools import *  # noqa: F403  # The tools are listed there alone.
     from steer_tools.tools.card import Tool
     from steer_tools.weights.checkpoints import undo_edited_model as undo_edited_model
@@ -29,6 +30,7 @@ _ROOMS = {
     "attach_model": "session.session",
     "detach_model": "session.session",
     "load_vector": "formats",
+    "loaded_model": "session.session",
     "reporting_to": "progress",
     "save_vector": "formats",
     "split_by_label": "prompts",

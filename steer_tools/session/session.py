@@ -258,6 +258,19 @@ def attach_model(
     return _session.attach(model, tokenizer, name, template_options=template_options)
 
 
+def loaded_model() -> tuple[Any, Any]:
+    """Return the model and the tokenizer that the tools steer, as they are: what `load_model` made or you attached.
+
+    The model is steered by what is applied, however it is called.
+
+    Raises:
+        NoModelError: There is none.
+        UnsupportedFeatureError: The engine holds no model of this process.
+    """
+    live = require(_session.engine, LiveModel, "loaded_model()")
+    return live.module, live.tokenizer
+
+
 def detach_model() -> None:
     """Give the attached model back exactly as it was."""
     _session.detach()

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
+from operator import itemgetter
 from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ _MANAGER_ENTRIES = ("start", "warmup", "add_request")
 
 
 class StandIn(ABC):
-    """What a hooked model has in place of one of its methods; a deep copy of the model gets one that calls the copy.
+    """What a hooked model has in place of one of its methods.
+
+    A deep copy of the model gets one that calls the copy, a pickle the method itself.
 
     `is_steered` says whether this thread's passes may be edited.
     """
@@ -75,6 +78,10 @@ class StandIn(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         copied = memo[id(self._model)]
         return self._for(copied, getattr(type(copied), self.method).__get__(copied))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle of the model has the model's own method, or else its class's.
+        return (itemgetter(0), ((self._own,),)) if self._own is not None else (getattr, (self._model, self.method))
 
     @abstractmethod
     def _for(self, model: nn.Module, original: Callable[..., Any]) -> Self:

@@ -31,9 +31,9 @@ from steer_tools.engines.huggingface.pass_geometry import (
     place_pass,
     rows_of,
 )
-from steer_tools.engines.huggingface.site_taps import Taps
+from steer_tools.engines.huggingface.site_taps import Hook, Taps
 from steer_tools.engines.site_edits import SiteEdits
-from steer_tools.errors import UnsupportedCallError
+from steer_tools.errors import UnsupportedCallError, UnsupportedFeatureError
 
 Capture = Callable[[Tensor], Tensor | None]
 
@@ -116,8 +116,9 @@ class SteeringHooks:
         self._stand_ins: list[StandIn] = []
         for module in architecture.callables:
             entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.callables[-1])
-            self._handles.append(module.register_forward_pre_hook(entering, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._leave(), always_call=True))
+            enter, leave = (Hook(call, self._refuse_pickling) for call in (entering, self._leave))
+            self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(leave, always_call=True))
             if hasattr(module, "generate"):
                 # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
                 self._stand_ins.append(NotingGenerate(self.generating, self._steers_here, module))
@@ -130,7 +131,9 @@ class SteeringHooks:
         for site in sites:
             if site not in self._reached:
                 # Before others, such as those by which transformers records hidden states: all see the edited stream.
-                self._reached[site] = self._taps.at(site).register(self._see(site), prepend=True)
+                self._reached[site] = self._taps.at(site).register(
+                    self._see(site), prepend=True, refuse_pickling=self._refuse_pickling
+                )
 
     @contextmanager
     def running(self, run: Run) -> Generator[Run]:
@@ -178,7 +181,15 @@ class SteeringHooks:
         for stand_in in self._stand_ins:
             stand_in.give_back()
 
-    # The hooks are functions, not bound methods, so that a deep copy of the model does not copy this object.
+    def _refuse_pickling(self) -> None:
+        if self._steers_here():
+            raise UnsupportedFeatureError(
+                "A steered model cannot be pickled (pickle, torch.save of the whole model): what is applied is no part "
+                "of it, and the copy would be unsteered without a word",
+                valid="pickling while nothing is applied; save_pretrained and state_dict, which hold weights alone",
+                fix="Call remove_all_steering_vectors() first, or keep the steering in the weights with "
+                "save_edited_model.",
+            )
 
     def _see(self, site: Site) -> Callable[[Tensor], Tensor | None]:
         ends_block = site.component == "residual"
@@ -273,19 +284,16 @@ class SteeringHooks:
                 self._decisions[call] = run, found
         return found
 
-    def _leave(self) -> Callable[..., None]:
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            thread = self._thread
-            thread.callers.leave(module)
-            entered = thread.entered_run
-            if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
-                # For the tokens to come after a plain call.
-                cache = next((kept for name in CACHES if (kept := getattr(output, name, None)) is not None), None)
-                if _can_be_kept(cache):
-                    self._decisions[cache] = entered.waited, entered
-            thread.place, thread.geometry = None, None
-
-        return leave
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        thread = self._thread
+        thread.callers.leave(module)
+        entered = thread.entered_run
+        if not thread.callers.arguments and thread.generation is None and entered is not None and entered.waited:
+            # For the tokens to come after a plain call.
+            cache = next((kept for name in CACHES if (kept := getattr(output, name, None)) is not None), None)
+            if _can_be_kept(cache):
+                self._decisions[cache] = entered.waited, entered
+        thread.place, thread.geometry = None, None
 
     @contextmanager
     def generating(self, call: GenerateCall) -> Generator[None]:

@@ -4,6 +4,7 @@ A site comes in, a tap on the model leaves. It must not know plans or rows.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,28 @@ from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer, hi
 from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
 
 See = Callable[[Tensor], Tensor | None]
+
+
+class Hook:
+    """A hook that stays on a module: a deep copy of the model has the same one, a pickle one that does nothing.
+
+    `refuse_pickling` is called before. What a pickle has instead is of Python's own library, so that it can be read
+    without this package.
+    """
+
+    def __init__(self, call: Callable[..., Any], refuse_pickling: Callable[[], None]) -> None:
+        self._call, self._refuse_pickling = call, refuse_pickling
+
+    def __call__(self, *args: Any) -> Any:
+        """Do what the hook does."""
+        return self._call(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._refuse_pickling()
+        return getattr, (nullcontext(), "__exit__")  # It takes any arguments.
 
 
 @dataclass(frozen=True)
@@ -34,17 +57,19 @@ class Tap:
     width: int
     columns: slice | None = None
 
-    def register(self, see: See, *, prepend: bool) -> RemovableHandle:
+    def register(
+        self, see: See, *, prepend: bool, refuse_pickling: Callable[[], None] = lambda: None
+    ) -> RemovableHandle:
         """Hook the module: `see` is shown what is there, and what it returns, unless None, takes its place."""
         if not self.is_input:
-            # The hooks are functions, not bound methods, so that a deep copy of the model does not copy their owner.
+
             def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
                 edited = see(hidden_of(output))
                 if edited is None or isinstance(output, Tensor):
                     return edited
                 return type(output)((edited, *output[1:]))
 
-            return self.module.register_forward_hook(on_output, prepend=prepend)
+            return self.module.register_forward_hook(Hook(on_output, refuse_pickling), prepend=prepend)
         columns = self.columns
 
         def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -59,7 +84,8 @@ class Tap:
                 edited = whole
             return ((edited, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: edited})
 
-        return self.module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=prepend)
+        hook = Hook(on_input, refuse_pickling)
+        return self.module.register_forward_pre_hook(hook, with_kwargs=True, prepend=prepend)
 
 
 class Taps:
