@@ -127,8 +127,8 @@ def _argument_keys(kind: Any) -> list[str]:
     """Return a table of the keys of an argument that is a JSON object."""
     keys = get_type_hints(kind, include_extras=True).items()
     rows = [f"| `{name}` | {_type(inner)} | {_cell(_said_of(inner))} |" for name, inner in keys]
-    said = inspect.cleandoc(kind.__doc__ or "")
-    return [f"### {kind.__name__}", "", said, "", "| key | type | meaning |", "|---|---|---|", *rows, ""]
+    said = [inspect.cleandoc(kind.__doc__), ""] if kind.__doc__ else []
+    return [f"### {kind.__name__}", "", *said, "| key | type | meaning |", "|---|---|---|", *rows, ""]
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from steer_tools.errors import SteeringError as SteeringError
     from steer_tools.formats import load_vector as load_vector
     from steer_tools.formats import save_vector as save_vector
+    from steer_tools.inspection.activations import load_activations as load_activations
+    from steer_tools.inspection.activations import read_activations as read_activations
+    from steer_tools.inspection.recording import recording as recording
     from steer_tools.progress import reporting_to as reporting_to
     from steer_tools.prompts import split_by_label as split_by_label
     from steer_tools.session.placement import steering as steering
@@ -29,8 +32,11 @@ _ROOMS = {
     "SteeringVector": "core.vectors",
     "attach_model": "session.session",
     "detach_model": "session.session",
+    "load_activations": "inspection.activations",
     "load_vector": "formats",
     "loaded_model": "session.session",
+    "read_activations": "inspection.activations",
+    "recording": "inspection.recording",
     "reporting_to": "progress",
     "save_vector": "formats",
     "split_by_label": "prompts",

@@ -12,10 +12,8 @@ from typing_extensions import TypedDict
 from steer_tools.errors import PromptError
 
 
-class Message(TypedDict):
-    """`role` is "system", "user" or "assistant"."""
-
-    role: str
+class Message(TypedDict):  # noqa: D101  # Its docstring would be in the schema of every tool that takes prompts.
+    role: str  # "system", "user" or "assistant"
     content: str
 
 
@@ -169,6 +167,14 @@ def _column(table: Any, name: str) -> list[Any]:
             f"No labels were given, and the examples have no column {name!r}",
             valid="labels, one for each example; or a table, with text_column and label_column naming its columns",
         ) from error
+
+
+def is_single(value: object) -> bool:
+    """Whether a value is one prompt by itself, not a list of them."""
+    if isinstance(value, str | TextPrompt | ChatPrompt | TokenPrompt):
+        return True
+    items = cast(Sequence[object], value) if isinstance(value, Sequence) else ()
+    return bool(items) and all(isinstance(item, int | Mapping) for item in items)
 
 
 def parse_prompt(value: object, name: str = "prompt") -> Prompt:

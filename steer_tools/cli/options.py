@@ -22,6 +22,7 @@ from steer_tools.errors import ArgumentError
 # What a parameter is called where it is not by its own name: lists are given one by one.
 NAMES = {
     "behavior_name": "behavior",
+    "labels": "label",
     "layer_weights": "layer_weight",
     "layers": "layer",
     "name_or_path": "model",
@@ -193,6 +194,8 @@ def _kind(annotation: object, flag: str) -> _Kind:
         return _Kind(list[str], read, " Repeat it for several.", "NAME=VALUE")
     if choices and lists:
         return _Kind(list[str], _read_layers, f" Repeat it for several, or say {' or '.join(choices)!r}.", "N")
+    if choices and int in members:
+        return _Kind(str, _number_or_word, f" One of {', '.join(choices)}, or a number.")
     if choices:
         return _Kind(str, _as_it_is, f" One of {', '.join(choices)}.")
     if lists and str not in members:
@@ -259,7 +262,11 @@ def _one_or_list(values: list[object] | None) -> object:
 
 def _read_layers(typed: list[str]) -> object:
     """Return numbers, or the words that stand for them; the tool refuses what is neither."""
-    return _one_or_list([int(text) if text.removeprefix("-").isdecimal() else text for text in typed])
+    return _one_or_list([*map(_number_or_word, typed)])
+
+
+def _number_or_word(text: str) -> object:
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def _json_or_text(value: str) -> object:

@@ -4,7 +4,7 @@ An engine has a facet when its class has all that the facet adds; nothing is dec
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from inspect import getmro
@@ -72,6 +72,30 @@ class Replay(AmbientPlans, Protocol):
 
         The second number is that between two runs now: 0 unless the device itself is not deterministic.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was at one site in one pass.
+
+    Attributes:
+        hidden: (rows, tokens, width), a copy in the model's dtype and on its device.
+        start: The tokens before them that a cache holds.
+        generation: The same object in all passes of one `generate`; None in other calls.
+    """
+
+    site: Site
+    hidden: Tensor
+    start: int
+    generation: object | None
+
+
+class WatchedCalls(Engine, Protocol):
+    """Calls of the model by the user that can be looked into while they run."""
+
+    def watching(self, sites: Sequence[Site], see: Callable[[Watched], None]) -> AbstractContextManager[None]:
+        """Show `see` what is at each site, after all edits, in this thread's own calls of the model."""
         ...
 
 

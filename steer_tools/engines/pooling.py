@@ -122,7 +122,7 @@ def counted(named: Sequence[Tensor], masks: Sequence[Tensor], sinks: Sequence[Te
 MEANS = ("mean", "response")
 
 
-def sink_warnings(pooling: AnyPooling, read: Sequence[Activations]) -> list[str]:
+def sink_warnings(pooling: AnyPooling | int, read: Sequence[Activations]) -> list[str]:
     """Say how many attention sinks were left out, or were read because they are what was asked for."""
     left_out, taken = (torch.cat(found) for found in zip(*((own.left_out, own.taken) for own in read), strict=True))
     warnings: list[str] = []

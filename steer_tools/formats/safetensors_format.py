@@ -18,6 +18,8 @@ from steer_tools.formats.arrays import decode_arrays
 from steer_tools.formats.base import EVERYTHING, Decoded, Encoded, Header, Unsaid, VectorFormat
 
 _METADATA_KEY = "steer_tools"
+# In the metadata of a file of activations, which has tensors of the same names.
+ACTIVATIONS_KEY = "steer_tools_activations"
 
 
 class SafetensorsFormat(VectorFormat):
@@ -46,11 +48,18 @@ class SafetensorsFormat(VectorFormat):
         """Read all layers; the library checks shapes and offsets against the file's size before it allocates."""
         try:
             tensors = load(encoded.data)
-            description = _metadata(encoded.data).get(_METADATA_KEY)
+            metadata = metadata_of(encoded.data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise VectorFileError(
                 f"{name} is no valid safetensors file ({error})", valid="a whole safetensors file", fix="Get it again."
             ) from error
+        description = metadata.get(_METADATA_KEY)
+        if ACTIVATIONS_KEY in metadata:
+            raise VectorFileError(
+                f"{name} holds the activations of prompts",
+                valid="the file of a vector",
+                fix="load_activations reads it.",
+            )
         if description is None:
             # A lone `layer.<n>` is our own file without its description: whoever made it may count otherwise.
             if not unsaid.index and len(tensors) == 1 and (alone := next(iter(tensors))).startswith("layer."):
@@ -83,7 +92,7 @@ class SafetensorsFormat(VectorFormat):
         return Decoded(vector)
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def metadata_of(data: bytes) -> dict[str, str]:
     """Return the metadata of a file that `load` has accepted: 8 bytes of length, then JSON."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]).get("__metadata__") or {}

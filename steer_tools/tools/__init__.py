@@ -26,6 +26,7 @@ from steer_tools.tools.patch_activations import patch_activations as patch_activ
 from steer_tools.tools.project_activations import project_activations as project_activations
 from steer_tools.tools.remove_all_steering_vectors import remove_all_steering_vectors as remove_all_steering_vectors
 from steer_tools.tools.remove_steering_vector import remove_steering_vector as remove_steering_vector
+from steer_tools.tools.save_activations import save_activations as save_activations
 from steer_tools.tools.save_edited_model import save_edited_model as save_edited_model
 from steer_tools.tools.show_tokens import show_tokens as show_tokens
 from steer_tools.tools.steering_experiment import steering_experiment as steering_experiment
@@ -50,6 +51,7 @@ TOOLS: tuple[Tool, ...] = tuple(
         calibrate_strength,
         analyze_steering_vector,
         project_activations,
+        save_activations,
         ablate_component,
         patch_activations,
         generate,

@@ -119,7 +119,6 @@ _TOKENS = (
     "after_user (all after a chat's last user message), a slice of the prompt such as 0:4, or several joined by "
     "commas."
 )
-Positions = Annotated[str, Doc(_TOKENS)]
 OptionalPositions = Annotated[str | None, Doc(_TOKENS)]
 AllowOtherModel = Annotated[bool, Doc("Accept a vector of another model of the same width.")]
 SteeringId = Annotated[str, Doc("From apply_steering_vector or steering_status.")]
@@ -136,8 +135,11 @@ OwnPositive = Annotated[
 OwnNegative = Annotated[list[PromptLike] | None, Doc("Prompts that show its absence or opposite.")]
 SingleLayer = Annotated[int | None, Doc(f"Decoder block that is steered, from 0. {LEFT_OUT}, which must be one.")]
 Layers = Annotated[list[int] | None, Doc("Layers to try; up to 8, spread over the model, if omitted.")]
-ScoredPositions = Annotated[str, Doc("As for apply_steering_vector.")]
-OptionalScoredPositions = Annotated[str | None, Doc("As for apply_steering_vector.")]
+_AS_APPLIED = Doc("As for apply_steering_vector.")
+ScoredPositions = Annotated[str, _AS_APPLIED]
+OptionalScoredPositions = Annotated[str | None, _AS_APPLIED]
+TriedTarget = Annotated[float | None, _AS_APPLIED]
+TriedCondition = Annotated[str | None, _AS_APPLIED]
 GridStrengths = Annotated[
     list[float] | None,
     Doc("Each is tried with both signs; positive ones may be chosen. [0.05, 0.1, 0.2, 0.4, 0.8] if omitted."),

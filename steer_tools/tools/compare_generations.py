@@ -75,14 +75,14 @@ def compare_generations(
     layer: given.ApplyLayer = None,
     strengths: given.Strengths = None,
     unit: given.OptionalUnit = None,
-    positions: given.OptionalPositions = None,
+    positions: given.OptionalScoredPositions = None,
     max_new_tokens: given.MaxNewTokens = 48,
     temperature: given.Temperature = 0.0,
     seed: given.Seed = 0,
     allow_other_model: given.AllowOtherModel = False,
     intervention: given.Intervention = "add",
-    target: given.Target = None,
-    condition: given.Condition = None,
+    target: given.TriedTarget = None,
+    condition: given.TriedCondition = None,
     strength: OneStrength = None,
 ) -> CompareResult:
     """Show unsteered and steered texts side by side, and leave what is applied as it is.

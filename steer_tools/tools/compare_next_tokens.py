@@ -45,7 +45,7 @@ def compare_next_tokens(
     top: given.Top = 5,
     allow_other_model: given.AllowOtherModel = False,
     intervention: given.Intervention = "add",
-    target: given.Target = None,
+    target: given.TriedTarget = None,
 ) -> NextTokensResult:
     """Show the likeliest next tokens, unsteered and steered, of a single forward pass; nothing stays applied.
 

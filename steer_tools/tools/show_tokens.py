@@ -24,7 +24,7 @@ class TokensResult(TypedDict):
     new_tokens_steered: bool
 
 
-def show_tokens(prompts: given.Prompts, positions: given.Positions = "generated") -> TokensResult:
+def show_tokens(prompts: given.Prompts, positions: given.ScoredPositions = "generated") -> TokensResult:
     """Show how prompts are tokenised, chat template included, and at which tokens `positions` would steer."""
     from steer_tools.core.positions import Scope
 

@@ -154,7 +154,7 @@ def test_the_help_lists_every_command(steer: Callable[..., Done]) -> None:
     for command in (
         *("demo", "serve", "create", "combine", "compare", "generate"),
         *("experiment", "sweep", "best-layer", "robustness", "calibrate"),
-        *("analyze", "project", "next-tokens"),
+        *("analyze", "project", "activations", "next-tokens"),
         *("analyze", "ablate", "patch"),
         *("tokens", "check", "status", "models", "convert", "behaviors"),
     ):
@@ -970,3 +970,26 @@ def test_of_many_lines_and_columns_the_strongest_are_shown_in_their_order() -> N
     )
     assert plain == {""}
     assert len(coloured) > 10
+
+
+def test_activations_are_saved_and_told_of(steer: Callable[..., Done]) -> None:
+    arguments = (
+        "activations",
+        *PROMPTS[:2],
+        "--layer",
+        1,
+        "--pooling=-2",
+        "--label",
+        "a",
+        "--label",
+        "b",
+        "--save",
+        "acts",
+    )
+
+    told = json.loads(steer(*arguments, "--json").stdout)
+    shown = steer(*arguments).stdout
+
+    assert (told["pooling"], told["layers"], told["shape"][0]) == (-2, [1], 2)
+    assert Path(told["path"]).name == "acts.safetensors"
+    assert "2 prompts × 32" in shown

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from helpers.small_models import make_model, make_tokenizer
 from steer_tools.engines.base import Engine
-from steer_tools.engines.facets import AmbientPlans, EditableWeights, Gradients, Heads, LiveModel, Replay
+from steer_tools.engines.facets import AmbientPlans, EditableWeights, Gradients, Heads, LiveModel, Replay, WatchedCalls
 from steer_tools.engines.fake import FakeEngine
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 
-FACETS: tuple[type[Engine], ...] = (AmbientPlans, Gradients, Heads, Replay, LiveModel, EditableWeights)
+FACETS: tuple[type[Engine], ...] = (AmbientPlans, Gradients, Heads, Replay, WatchedCalls, LiveModel, EditableWeights)
 
 
 @dataclass(frozen=True)

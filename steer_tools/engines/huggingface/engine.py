@@ -26,7 +26,7 @@ from steer_tools.engines.base import (
     Sampling,
     Unembedding,
 )
-from steer_tools.engines.facets import Writer
+from steer_tools.engines.facets import Watched, Writer
 from steer_tools.engines.huggingface.architecture import (
     Architecture,
     find_architecture,
@@ -288,6 +288,11 @@ class HuggingFaceEngine:
             after_user=after_user,
             firings={site: run.firings.get(site, 0) for site in passes},
         )
+
+    def watching(self, sites: Sequence[Site], see: Callable[[Watched], None]) -> AbstractContextManager[None]:
+        """Show `see` what is at each site, after all edits, in this thread's own calls of the model."""
+        refuse_sites(self.architecture, self._taps, sites)
+        return self._hooks.watching(sites, see)
 
     def restoration(self) -> tuple[float, float]:
         """Hold the logits without what is applied against those from before the first hook."""

@@ -152,7 +152,8 @@ class GuardedContinuousBatching(StandIn):
         if self._is_steered():
             raise UnsupportedCallError(
                 "Continuous batching (model.generate_batch, model.init_continuous_batching) was called while a vector "
-                "is applied, and it packs the tokens of all prompts into one line, where their places are not known",
+                "is applied or activations are recorded, and it packs the tokens of all prompts into one line, where "
+                "their places are not known",
                 valid="model.generate(...) with the prompts as one batch, padded on the left, or the tool generate",
                 fix="Call remove_all_steering_vectors() first to use it unsteered.",
             )
@@ -188,9 +189,9 @@ def _refuse_other_passes(args: tuple[Any, ...], kwargs: Mapping[str, Any], model
     for name in _OTHER_WAYS:
         if any(value not in (None, False, _HARMLESS.get(name)) for value in asked(name)):
             raise UnsupportedCallError(
-                f"model.generate was called with {name}, which is not supported for a steered model",
+                f"model.generate was called with {name}, which is not supported for a steered or recorded model",
                 valid="generate without it",
-                fix="Leave it out, or remove the vectors.",
+                fix="Leave it out, or remove the vectors and the recording.",
             )
     # Each takes the first place that says it, as generate does.
     beams, samples = (next((v for v in asked(name) if v is not None), None) for name in ("num_beams", "do_sample"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import BatchGeometry
 from steer_tools.core.site import Site
+from steer_tools.engines.facets import Watched
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import in_this_thread
 from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate, StandIn
@@ -84,13 +85,14 @@ def compile_plans(plans: Sequence[Plan]) -> dict[Site, SiteEdits]:
 class _Calls:
     """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way.
 
-    With `is_aside` it follows nothing, not even a run.
+    With `is_aside` it follows nothing, not even a run; `watchers` look into its calls.
     """
 
     run: Run | None = None
     is_aside: bool = False
     generation: GenerateCall | None = None
     callers: Callers = field(default_factory=Callers)
+    watchers: int = 0
     entered_run: Run | None = None
     place: Pass | None = None
     geometry: BatchGeometry | None = None
@@ -121,10 +123,10 @@ class SteeringHooks:
             self._handles.append(module.register_forward_hook(leave, always_call=True))
             if hasattr(module, "generate"):
                 # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
-                self._stand_ins.append(NotingGenerate(self.generating, self._steers_here, module))
+                self._stand_ins.append(NotingGenerate(self.generating, self._is_followed_here, module))
             # Adapters hand the call on to the model that they hold.
             if hasattr(type(module), GuardedContinuousBatching.method):
-                self._stand_ins.append(GuardedContinuousBatching(self._steers_here, module))
+                self._stand_ins.append(GuardedContinuousBatching(self._is_followed_here, module))
 
     def reach(self, sites: Iterable[Site]) -> None:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
@@ -166,6 +168,10 @@ class SteeringHooks:
         """Return whether a call by this thread would follow something that may edit."""
         run = self._followed
         return run is not None and run.is_steered
+
+    def _is_followed_here(self) -> bool:
+        """Return whether a call by this thread would be edited or is looked into, so that its tokens must be known."""
+        return self._steers_here() or self._thread.watchers > 0
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
@@ -256,7 +262,7 @@ class SteeringHooks:
             arguments = signature.bind_partial(*args, **kwargs).arguments
             thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
             run, call = thread.entered_run, thread.generation
-            if is_decoder and (run is not None or call is not None):
+            if is_decoder and (run is not None or call is not None or thread.watchers):
                 is_steered = run is not None and run.is_steered
                 thread.place, thread.geometry = place_pass(thread.callers, call, is_steered=is_steered), None
                 if run is not None and run.decide is not None:
@@ -321,6 +327,28 @@ class SteeringHooks:
                 hooks.enter_context(tap.register(in_this_thread(see_before, site), prepend=True))
                 hooks.enter_context(tap.register(in_this_thread(see_after, site), prepend=False))
             yield
+
+    @contextmanager
+    def watching(self, sites: Sequence[Site], see: Callable[[Watched], None]) -> Generator[None]:
+        """Show `see` what is at each site behind all other hooks, in this thread's calls that are no run of ours."""
+
+        def note(site: Site, hidden: Tensor) -> None:
+            thread = self._thread
+            place = thread.place
+            if thread.run is not None or thread.is_aside or place is None:
+                return
+            in_rows = hidden.unflatten(0, (place.rows, place.tokens)) if hidden.ndim == 2 else hidden
+            # A copy: some models go on with it in place.
+            see(Watched(site, in_rows.detach().clone(), place.columns - in_rows.shape[1], thread.generation))
+
+        with ExitStack() as hooks:
+            for site in sites:
+                hooks.enter_context(self._taps.at(site).register(in_this_thread(note, site), prepend=False))
+            self._thread.watchers += 1
+            try:
+                yield
+            finally:
+                self._thread.watchers -= 1
 
 
 def _can_be_kept(key: Any) -> bool:
