@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,8 +13,7 @@ from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFil
 
 ROWS = ("block_outputs", "block_inputs", "hidden_states")
 # What a vector says beside the numbers of its directions, by the names that `VectorFormat.keeps` and `lost` use.
-INFO = frozenset(VectorInfo.model_fields)
-EVERYTHING = INFO | {"layer", "means", "erasers"}
+EVERYTHING = frozenset({"layer", "means", "erasers", *VectorInfo.model_fields})
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Header(BaseModel):
         return cls(component=vector.component, head=vector.head, layers=vector.layers, info=vector.info)
 
     @classmethod
-    def parse(cls, text: bytes | str, name: str) -> "Header":
+    def parse(cls, text: bytes | str, name: str) -> Self:
         """Read a header.
 
         Raises:

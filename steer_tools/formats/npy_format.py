@@ -1,22 +1,26 @@
-"""NumPy's `.npy` with one direction, and what we know of it in `<name>.npy.json` beside it.
+"""NumPy's `.npy` with one direction, and all that we know of it in `<name>.npy.json` beside it.
 
 Index: the decoder block whose output is steered, from 0, in the sidecar; a bare array says none. Unit: strength 1
 adds the array as it is. A bare array may be a stack of one row a layer (see arrays.py).
 """
 
+import base64
 import io
+from collections.abc import Mapping
 from tokenize import TokenError
-from typing import IO, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.lib import format as npy_format
+from pydantic import AfterValidator, Base64Bytes, Field
+from torch import Tensor
 from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import decode_arrays
-from steer_tools.formats.base import INFO, Decoded, Encoded, Header, Unsaid, VectorFormat
+from steer_tools.formats.base import EVERYTHING, Decoded, Encoded, Header, Unsaid, VectorFormat, tensor_of
 
 
 class NpyFormat(VectorFormat):
@@ -25,7 +29,7 @@ class NpyFormat(VectorFormat):
     name: ClassVar[str] = "npy"
     suffix: ClassVar[str] = ".npy"
     convention: ClassVar[str] = "the layer stands in the .json file beside it; strength 1 adds the array"
-    keeps: ClassVar[frozenset[str]] = INFO | {"layer"}
+    keeps: ClassVar[frozenset[str]] = EVERYTHING
     holds_several_layers: ClassVar[bool] = False
 
     @override
@@ -41,7 +45,7 @@ class NpyFormat(VectorFormat):
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()
         np.save(buffer, direction.numpy(), allow_pickle=False)
-        return Encoded(buffer.getvalue(), Header.of(vector).model_dump_json(indent=1).encode())
+        return Encoded(buffer.getvalue(), _Sidecar.beside(vector).model_dump_json(indent=1).encode())
 
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
@@ -53,13 +57,49 @@ class NpyFormat(VectorFormat):
         if encoded.sidecar is None:
             return decode_arrays(direction, name, unsaid)
         unsaid.refuse_index(name)
-        header = Header.parse(encoded.sidecar, f"{name}.json")
+        header = _Sidecar.parse(encoded.sidecar, f"{name}.json")
         if len(header.layers) != 1:
             raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer")
         vector = SteeringVector.from_directions(
-            {header.layers[0]: direction}, component=header.component, head=header.head, info=header.info
+            {header.layers[0]: direction},
+            component=header.component,
+            head=header.head,
+            info=header.info,
+            means=_tensors(header.means),
+            erasers=_tensors(header.erasers),
         )
         return Decoded(vector)
+
+
+def _packed(tensor: Tensor) -> bytes:
+    return base64.b64encode(tensor.numpy().astype("<f4").tobytes())
+
+
+def _whole_numbers(data: bytes) -> bytes:
+    if len(data) % 4:
+        raise ValueError("it is no whole number of float32 numbers")
+    return data
+
+
+# By layer, float32 in base64: as JSON numbers they would fill thousands of lines.
+_Numbers = Annotated[Base64Bytes, AfterValidator(_whole_numbers)]
+
+
+class _Sidecar(Header):
+    """The header, and the vectors that belong to the direction."""
+
+    means: dict[int, _Numbers] = Field(default_factory=dict)
+    erasers: dict[int, _Numbers] = Field(default_factory=dict)
+
+    @classmethod
+    def beside(cls, vector: SteeringVector) -> "_Sidecar":
+        kinds = {"means": vector.means, "erasers": vector.erasers}
+        packed = {kind: {n: _packed(tensor) for n, tensor in tensors.items()} for kind, tensors in kinds.items()}
+        return cls.model_validate(dict(Header.of(vector)) | packed)
+
+
+def _tensors(packed: Mapping[int, bytes]) -> dict[int, Tensor]:
+    return {layer: tensor_of(data, torch.float32) for layer, data in packed.items()}
 
 
 def array_of(data: bytes, name: str) -> np.ndarray:

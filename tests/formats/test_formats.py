@@ -191,6 +191,20 @@ def test_all_that_a_vector_remembers_survives(workspace: Workspace, name: str, i
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.safetensors"])
+def test_means_and_erasers_survive_bit_for_bit(workspace: Workspace, name: str) -> None:
+    vector = SteeringVector.from_directions(
+        {2: direction()}, means={2: direction(1)}, erasers={2: torch.tensor([1e-45, -0.0, 1 / 3] * (WIDTH // 3))}
+    )
+
+    save_vector(vector, name, workspace=workspace)
+
+    loaded = load_vector(name, workspace=workspace)
+    for kind in ("means", "erasers"):
+        (kept,), (held,) = (getattr(own, kind).values() for own in (loaded, vector))
+        assert kept.numpy().tobytes() == held.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.safetensors"])
 def test_the_component_survives(workspace: Workspace, name: str) -> None:
     vector = SteeringVector.from_directions({2: direction()}, component="mlp")
 

@@ -23,9 +23,9 @@ BY_NAME = {vector_format.name: vector_format for vector_format in FORMATS}
 def encoded_by(vector_format: VectorFormat) -> Encoded:
     generator = torch.Generator().manual_seed(1)
     layers = (1, 3) if vector_format.holds_several_layers else (1,)
-    return vector_format.encode(
-        SteeringVector.from_directions({n: torch.randn(8, generator=generator) for n in layers})
-    )
+    directions = {n: torch.randn(8, generator=generator) for n in layers}
+    beside = {1: torch.randn(8, generator=generator)}
+    return vector_format.encode(SteeringVector.from_directions(directions, means=beside, erasers=beside))
 
 
 def outcome(vector_format: VectorFormat, encoded: Encoded) -> str:

@@ -139,10 +139,10 @@ def test_the_tools_warn_of_what_the_ending_that_they_are_given_loses(
         assert ("Give layer=2 " in warning) == ("layer" in lost)
 
 
-@pytest.mark.parametrize("name", ["v", "v.safetensors"])
+@pytest.mark.parametrize("name", ["v", "v.safetensors", "v.npy"])
 def test_the_tools_warn_of_nothing_where_nothing_is_lost(llama_session: Session, name: str) -> None:
     created = create_steering_vector(POSITIVE, NEGATIVE, 2, name)
-    combined = combine_steering_vectors([name], "sum", weights=[2.0])
+    combined = combine_steering_vectors([name], f"sum_{name}", weights=[2.0])
 
     assert not [told for told in (*created["warnings"], *combined["warnings"]) if "does not keep" in told]
 
