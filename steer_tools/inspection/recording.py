@@ -29,7 +29,7 @@ class _Call:
         """Take a pass that goes on with this call's rows; without a cache, what it repeats is left out."""
         if watched.generation is not self.generation or len(watched.hidden) != len(self.passes[0]):
             return False
-        if self.generation is None and not 0 < watched.start == self.end:
+        if self.generation is None and watched.start != self.end:
             return False
         self.passes.append(watched.hidden[:, self.end - watched.start :])
         self.end = watched.start + watched.hidden.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -57,8 +58,15 @@ def test_tokens_of_a_sentencepiece_vocabulary_are_text() -> None:
 
 def test_special_and_added_tokens_stand_as_they_are_in_a_text(smollm2: Any) -> None:
     _, tokenizer = smollm2(torch.float32)
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.add_tokens([AddedToken("a é Ġ", normalized=False)])
 
-    assert TokenTexts(tokenizer).of([1, 2]) == ("<|im_start|>", "<|im_end|>")
+    texts = TokenTexts(tokenizer).of([1, 2, tokenizer.convert_tokens_to_ids("a é Ġ")])
+    assert texts == ("<|im_start|>", "<|im_end|>", "a é Ġ")
+
+    tokenizer = with_byte_fallback()
+    tokenizer.add_special_tokens({"eos_token": "<end▁here>"})
+    assert TokenTexts(tokenizer).of([tokenizer.eos_token_id]) == ("<end▁here>",)
 
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken("a b", normalized=False)])

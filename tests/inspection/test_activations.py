@@ -17,6 +17,7 @@ from steer_tools import (
     SteeringVector,
     apply_steering_vector,
     create_steering_vector,
+    generate,
     load_activations,
     load_vector,
     read_activations,
@@ -375,8 +376,9 @@ def test_a_loop_with_a_cache_is_one_call_and_other_calls_are_calls(
 
 
 def test_only_own_calls_are_recorded(llama_session: Session, model: Any, ids: Tensor) -> None:
-    with recording(layers=[1]) as activations:
+    with recording(layers=[0, 1]) as activations:
         read_activations(PROMPTS, 1)
+        generate(PROMPTS[:1], max_new_tokens=2)
 
     assert activations.calls == ()
     with pytest.raises(ArgumentError, match="Nothing was recorded"):
