@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _stdout_on_stderr():
         from mcp_server.server import build_server
 
-    workspace = Workspace(options.workspace or Workspace.default().root, is_confined=True)
+    workspace = Workspace(options.workspace, is_confined=True)
 
     def load() -> None:
         from steer_tools.session.session import current_session

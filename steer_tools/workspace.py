@@ -25,10 +25,15 @@ ENVIRONMENT_VARIABLE = "STEER_TOOLS_WORKSPACE"
 
 
 class Workspace:
-    """A root folder; relative paths are meant below it, absolute paths are refused outside it when confined."""
+    """A root folder, below which every relative path lies; one may begin with the root's own name, so that
+    `workspace/v.npy`, as it is seen from beside the root, is `v.npy`. When confined, no path may leave it.
 
-    def __init__(self, root: str | os.PathLike[str], *, is_confined: bool = False) -> None:
-        self.root = Path(root).expanduser().absolute()
+    Without a root it is the one that STEER_TOOLS_WORKSPACE names, else `workspace` below the folder that is the current
+    one when a path is first resolved.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, is_confined: bool = False) -> None:
+        self._root = None if root is None else Path(root).expanduser().absolute()
         self.is_confined = is_confined
         self._no_follow = os.O_NOFOLLOW if is_confined else 0
         if is_confined:
@@ -38,12 +43,14 @@ class Workspace:
                     fix="Run the server on Linux or macOS.",
                 )
             self.root.mkdir(parents=True, exist_ok=True)
-            self.root = self.root.resolve()
+            self._root = self.root.resolve()
 
-    @classmethod
-    def default(cls) -> "Workspace":
-        """Return the folder named by STEER_TOOLS_WORKSPACE, else `workspace` below the current folder."""
-        return cls(os.environ.get(ENVIRONMENT_VARIABLE) or Path.cwd() / "workspace")
+    @property
+    def root(self) -> Path:
+        """The folder, absolute."""
+        if self._root is None:
+            self._root = Path(os.environ.get(ENVIRONMENT_VARIABLE) or "workspace").expanduser().absolute()
+        return self._root
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
         """Return the absolute path that `path` means here, without touching the disk.
@@ -55,6 +62,8 @@ class Workspace:
         if not _names_a_file(text):
             raise _no_file(path)
         given = Path(text if self.is_confined else os.path.expanduser(text))  # noqa: PTH111  # Leaves an unknown user's ~ alone.
+        if len(given.parts) > 1 and given.parts[0] == self.root.name:
+            given = given.relative_to(self.root.name)
         absolute = Path(os.path.normpath(self.root / given))
         stays = ".." not in given.parts and absolute != self.root and absolute.is_relative_to(self.root)
         if self.is_confined and not stays:
@@ -110,8 +119,13 @@ class Workspace:
                 finally:
                     os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
+            elsewhere = Path(path_text(path)).absolute()
+            is_elsewhere = not self.is_confined and elsewhere.is_file()
             raise VectorFileError(
-                f"There is no file {target}", fix="steering_status lists the vectors that are saved in the workspace."
+                f"There is no file {target}",
+                fix=f"Relative paths are below the workspace: give {str(elsewhere)!r}, if you mean that."
+                if is_elsewhere
+                else "steering_status lists the vectors that are saved in the workspace.",
             ) from error
         except OSError as error:
             raise VectorFileError(f"{target} cannot be read ({error.strerror})", fix="Choose another path.") from error

@@ -427,8 +427,8 @@ def test_the_environment_names_the_default_workspace(tmp_path: Path, monkeypatch
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "named"))
 
     assert ENVIRONMENT_VARIABLE == "STEER_TOOLS_WORKSPACE"
-    assert Workspace.default().root == tmp_path / "named"
-    assert not Workspace.default().is_confined
+    assert Workspace().root == tmp_path / "named"
+    assert not Workspace().is_confined
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -440,20 +440,57 @@ def test_without_the_environment_it_is_the_folder_workspace_below_the_current_on
     if value is not None:
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, value)
 
-    assert Workspace.default().root == tmp_path / "workspace"
+    assert Workspace().root == tmp_path / "workspace"
     assert not (tmp_path / "workspace").exists()
+
+
+def test_the_default_root_is_fixed_when_it_is_first_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "relative")
+    workspace = Workspace()
+    (tmp_path / "elsewhere").mkdir()
+
+    monkeypatch.chdir(tmp_path)
+    workspace.resolve("v.npy")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    workspace.write("v.npy", SECRET)
+
+    assert (tmp_path / "relative" / "v.npy").read_bytes() == SECRET
 
 
 def test_a_relative_root_is_fixed_when_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "relative")
-    workspace = Workspace.default()
+    workspace = Workspace("relative")
     (tmp_path / "elsewhere").mkdir()
 
     monkeypatch.chdir(tmp_path / "elsewhere")
     workspace.write("v.npy", SECRET)
 
     assert (tmp_path / "relative" / "v.npy").read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("path", ["root/v.npy", "./root/v.npy", "root//a/../v.npy", "root/root/../v.npy"])
+def test_a_path_may_begin_with_the_name_of_the_root(workspace: Workspace, path: str) -> None:
+    if workspace.is_confined and ".." in path:
+        path = "root/v.npy"
+    workspace.write(path, SECRET)
+
+    assert workspace.read("v.npy") == SECRET
+    assert (workspace.root / "v.npy").read_bytes() == SECRET
+    assert workspace.resolve("root") == workspace.root / "root"
+    assert workspace.resolve("other/root/v.npy") == workspace.root / "other" / "root" / "v.npy"
+
+
+def test_a_file_in_the_current_folder_is_named_by_the_error(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.npy").write_bytes(SECRET)
+
+    with pytest.raises(VectorFileError) as error:
+        workspace.read("here.npy")
+    assert (str(tmp_path / "here.npy") in str(error.value)) is not workspace.is_confined
+    with pytest.raises(VectorFileError, match="steering_status lists"):
+        workspace.read("nowhere.npy")
 
 
 def test_a_confined_root_is_made_at_once(tmp_path: Path) -> None:

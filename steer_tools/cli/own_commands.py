@@ -97,7 +97,7 @@ def convert(
     from steer_tools.formats.conversion import convert_vector
     from steer_tools.workspace import Workspace
 
-    folder = Workspace(workspace or Workspace.default().root)
+    folder = Workspace(workspace)
     done = convert_vector(source, target, Unsaid(layer, rows), format_name, workspace=folder)
     show(_conversion_document(source, done), _conversion_shown(source, done), as_json=as_json)
 

@@ -61,7 +61,7 @@ def choose_workspace(folder: str | None) -> None:
     from steer_tools.session.session import current_session
     from steer_tools.workspace import Workspace
 
-    current_session().workspace = Workspace(folder or Workspace.default().root)
+    current_session().workspace = Workspace(folder)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,8 @@ def save_vector(
     """Write `vector` and return the absolute path of the file, which has a suffix even where `path` has none.
 
     Of what the format has no place for, a `UserWarning` gives the names and the ending that keeps it. Relative paths
-    are below `workspace`, or the current folder without one. `format_name` chooses between formats of one ending: "pt"
-    (the default for .pt) or "rotalabs", a .pt and a .json file.
+    are below `workspace`, or the default one. `format_name` chooses between formats of one ending: "pt" (the default
+    for .pt) or "rotalabs", a .pt and a .json file.
 
     Raises:
         UnsupportedFeatureError: The format cannot hold the vector's layers or component.
@@ -163,7 +163,7 @@ def write_vector(
     workspace: Workspace | None = None,
 ) -> Written:
     """Do as `save_vector`, and return what it warns of."""
-    workspace = workspace or Workspace(Path.cwd())
+    workspace = workspace or Workspace()
     target = workspace.resolve(path)
     chosen = format_for(path, len(vector.directions), format_name)
     encoded = chosen.encode(vector)
@@ -192,14 +192,14 @@ def load_vector(
     the one file of that name with another suffix, or with none.
 
     Args:
-        path: A file below `workspace`, or below the current folder without one, or an absolute path; of a file with
-            several arrays with the one that is meant, as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a
-            `SteeringVectorSet` that rotalabs-steer saved is one vector with several layers.
+        path: A file below `workspace`, or an absolute path; of a file with several arrays with the one that is meant,
+            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a `SteeringVectorSet` that rotalabs-steer saved
+            is one vector with several layers.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
         rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
             "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
             unused where the file says its layers.
-        workspace: The folder that relative paths are below.
+        workspace: The folder that relative paths are below; None is the default one.
 
     Raises:
         VectorFileError: The file is missing, malformed or forged, or does not say its layer or which of its arrays is
@@ -213,7 +213,7 @@ def load_vector(
 
 def read_vector(path: str | os.PathLike[str], unsaid: Unsaid, *, workspace: Workspace | None = None) -> Loaded:
     """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
-    workspace = workspace or Workspace(Path.cwd())
+    workspace = workspace or Workspace()
     place = locate(path, workspace)
     unsaid = replace(unsaid, index=(*place.index, *unsaid.index))
     if (described := _set_at(place.name, workspace)) is not None:

@@ -7,7 +7,7 @@ that waits for a client may hold it.
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from steer_tools.engines import named_models
 from steer_tools.engines.base import Engine, ModelInfo, text_behind_first
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
-from steer_tools.errors import ArgumentError, LayerError, NoModelError
+from steer_tools.errors import ArgumentError, LayerError, NoModelError, WorkspacePathError
 from steer_tools.workspace import Workspace
 
 _Result = TypeVar("_Result")
@@ -40,7 +40,7 @@ class Session:
         lock: Held by each tool while it works.
     """
 
-    workspace: Workspace = field(default_factory=Workspace.default)
+    workspace: Workspace = field(default_factory=Workspace)
     allowed_models: tuple[str, ...] | None = None
     default_engine: str = DEFAULT_ENGINE
     default_dtype: str = "auto"
@@ -135,7 +135,7 @@ class Session:
                 fix="The one who runs the server allows models with --model.",
             )
         source = ModelSource(
-            name_or_path=_located(name_or_path),
+            name_or_path=_located(name_or_path, self.workspace),
             name=name_or_path,
             dtype=self.default_dtype if dtype == "auto" else dtype,
             device_map=device_map or self.default_device_map,
@@ -228,14 +228,17 @@ class Session:
         self._typical_norms.clear()
 
 
-def _located(name_or_path: str) -> str:
-    """Return where a model lies that has a name of its own here; else what was given."""
+def _located(name_or_path: str, workspace: Workspace) -> str:
+    """Return where a model lies that has a name of its own here, or lies in the workspace; else what was given."""
     match name_or_path:
         case bundled_model.NAME:
             return str(bundled_model.CHECKPOINT)
         case named_models.SMOLLM2:
             return str(named_models.find_smollm2())
         case _:
+            with suppress(WorkspacePathError):
+                saved = workspace.resolve(name_or_path)
+                return str(saved) if saved.exists() else name_or_path
             return name_or_path
 
 

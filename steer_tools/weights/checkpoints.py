@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from steer_tools.errors import BakingError
 from steer_tools.progress import report
+from steer_tools.session.session import current_session
 from steer_tools.weights.shards import (
     FLOATS,
     INDEX,
@@ -76,12 +77,13 @@ class Undone:
 def undo_edited_model(folder: str | os.PathLike[str]) -> Undone:
     """Take the edits out of a checkpoint that save_edited_model wrote.
 
-    Every weight gets back its own bits. The tokenizer stays; the model card and the undo file are removed.
+    Every weight gets back its own bits. The tokenizer stays; the model card and the undo file are removed. A relative
+    folder is below the workspace.
 
     Raises:
         BakingError: The folder holds no such checkpoint, or another one than its undo file was written for.
     """
-    folder = Path(folder)
+    folder = current_session().workspace.resolve(folder)
     if not (folder / UNDO).is_file():
         raise BakingError(f"{folder} holds no {UNDO}", valid="a folder that save_edited_model wrote")
     saved, metadata = read_header(folder / UNDO)

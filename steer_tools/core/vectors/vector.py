@@ -4,14 +4,16 @@ Tensors and facts come in, one frozen value leaves. It must not know files, mode
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
+from typing_extensions import Self
 
 from steer_tools.core.site import Component
 from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
@@ -95,18 +97,26 @@ CANCELLED = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """Directions (width,) in float32 on the CPU by layer, all finite and of one width; build by `from_directions`.
+    """Directions (width,) in float32 on the CPU by layer, all finite and of one width: `SteeringVector({15: tensor})`.
 
-    `2 * helpful - concise` and `-helpful` are steering vectors too, as `combine` says.
+    What is given is copied and checked: tensors or arrays of floats, (width,) or (1, width). `2 * helpful - concise`,
+    `-helpful` and `sum([helpful, concise])` are steering vectors too, as `combine` says; `vector[15]` is the direction
+    at layer 15, and two vectors are equal that have the same bits at the same layers of the same component.
 
     Attributes:
-        directions: By layer.
+        directions: By layer, ascending.
         component: What is edited there.
         head: The one head, where the component is `attention` and the width that of a head.
         info: Where they came from.
         means: By layer, (width,): the middle of the two classes' mean activations, where it is known.
         erasers: By layer, (width,): w with w·û = 1 for the unit direction û, so that h − û·(w·(h − mean)) is the least
             edit after which no linear probe tells the classes (LEACE); only where û is the mean difference's direction.
+
+    Raises:
+        DirectionError: There is no direction, or one is not a finite vector of the others' width, or is all zero.
+        LayerError: A layer is negative, or one of `means` or `erasers` has no direction; negative layers need a model
+            to be counted from.
+        ArgumentError: A head is named for another component than attention.
     """
 
     directions: Mapping[int, Tensor]
@@ -115,6 +125,28 @@ class SteeringVector:
     head: int | None = None
     means: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
     erasers: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not self.directions:
+            raise DirectionError("There is no direction", valid="at least one layer with a tensor")
+        if self.head is not None and (self.component != "attention" or self.head < 0):
+            raise ArgumentError(
+                f"head is {self.head} and component is {self.component!r}",
+                valid="a head, from 0, of the component 'attention'",
+            )
+        checked, *others = (
+            {layer: _checked(array, name.removesuffix("s"), layer) for layer, array in getattr(self, name).items()}
+            for name in ("directions", "means", "erasers")
+        )
+        if strangers := set[int]().union(*others) - set(checked):
+            raise LayerError(f"There are means or erasers, but no directions, for the layers {sorted(strangers)}")
+        widths = {len(tensor) for tensors in (checked, *others) for tensor in tensors.values()}
+        if len(widths) > 1:
+            raise DirectionError(
+                f"The directions have different widths {sorted(widths)}", valid="one width, the model's"
+            )
+        for name, tensors in zip(("directions", "means", "erasers"), (checked, *others), strict=True):
+            object.__setattr__(self, name, MappingProxyType(dict(sorted(tensors.items()))))
 
     @classmethod
     def from_directions(
@@ -126,34 +158,9 @@ class SteeringVector:
         info: VectorInfo | None = None,
         means: Mapping[int, Tensor] | None = None,
         erasers: Mapping[int, Tensor] | None = None,
-    ) -> "SteeringVector":
-        """Copy and check the directions, and what belongs to them.
-
-        Raises:
-            DirectionError: There is none, or one is not a finite vector of the others' width, or is all zero.
-            LayerError: A layer is negative, or one of `means` or `erasers` has no direction; negative layers need a
-                model to be counted from.
-            ArgumentError: A head is named for another component than attention.
-        """
-        if not directions:
-            raise DirectionError("There is no direction", valid="at least one layer with a tensor")
-        if head is not None and (component != "attention" or head < 0):
-            raise ArgumentError(
-                f"head is {head} and component is {component!r}", valid="a head, from 0, of the component 'attention'"
-            )
-        given = {"direction": dict(sorted(directions.items())), "mean": means or {}, "eraser": erasers or {}}
-        checked, *others = (
-            MappingProxyType({layer: _checked(tensor, what, layer) for layer, tensor in tensors.items()})
-            for what, tensors in given.items()
-        )
-        if strangers := set[int]().union(*others) - set(checked):
-            raise LayerError(f"There are means or erasers, but no directions, for the layers {sorted(strangers)}")
-        widths = {len(tensor) for tensors in (checked, *others) for tensor in tensors.values()}
-        if len(widths) > 1:
-            raise DirectionError(
-                f"The directions have different widths {sorted(widths)}", valid="one width, the model's"
-            )
-        return cls(checked, component, info or VectorInfo(), head, *others)
+    ) -> Self:
+        """Return a vector of these, where what is None is not known."""
+        return cls(directions, component, info or VectorInfo(), head, means or {}, erasers or {})
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -164,6 +171,63 @@ class SteeringVector:
     def width(self) -> int:
         """The number of elements of each direction."""
         return len(next(iter(self.directions.values())))
+
+    @property
+    def layer(self) -> int:
+        """The only layer that has a direction.
+
+        Raises:
+            LayerError: There are several.
+        """
+        if len(self.directions) > 1:
+            raise LayerError(
+                f"The vector has the layers {list(self.layers)}",
+                valid="one of them: vector[layer] is its direction, vector.layers are all",
+            )
+        return self.layers[0]
+
+    @property
+    def vector(self) -> Tensor:
+        """The only direction; raises as `layer` does."""
+        return self.directions[self.layer]
+
+    def norm(self) -> float:
+        """Return the norm of the only direction; raises as `layer` does."""
+        return self.magnitude(self.layer)
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def __getitem__(self, layer: int) -> Tensor:
+        if layer not in self.directions:
+            raise LayerError(f"The vector has no direction for layer {layer}", valid=f"its layers {list(self.layers)}")
+        return self.directions[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.directions)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return the directions as NumPy's: (width,) of one layer, else (layers, width)."""
+        stacked = self.vector if len(self) == 1 else torch.stack(list(self.directions.values()))
+        return stacked.numpy().astype(dtype or "float32")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        places = [(v.component, v.head, v.layers) for v in (self, other)]
+        return places[0] == places[1] and all(torch.equal(self[layer], other[layer]) for layer in self)
+
+    def __hash__(self) -> int:
+        return hash((self.component, self.head, self.layers, self.width))
+
+    def __repr__(self) -> str:
+        at = f"layer {self.layers[0]}" if len(self) == 1 else f"{len(self)} layers, {self.layers[0]} to {self.layers[-1]}"
+        norms = sorted({f"{self.magnitude(layer):.4g}" for layer in self}, key=float)
+        norm = f"norm {norms[0]}" if len(norms) == 1 else f"norms {norms[0]} to {norms[-1]}"
+        where = "" if self.component == "residual" else f" of {self.component}"
+        head = "" if self.head is None else f" head {self.head}"
+        told = [f"{at}{where}{head}", f"width {self.width}", norm, self.info.method, self.info.model_name]
+        return f"SteeringVector({', '.join(part for part in told if part)})"
 
     def magnitude(self, layer: int) -> float:
         """Return the norm of the direction at `layer`, as it is."""
@@ -177,30 +241,49 @@ class SteeringVector:
         """Return the same directions at length 1; the contrast's own norms stay in the info."""
         unit = {n: (direction.double() / direction.double().norm()).float() for n, direction in self.directions.items()}
         return replace(
-            self, directions=MappingProxyType(unit), info=self.info.model_copy(update={"is_unit": True, "chosen": None})
+            self, directions=unit, info=self.info.model_copy(update={"is_unit": True, "chosen": None})
         )
 
-    def __add__(self, other: object) -> "SteeringVector":
-        return combine((self, other), (1.0, 1.0)) if isinstance(other, SteeringVector) else NotImplemented
+    def cosine_similarity(self, other: "SteeringVector") -> float:
+        """Return the cosine with another vector, where both have one layer; raises as `layer` and `require_alike` do."""
+        require_alike((self, other))
+        return float(torch.cosine_similarity(self.vector.double(), other.vector.double(), dim=0))
 
-    def __sub__(self, other: object) -> "SteeringVector":
-        return combine((self, other), (1.0, -1.0)) if isinstance(other, SteeringVector) else NotImplemented
+    def __add__(self, other: object) -> Self:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        return cast(Self, combine((self, other), (1.0, 1.0)))
 
-    def __mul__(self, factor: float) -> "SteeringVector":
+    def __radd__(self, other: object) -> Self:
+        # What `sum` starts from.
+        if not isinstance(other, int) or other != 0:
+            return NotImplemented
+        return self
+
+    def __sub__(self, other: object) -> Self:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        return cast(Self, combine((self, other), (1.0, -1.0)))
+
+    def __mul__(self, factor: float) -> Self:
         return combine((self,), (factor,))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> "SteeringVector":
+    def __truediv__(self, divisor: float) -> Self:
         if divisor == 0:
             raise StrengthError("A steering vector is divided by 0", valid="a finite number but 0")
         return combine((self,), (1 / divisor,))
 
-    def __neg__(self) -> "SteeringVector":
+    def __neg__(self) -> Self:
         return combine((self,), (-1.0,))
 
 
-def combine(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> SteeringVector:
+# A vector of a class that adds to `SteeringVector` stays one of it.
+_AnyVector = TypeVar("_AnyVector", bound=SteeringVector)
+
+
+def combine(vectors: Sequence[_AnyVector], weights: Sequence[float]) -> _AnyVector:
     """Return Σ weightᵢ · vectorᵢ, layer by layer, summed in float64.
 
     One vector alone keeps what is known of it, and with a negative weight its two classes change sides. Of several
@@ -235,10 +318,10 @@ def combine(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> Stee
             )
     if len(vectors) > 1:
         info = VectorInfo.shared_by([vector.info for vector in vectors], method="combined")
-        return SteeringVector.from_directions(directions, component=first.component, head=first.head, info=info)
+        return type(first).from_directions(directions, component=first.component, head=first.head, info=info)
     (weight,) = weights
     info = first.info if weight > 0 else first.info.negated()
-    return SteeringVector.from_directions(
+    return type(first).from_directions(
         directions,
         component=first.component,
         head=first.head,
@@ -289,14 +372,16 @@ def require_equal_layers(vectors: Sequence[SteeringVector]) -> None:
         )
 
 
-def _checked(tensor: Tensor, what: str, layer: int) -> Tensor:
+def _checked(array: object, what: str, layer: int) -> Tensor:
+    """Return a copy of one vector; a (1, width) array, which would broadcast, is its row."""
     if layer < 0:
         raise LayerError(f"The {what}'s layer is {layer}", valid="0 and above", fix="Count from the first block.")
+    tensor = array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))
+    if tensor.dim() == 2 and len(tensor) == 1:
+        tensor = tensor[0]
     if tensor.dim() != 1 or len(tensor) == 0:
         raise DirectionError(
-            f"The {what} of layer {layer} has the shape {tuple(tensor.shape)}",
-            valid="one vector, shape (width,)",
-            fix="A (1, width) array is refused, since it would broadcast: take its row 0.",
+            f"The {what} of layer {layer} has the shape {tuple(tensor.shape)}", valid="one vector, shape (width,)"
         )
     if not tensor.is_floating_point():
         raise DirectionError(f"The {what} of layer {layer} has dtype {tensor.dtype}", valid="floats")
