@@ -33,7 +33,7 @@ class Applied:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that it edits."""
-        return tuple(placement.site.layer for placement in self.unit_placements)
+        return tuple(dict.fromkeys(placement.site.layer for placement in self.unit_placements))
 
 
 class Registry:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from steer_tools.core.conditions import Both, Condition, Either, Not, Reading, Threshold
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import VectorInfo
+from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import ArgumentError
 from steer_tools.session.session import Session
-from steer_tools.session.vector_loading import load_for_model
+from steer_tools.session.vector_loading import VectorLike, load_for_model
 
 _GRAMMAR = (
     "paths of vector files, each with @LAYER after it if the file has several layers, joined by 'and', 'or', 'not' and "
@@ -34,8 +34,10 @@ class ParsedCondition:
     warnings: tuple[str, ...]
 
 
-def parse_condition(session: Session, text: str, *, allow_other_model: bool = False) -> ParsedCondition:
-    """Read a condition; `not` binds before `and`, and that before `or`.
+def parse_condition(
+    session: Session, text: str | SteeringVector, *, allow_other_model: bool = False
+) -> ParsedCondition:
+    """Read a condition; `not` binds before `and`, and that before `or`. A vector in memory is one by itself.
 
     Raises:
         ArgumentError: The text is not of this form, or a file has no threshold or reads what no prompt has.
@@ -43,6 +45,8 @@ def parse_condition(session: Session, text: str, *, allow_other_model: bool = Fa
         ForeignVectorError: A vector was made on another kind of model, and that is not allowed.
     """
     parser = _Parser(session, text, allow_other_model=allow_other_model)
+    if isinstance(text, SteeringVector):
+        return ParsedCondition(parser.threshold(text, str(text), None), tuple(parser.warnings))
     return ParsedCondition(parser.whole(), tuple(dict.fromkeys(parser.warnings)))
 
 
@@ -50,6 +54,8 @@ class _Parser:
     def __init__(self, session: Session, text: object, *, allow_other_model: bool) -> None:
         self._session, self._text, self._allow_other_model = session, text, allow_other_model
         self.warnings: list[str] = []
+        if isinstance(text, SteeringVector):
+            return
         if not isinstance(text, str) or not text.strip():
             raise self._malformed("it names no file")
         lexer = shlex.shlex(text, posix=True, punctuation_chars="()")
@@ -88,7 +94,11 @@ class _Parser:
         if not self._tokens or self._tokens[0] in _WORDS:
             found = repr(self._tokens[0]) if self._tokens else "the end"
             raise self._malformed(f"a file should stand where {found} does")
-        return self._threshold(self._tokens.pop(0))
+        name = self._tokens.pop(0)
+        path, at, number = name.rpartition("@")
+        has_layer = bool(at) and number.removeprefix("-").isdecimal()
+        layer = self._session.engine.resolve_layer(int(number)) if has_layer else None
+        return self.threshold(path if has_layer else name, name, layer)
 
     def _took(self, word: str) -> bool:
         if self._tokens and self._tokens[0] == word:
@@ -96,21 +106,17 @@ class _Parser:
             return True
         return False
 
-    def _threshold(self, name: str) -> Condition:
-        path, at, number = name.rpartition("@")
-        has_layer = bool(at) and number.removeprefix("-").isdecimal()
-        layer = self._session.engine.resolve_layer(int(number)) if has_layer else None
-        loaded = load_for_model(
-            self._session, path if has_layer else name, layer, allow_other_model=self._allow_other_model
-        )
+    def threshold(self, vector_like: VectorLike, name: str, layer: int | None) -> Condition:
+        loaded = load_for_model(self._session, vector_like, layer, allow_other_model=self._allow_other_model)
         vector = loaded.vector
         self.warnings.extend(f"Condition {name!r}: {warning}" for warning in loaded.warnings)
         if layer is None and len(vector.layers) == 1:
             layer = vector.layers[0]
         if layer is None or layer not in vector.layers:
+            example = f"{name.rpartition('@')[0] or name}@{vector.layers[0]}"
             raise ArgumentError(
                 f"The condition {name!r} does not say which of the layers {list(vector.layers)} of its file is read",
-                valid=f"one of them, as in {f'{path or name}@{vector.layers[0]}'!r}",
+                valid=f"one of them, as in {example!r}",
             )
         threshold = vector.info.thresholds.get(layer)
         pooling: Pooling | None = next((known for known in _PROMPT_POOLINGS if known == vector.info.pooling), None)

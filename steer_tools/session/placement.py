@@ -5,7 +5,7 @@ It must not know hooks or what tools return.
 
 import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast, get_args
@@ -23,7 +23,10 @@ from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import LoadedForModel, VectorLike, load_for_model
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
-Layers: TypeAlias = int | Sequence[int] | None
+# One, several, or what the strength is multiplied by at each.
+Layers: TypeAlias = int | Sequence[int] | Mapping[int, float] | None
+# One vector, several, or what each is multiplied by.
+Vectors: TypeAlias = VectorLike | Sequence[VectorLike] | Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Placed:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that are edited."""
-        return tuple(placement.site.layer for placement in self.unit_placements)
+        return tuple(dict.fromkeys(placement.site.layer for placement in self.unit_placements))
 
     def plan(self, strength: float) -> Plan:
         """Return the placements at `strength`."""
@@ -88,7 +91,7 @@ class PlacementOptions:
     intervention: str = "add"
     target: float | None = None
     positions: str | None = None
-    condition: str | None = None
+    condition: str | SteeringVector | None = None
     layer_weights: Sequence[float] | None = None
     allow_other_model: bool = False
 
@@ -111,12 +114,12 @@ class PlacementOptions:
         return scope, unit, kind
 
 
-def place(session: Session, vector: VectorLike, layer: Layers, options: PlacementOptions | None = None) -> Placed:
-    """Choose a vector's directions and express one unit of strength at each layer.
+def place(session: Session, vector: Vectors, layer: Layers, options: PlacementOptions | None = None) -> Placed:
+    """Choose a vector's directions and express one unit of strength at each layer; of several vectors, side by side.
 
     Of layer, unit and positions, what is None is taken from the cell that an experiment chose for the vector, where it
-    has one and is added. Else `layer` None takes all layers of the vector; a list takes those; an int that the vector
-    has takes that direction, and one that it does not have takes its only direction.
+    has one and is added. Else `layer` None takes all layers of the vector; layers that the vector has take their own
+    directions, and where it has only one, any other layer takes that. A mapping of layers is one with layer weights.
 
     Raises:
         LayerError: The model or the vector lacks a layer.
@@ -124,11 +127,27 @@ def place(session: Session, vector: VectorLike, layer: Layers, options: Placemen
         ArgumentError: An option is unknown, or cannot be had with this vector.
         VectorFileError: A file cannot be read.
     """
-    at = session.engine.resolve_layer(layer) if isinstance(layer, int) else None
     options = options or PlacementOptions()
+    if isinstance(layer, Mapping):
+        if options.layer_weights is not None:
+            raise ArgumentError("layer is a mapping, and layer_weights were given, too", valid="one of them")
+        options = replace(options, layer_weights=list(layer.values()))
+        layer = list(layer)
     options.checked()  # Before a file is read: what is wrong with the call is told first.
-    loaded = load_for_model(session, vector, at, allow_other_model=options.allow_other_model)
-    return _placed(session, loaded, layer, options)
+    weighted = _weighted(vector)
+    if weighted is not None:
+        return _together([(place(session, one, layer, options), weight) for one, weight in weighted])
+    single = cast(VectorLike, vector)
+    at = layer
+    if isinstance(layer, Sequence) and not isinstance(layer, str):
+        at = session.resolved_layers(layer, "layer", _SOME_LAYERS)
+    loaded = load_for_model(
+        session,
+        single,
+        session.engine.resolve_layer(at) if isinstance(at, int) else at,
+        allow_other_model=options.allow_other_model,
+    )
+    return _placed(session, loaded, at, options)
 
 
 def place_at_each(
@@ -174,28 +193,34 @@ def apply(session: Session, placed: Placed, strength: float | None) -> Applied:
 
 @contextmanager
 def steering(
-    vector: VectorLike,
-    layer: int | Sequence[int] | None = None,
+    vector: Vectors,
+    layer: Layers = None,
     strength: float | None = None,
     *,
     unit: Unit | None = None,
     intervention: str = "add",
     target: float | None = None,
     positions: str | None = None,
-    condition: str | None = None,
+    condition: str | SteeringVector | None = None,
+    layer_weights: Sequence[float] | None = None,
+    allow_other_model: bool = False,
 ) -> Generator[Applied]:
     """Steer the attached model inside a `with` block; on leaving it, also by an error, this one vector is taken off.
 
     Args:
-        vector: A `SteeringVector` or the path of a file.
-        layer: Where it acts. What is left out of layer, strength, unit and positions is what an experiment chose for
-            the file; where none did, every layer that the vector has, 1.0, "vector" and "generated".
+        vector: A `SteeringVector`, the path of a file, a tensor or array (with `layer`), or {layer: array}; or several
+            of them in a list, or {path: weight}.
+        layer: Where it acts: a layer, a list, a range, or {layer: weight}. What is left out of layer, strength, unit
+            and positions is what an experiment chose for the file; where none did, every layer that the vector has,
+            1.0, "vector" and "generated".
         strength: Multiplies the unit, or is the share of a whole edit.
         unit: "vector" (what the file holds), "contrast" (one mean difference) or "residual" (one residual norm).
         intervention: What is done to the hidden state; see `apply_steering_vector`.
         target: The intervention's own parameter.
         positions: Which tokens are steered.
         condition: Which rows are steered.
+        layer_weights: By what the strength is multiplied at each layer.
+        allow_other_model: Whether another model's vector may be used.
 
     Where more is added than texts tend to bear, `warnings.warn` says so.
 
@@ -203,7 +228,7 @@ def steering(
         SteeringError: As `apply_steering_vector` does.
     """
     session = current_session()
-    options = PlacementOptions(unit, intervention, target, positions, condition)
+    options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
     with session.lock:
         applied = apply(session, place(session, vector, layer, options), strength)
         too_long = applied_warnings(session, applied)
@@ -265,10 +290,35 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
         unit,
         tuple(placements),
         target,
-        options.condition,
-        tuple(warnings),
+        None if options.condition is None else str(options.condition),
+        tuple(dict.fromkeys(warnings)),
         chosen_strength=chosen.strength if chosen is not None and chosen.unit == unit else None,
         taken=tuple(f"{name} {value}" for name, value in taken.items() if value != str(GENERATED)),
+    )
+
+
+def _weighted(vector: Vectors) -> list[tuple[VectorLike, float]] | None:
+    """Return several vectors with their weights; None where it is one."""
+    if isinstance(vector, list | tuple):
+        return [(one, 1.0) for one in cast(Sequence[VectorLike], vector)]
+    if isinstance(vector, Mapping) and all(isinstance(name, str) for name in vector):
+        weights = cast(Mapping[str, float], vector)
+        return [(name, require_finite(weight, "a vector's weight")) for name, weight in weights.items()]
+    return None
+
+
+def _together(placed: Sequence[tuple[Placed, float]]) -> Placed:
+    """Return several placed vectors as one, whose strength multiplies them all."""
+    if not placed:
+        raise ArgumentError("There is no vector", valid="at least one")
+    first = placed[0][0]
+    return replace(
+        first,
+        source=" and ".join(one.source for one, _ in placed),
+        unit_placements=tuple(unit.scaled(weight) for one, weight in placed for unit in one.unit_placements),
+        warnings=tuple(dict.fromkeys(warning for one, _ in placed for warning in one.warnings)),
+        chosen_strength=None,
+        taken=(),
     )
 
 
@@ -303,8 +353,10 @@ def _chosen_layers(session: Session, vector: SteeringVector, layer: Layers) -> l
     if isinstance(layer, str) or not isinstance(layer, Sequence):
         at = engine.resolve_layer(layer)
         return [(at, _own(vector, at) if len(vector.directions) > 1 else vector.layers[0])]
-    valid = f"some of {list(vector.layers)}, or leave it out for all"
-    return [(at, _own(vector, at)) for at in session.resolved_layers(layer, "layer", valid)]
+    return [(at, _own(vector, at) if len(vector.directions) > 1 else vector.layers[0]) for at in layer]
+
+
+_SOME_LAYERS = "at least one of the model's layers, or leave it out for all that the vector has"
 
 
 def _own(vector: SteeringVector, layer: int) -> int:

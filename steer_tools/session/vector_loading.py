@@ -4,21 +4,27 @@ It must not know where or how it will act.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from hashlib import sha256
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 from torch import Tensor
 
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
-from steer_tools.formats import SUFFIXES, load_vector, locate
+from steer_tools.formats import SUFFIXES, load_vector, locate, save_vector
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
-# A vector, or the path of its file.
-VectorLike: TypeAlias = SteeringVector | str | os.PathLike[str]
+# A vector, the path of its file, or arrays: one (width,) or (1, width), of which a layer is said beside it, or by layer.
+Array: TypeAlias = Tensor | np.ndarray[Any, Any]
+VectorLike: TypeAlias = SteeringVector | str | os.PathLike[str] | Array | Mapping[int, Array]
+
+_IN_MEMORY = "a vector in memory"
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,55 @@ class LoadedForModel:
 
 
 def load_for_model(
-    session: Session, vector: VectorLike, layer_if_unknown: int | None = None, *, allow_other_model: bool = False
+    session: Session,
+    vector: VectorLike,
+    layers_if_unknown: int | Sequence[int] | None = None,
+    *,
+    allow_other_model: bool = False,
 ) -> LoadedForModel:
-    """Read a vector and hold it against the session's model; `layer_if_unknown` is for files that do not say theirs.
+    """Read a vector and hold it against the session's model.
+
+    `layers_if_unknown` is for arrays and files that do not say theirs; an array is meant at each of several layers.
 
     Raises:
         VectorFileError: The file cannot be read.
+        LayerError: It is an array, and no layer is said.
         ForeignVectorError: It was made on a model of another width, or, unless allowed, of another kind.
     """
+    read, source = read_vector_like(session.workspace, vector, layers_if_unknown)
+    return LoadedForModel(read, source, tuple(_refuse_foreign(session, read, allow=allow_other_model)))
+
+
+def read_vector_like(
+    workspace: Workspace, vector: VectorLike, layers_if_unknown: int | Sequence[int] | None = None
+) -> tuple[SteeringVector, str]:
+    """Return a vector, and where it came from; `load_for_model` without a model."""
+    layers = [layers_if_unknown] if isinstance(layers_if_unknown, int) else list(layers_if_unknown or ())
     if isinstance(vector, SteeringVector):
-        source = "a SteeringVector in memory"
-    else:
-        place = locate(vector, session.workspace)
-        index = f"[{', '.join(place.index)}]" if place.index else ""
-        source = f"{session.workspace.resolve(place.name)}{index}"
-        vector = load_vector(vector, layer_if_unknown=layer_if_unknown, workspace=session.workspace)
-    return LoadedForModel(vector, source, tuple(_refuse_foreign(session, vector, allow=allow_other_model)))
+        return vector, _IN_MEMORY
+    if isinstance(vector, Mapping):
+        return SteeringVector(cast(Mapping[int, Tensor], vector)), _IN_MEMORY
+    if isinstance(vector, Tensor | np.ndarray):
+        if not layers:
+            raise LayerError(
+                f"The vector is an array of shape {tuple(vector.shape)}, which does not say its layer",
+                valid="a layer beside it, or a dictionary {layer: array}",
+            )
+        return SteeringVector(dict.fromkeys(layers, cast(Tensor, vector))), _IN_MEMORY
+    place = locate(vector, workspace)
+    index = f"[{', '.join(place.index)}]" if place.index else ""
+    read = load_vector(vector, layer_if_unknown=layers[0] if layers else None, workspace=workspace)
+    return read, f"{workspace.resolve(place.name)}{index}"
+
+
+def path_of(workspace: Workspace, vector: VectorLike, layers_if_unknown: Sequence[int] = ()) -> str:
+    """Return the path of a vector's file as it was given; one in memory is saved, under a name made of its content."""
+    if isinstance(vector, str | os.PathLike):
+        return os.fspath(vector)
+    loaded, _ = read_vector_like(workspace, vector, layers_if_unknown)
+    content = b"".join(direction.numpy().tobytes() for direction in loaded.directions.values())
+    name = sha256(repr((loaded.layers, loaded.component, loaded.head)).encode() + content).hexdigest()[:12]
+    return str(save_vector(loaded, f"vectors/{name}", workspace=workspace))
 
 
 def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:

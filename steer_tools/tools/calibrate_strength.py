@@ -86,7 +86,7 @@ def calibrate_strength(
             strength=strength,
             unit=unit,
             residual_strength=short(strength * per_unit),
-            apply=repeating(vector_path, placed, strength, allow_other_model=allow_other_model),
+            apply=repeating(session, vector_path, placed, strength, allow_other_model=allow_other_model),
             kl=short(damage([strength])[0]),
             effect=None if effect is None else short(effect([strength])[0]),
             warnings=[

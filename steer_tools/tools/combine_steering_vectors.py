@@ -1,8 +1,8 @@
 """The tool that makes a vector from vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Annotated
+from typing import Annotated, cast
 
 from annotated_types import MinLen
 from typing_extensions import TypedDict
@@ -55,16 +55,19 @@ def combine_steering_vectors(
     """
     from steer_tools.core.vectors import combine, cosines, oppositions, orthogonalized
     from steer_tools.experiments.grids import by_layer
-    from steer_tools.formats import load_vector, write_vector
+    from steer_tools.formats import write_vector
     from steer_tools.session.placement import require_finite
+    from steer_tools.session.vector_loading import read_vector_like
 
     with locked_session() as session:
         session.workspace.resolve(save_path)
-        vectors = [load_vector(path, workspace=session.workspace) for path in vector_paths]
+        if isinstance(vector_paths, Mapping):
+            vector_paths, weights = list(vector_paths), list(cast(Mapping[str, float], vector_paths).values())
+        vectors = [read_vector_like(session.workspace, vector)[0] for vector in vector_paths]
         factors = [1.0] * len(vectors) if weights is None else [require_finite(w, "a weight") for w in weights]
         combined = combine(vectors, factors)
         if orthogonal_to:
-            others = [load_vector(path, workspace=session.workspace) for path in orthogonal_to]
+            others = [read_vector_like(session.workspace, vector)[0] for vector in orthogonal_to]
             combined = orthogonalized(combined, others)
         written = write_vector(combined, save_path, workspace=session.workspace)
         by_layer = [cosines(vectors, layer).tolist() for layer in combined.layers]

@@ -98,7 +98,7 @@ def evaluate_steering_robustness(
             strength=wanted,
             unit=unit,
             residual_strength=short(wanted * residual_unit(session, placed)),
-            apply=repeating(vector_path, placed, wanted, allow_other_model=allow_other_model),
+            apply=repeating(session, vector_path, placed, wanted, allow_other_model=allow_other_model),
             score=short(found.score),
             effect=short(float(found.effects.mean())),
             interval=short_interval(found.interval),

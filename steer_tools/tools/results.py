@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steer_tools.evaluation.intervals import Interval
     from steer_tools.session.placement import Placed
     from steer_tools.session.session import Session
+    from steer_tools.session.vector_loading import VectorLike
 
 _Item = TypeVar("_Item")
 _Figure = TypeVar("_Figure", float, float | None)
@@ -104,11 +105,15 @@ def applied_result(session: Session, applied: Applied, warnings: list[str]) -> A
     )
 
 
-def repeating(vector_path: str, placed: Placed, strength: float, *, allow_other_model: bool = False) -> ApplyArguments:
-    """Return the call that applies a vector as it was placed, at one layer."""
+def repeating(
+    session: Session, vector: VectorLike, placed: Placed, strength: float, *, allow_other_model: bool = False
+) -> ApplyArguments:
+    """Return the call that applies a vector as it was placed, at one layer; one in memory has a file afterwards."""
+    from steer_tools.session.vector_loading import path_of
+
     (placement,) = placed.unit_placements
     arguments = ApplyArguments(
-        vector_path=vector_path,
+        vector_path=path_of(session.workspace, vector, placed.layers),
         layer=placement.site.layer,
         strength=strength,
         unit=placed.unit,

@@ -178,7 +178,7 @@ def steering_experiment(
             best_layer=swept.cell.layer,
             best_strength=swept.cell.strength,
             residual_strength=short(swept.cell.strength * residual_unit(session, swept.placed)),
-            apply=repeating(path, swept.placed, swept.cell.strength),
+            apply=repeating(session, path, swept.placed, swept.cell.strength),
             unit=options.unit,
             effect=short(judgement.effect),
             interval=short_interval(judgement.interval),

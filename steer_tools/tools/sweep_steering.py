@@ -31,20 +31,22 @@ def sweep_steering(
     from steer_tools.experiments.sweeps import SweepOptions, sweep
     from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.report_files import save_sweep
-    from steer_tools.session.vector_loading import load_for_model
+    from steer_tools.session.vector_loading import load_for_model, path_of
 
     started = time.monotonic()
     with locked_session() as session:
         evaluation_set = evaluation_set_named(session, behavior_name, seed=seed)
         options = SweepOptions(strengths, unit, positions, Budget(damage_budget), allow_other_model, seed, per_token)
-        loaded = load_for_model(session, vector_path, None, allow_other_model=allow_other_model)
-        tried = resolved_layers(session, layers, loaded.vector.layers)
+        named = resolved_layers(session, layers, [])
+        loaded = load_for_model(session, vector_path, named, allow_other_model=allow_other_model)
+        tried = named or [*map(session.engine.resolve_layer, loaded.vector.layers)]
+        path = path_of(session.workspace, vector_path, named)
         folder = save_folder or f"sweeps/{folder_name(evaluation_set)}"
         swept = sweep(session, loaded.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
         method = loaded.vector.info.method
-        facts = Facts.of(session.engine.info, options, str(vector_path), method, time.monotonic() - started)
+        facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        return swept_result(session, swept, options, files, str(vector_path), loaded.warnings)
+        return swept_result(session, swept, options, files, path, loaded.warnings)
 
 
 TOOL = Card(
