@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steer_tools.core.vectors import SteeringVector as SteeringVector
+    from steer_tools.by_hand.vectors import SteeringVector as SteeringVector
+    from steer_tools.by_hand.vectors import load_vector as load_vector
+    from steer_tools.by_hand.vectors import save_vector as save_vector
     from steer_tools.errors import SteeringError as SteeringError
-    from steer_tools.formats import load_vector as load_vector
-    from steer_tools.formats import save_vector as save_vector
     from steer_tools.inspection.activations import load_activations as load_activations
     from steer_tools.inspection.activations import read_activations as read_activations
     from steer_tools.inspection.recording import recording as recording
@@ -26,35 +26,38 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where the names are that no tool has.
+# Where the names are that no tool has, and which of them are called by hand with what people have.
 _ROOMS = {
     "SteeringError": "errors",
-    "SteeringVector": "core.vectors",
+    "SteeringVector": "by_hand.vectors",
     "attach_model": "session.session",
     "detach_model": "session.session",
     "load_activations": "inspection.activations",
-    "load_vector": "formats",
+    "load_vector": "by_hand.vectors",
     "loaded_model": "session.session",
     "read_activations": "inspection.activations",
     "recording": "inspection.recording",
     "reporting_to": "progress",
-    "save_vector": "formats",
+    "save_vector": "by_hand.vectors",
     "split_by_label": "prompts",
     "steering": "session.placement",
     "undo_edited_model": "weights.checkpoints",
 }
+_BY_HAND = ("load_vector", "save_vector", "split_by_label", "steering")
 
 
 def __getattr__(name: str) -> object:
     if name in _ROOMS:
         value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+        if name in _BY_HAND:
+            value = import_module(f"{__name__}.by_hand.calls").by_hand(value)
     elif name == "__all__":
         value = __dir__()
     else:
-        functions = [] if name.startswith("_") else [tool.function for tool in _tools() if tool.name == name]
-        if not functions:
+        tools = [] if name.startswith("_") else [tool for tool in _tools() if tool.name == name]
+        if not tools:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = import_module(f"{__name__}.tools.documentation").document(*functions)
+        value = import_module(f"{__name__}.by_hand.calls").tool_by_hand(*tools)
     globals()[name] = value
     return value
 

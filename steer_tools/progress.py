@@ -29,6 +29,11 @@ def reported(items: Sequence[_Item], message: str) -> Iterator[_Item]:
         report(done, len(items), message)
 
 
+def is_reported() -> bool:
+    """Return whether somebody listens in this context."""
+    return _reporter.get() is not None
+
+
 @contextmanager
 def reporting_to(reporter: Reporter | None) -> Generator[None]:
     """Send this context's progress to `reporter`, which may raise `Cancelled` to stop the work; None is for nobody."""

@@ -126,7 +126,7 @@ class ToolCommand:
         if typed["as_json"] or self.tool.show is None:
             show_json(result)
         else:
-            say(self.shown(self.tool.show, result, arguments))
+            say(self.tool.shown(result, arguments, is_plain=is_plain()))
             for intention, command in suggestions(self.tool.name, bench, arguments, result):
                 show_command(intention, command)
         if result.get("passed") is False:
@@ -164,9 +164,3 @@ class ToolCommand:
         other = self.tool.card.instead_of_vector
         if other and (typed["vector"] is None) == (arguments[other] is None):
             raise ArgumentError("One vector is needed", valid=f"--vector with --positions all, or --{other}")
-
-    def shown(self, show: Callable[..., Any], result: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-        """Render a result, with what `show` asks for beside it."""
-        wanted = signature(show).parameters
-        beside = {**arguments, "is_plain": is_plain()}
-        return show(result, **{name: value for name, value in beside.items() if name in wanted})

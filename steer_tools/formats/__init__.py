@@ -193,8 +193,8 @@ def load_vector(
 
     Args:
         path: A file below `workspace`, or an absolute path; of a file with several arrays with the one that is meant,
-            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a `SteeringVectorSet` that rotalabs-steer saved
-            is one vector with several layers.
+            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a `SteeringVectorSet` that rotalabs-steer
+            saved is one vector with several layers.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
         rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
             "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);

@@ -20,7 +20,7 @@ from steer_tools.formats import SUFFIXES, load_vector, locate, save_vector
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
-# A vector, the path of its file, or arrays: one (width,) or (1, width), of which a layer is said beside it, or by layer.
+# A vector, the path of its file, or arrays: one, (width,) or (1, width), with its layer said beside it, or by layer.
 Array: TypeAlias = Tensor | np.ndarray[Any, Any]
 VectorLike: TypeAlias = SteeringVector | str | os.PathLike[str] | Array | Mapping[int, Array]
 

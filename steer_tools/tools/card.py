@@ -28,6 +28,8 @@ class Card:
         is_repeatable: A second equal call changes nothing more, though the first one does.
         reaches_out: It may touch something beyond the model and the workspace.
         needs_model: It works on the attached model.
+        makes_vector: Its result's `vector_path` is a vector that it made.
+        rows: The entry of its result that is a table, a dict a row, or what makes one of the result.
     """
 
     title: str
@@ -45,6 +47,8 @@ class Card:
     is_repeatable: bool = False
     reaches_out: bool = False
     needs_model: bool = True
+    makes_vector: bool = False
+    rows: str | Callable[[Any], list[dict[str, Any]]] | None = None
 
     def tool(self, function: Callable[..., Any], show: Callable[..., Any] | None = None) -> "Tool":
         """Return the tool that the card is of."""
@@ -71,6 +75,13 @@ class Tool:
     function: Callable[..., Any]
     card: Card
     show: Callable[..., Any] | None = None
+
+    def shown(self, result: Mapping[str, Any], arguments: Mapping[str, Any], *, is_plain: bool) -> Any:
+        """Render a result of `function(**arguments)`, where there is a way to."""
+        assert self.show is not None
+        wanted = inspect.signature(self.show).parameters
+        beside = {**arguments, "is_plain": is_plain}
+        return self.show(result, **{name: value for name, value in beside.items() if name in wanted})
 
     @property
     def name(self) -> str:

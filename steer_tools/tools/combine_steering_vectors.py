@@ -114,5 +114,6 @@ TOOL = Card(
     about="Save the weighted sum of vectors, and show how they lie to each other.",
     positional=("vector_paths",),
     is_repeatable=True,
+    makes_vector=True,
     needs_model=False,
 ).tool(combine_steering_vectors, show)

@@ -269,4 +269,5 @@ TOOL = Card(
     required=("layer", "save_path"),
     about="Create a steering vector from prompts that show a behaviour and prompts that do not.",
     is_repeatable=True,
+    makes_vector=True,
 ).tool(create_steering_vector, show)

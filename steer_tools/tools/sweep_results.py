@@ -105,7 +105,9 @@ def swept_result(
         best_layer=swept.cell.layer,
         best_strength=swept.cell.strength,
         residual_strength=short(swept.cell.strength * units[swept.cell.layer]),
-        apply=repeating(session, vector_path, swept.placed, swept.cell.strength, allow_other_model=options.allow_other_model),
+        apply=repeating(
+            session, vector_path, swept.placed, swept.cell.strength, allow_other_model=options.allow_other_model
+        ),
         effect=short(swept.judgement.effect),
         interval=short_interval(swept.judgement.interval),
         items=len(swept.judgement.effects),

@@ -29,6 +29,7 @@ ORDER = (
     "figures",
     "reports",
     "tools",
+    "by_hand",
     "cli",
 )
 # Package → the only places that may import it.

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
-from typing_extensions import Self
 
 from steer_tools.core.site import Component
 from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
@@ -217,11 +216,20 @@ class SteeringVector:
         places = [(v.component, v.head, v.layers) for v in (self, other)]
         return places[0] == places[1] and all(torch.equal(self[layer], other[layer]) for layer in self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy cannot be pickled.
+        tensors = [dict(getattr(self, name)) for name in ("directions", "means", "erasers")]
+        return type(self), (tensors[0], self.component, self.info, self.head, *tensors[1:])
+
     def __hash__(self) -> int:
         return hash((self.component, self.head, self.layers, self.width))
 
     def __repr__(self) -> str:
-        at = f"layer {self.layers[0]}" if len(self) == 1 else f"{len(self)} layers, {self.layers[0]} to {self.layers[-1]}"
+        at = (
+            f"layer {self.layers[0]}"
+            if len(self) == 1
+            else f"{len(self)} layers, {self.layers[0]} to {self.layers[-1]}"
+        )
         norms = sorted({f"{self.magnitude(layer):.4g}" for layer in self}, key=float)
         norm = f"norm {norms[0]}" if len(norms) == 1 else f"norms {norms[0]} to {norms[-1]}"
         where = "" if self.component == "residual" else f" of {self.component}"
@@ -240,12 +248,10 @@ class SteeringVector:
     def normalized(self) -> "SteeringVector":
         """Return the same directions at length 1; the contrast's own norms stay in the info."""
         unit = {n: (direction.double() / direction.double().norm()).float() for n, direction in self.directions.items()}
-        return replace(
-            self, directions=unit, info=self.info.model_copy(update={"is_unit": True, "chosen": None})
-        )
+        return replace(self, directions=unit, info=self.info.model_copy(update={"is_unit": True, "chosen": None}))
 
     def cosine_similarity(self, other: "SteeringVector") -> float:
-        """Return the cosine with another vector, where both have one layer; raises as `layer` and `require_alike` do."""
+        """Return the cosine with another vector, both of one layer; raises as `layer` and `require_alike` do."""
         require_alike((self, other))
         return float(torch.cosine_similarity(self.vector.double(), other.vector.double(), dim=0))
 

@@ -1,0 +1,140 @@
+"""A function of the package → the same function as it is called by hand in Python.
+
+Arguments are taken by the names that the field gives them, and in the types that people have; a name that means nothing
+is refused with the right one. It must not know what the function does.
+"""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from steer_tools.by_hand.habits import INSTEAD, NEEDLESS, SYNONYMS
+from steer_tools.by_hand.plain_values import plain_value
+from steer_tools.by_hand.progress_bars import notebook_bar
+from steer_tools.by_hand.results import Result, VectorResult
+from steer_tools.errors import ArgumentError
+from steer_tools.tools.card import Tool
+from steer_tools.tools.documentation import document
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+# Take a vector, which may be of any type, or the result of a tool that made one.
+_VECTORS = ("vector_path", "vector", "ablate", "condition")
+_MANY_VECTORS = ("vector_paths", "orthogonal_to")
+_log = logging.getLogger("steer_tools")
+
+
+def tool_by_hand(tool: Tool) -> Callable[..., Result]:
+    """Return a tool that takes what people type, shows its progress in a notebook, and returns a `Result`."""
+    function = by_hand(document(tool.function))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Result:
+        arguments = _arguments(tool.function, args, kwargs)
+        _log.info("%s(%s)", tool.name, ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()))
+        with notebook_bar(tool.name):
+            result = tool.function(**arguments)
+        for warning in result.get("warnings", ()):
+            _log.info("%s: %s", tool.name, warning)
+        kind = VectorResult if tool.card.makes_vector else Result
+        return kind(result, tool, arguments)
+
+    return call
+
+
+def by_hand(function: _Function) -> _Function:
+    """Return a function that takes what people type."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(**_arguments(function, args, kwargs))
+
+    return call  # pyright: ignore[reportReturnType]  # It is called as the function is.
+
+
+def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments by our names, as plain values.
+
+    Raises:
+        ArgumentError: One is unknown, given twice, missing, or none of the words that it may be.
+    """
+    name, parameters = function.__name__, inspect.signature(function).parameters
+    args, kwargs = _without_model(args, kwargs, parameters)
+    positional = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    if len(args) > len(positional):
+        raise ArgumentError(
+            f"{name} was given {len(args)} arguments without a name",
+            valid=f"at most {len(positional)}: {', '.join(positional)}",
+        )
+    given = dict(zip(positional, args, strict=False))
+    for keyword, value in kwargs.items():
+        ours = _named(name, keyword, parameters, {*given, *kwargs})
+        if ours is not None:
+            if ours in given:
+                raise ArgumentError(
+                    f"{ours} of {name} was given twice" + (f", once as {keyword!r}" if keyword != ours else ""),
+                    fix=INSTEAD.get(keyword, ""),
+                )
+            given[ours] = value
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    if missing:
+        raise ArgumentError(f"{name} lacks {' and '.join(missing)}", valid=f"the arguments {', '.join(parameters)}")
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    return {ours: _value(value, hints[ours], ours) for ours, value in given.items()}
+
+
+def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[str]) -> str | None:
+    """Return our name of a keyword; None for what is so anyway.
+
+    Raises:
+        ArgumentError: It means nothing here.
+    """
+    if keyword in parameters:
+        return keyword
+    if keyword == "do_sample" and "temperature" in parameters:
+        return None
+    for ours in SYNONYMS.get(keyword, ()):
+        if ours in parameters and (ours not in given or keyword not in INSTEAD):
+            return ours
+    if keyword in NEEDLESS:
+        return None
+    near = get_close_matches(keyword, parameters, 1, 0.6)
+    raise ArgumentError(
+        f"{name} has no argument {keyword!r}",
+        valid=", ".join(parameters) or "none",
+        fix=INSTEAD.get(keyword) or (f"Did you mean {near[0]!r}?" if near else ""),
+    )
+
+
+def _without_model(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take the model, with or without its tokenizer, off the front: it is the one that is steered from now on."""
+    rest = {name: value for name, value in kwargs.items() if name not in ("model", "tokenizer") or name in parameters}
+    model, tokenizer = (kwargs.get(name) for name in ("model", "tokenizer"))
+    if args and _is_model(args[0]):
+        model, args = args[0], args[1:]
+        if args and callable(args[0]) and hasattr(args[0], "decode"):
+            tokenizer, args = args[0], args[1:]
+    if model is not None and "model" not in parameters:
+        from steer_tools.session.session import attach_model, loaded_model
+
+        attach_model(model, loaded_model()[1] if tokenizer is None else tokenizer)
+    return args, rest
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "generate") and hasattr(value, "config")
+
+
+def _value(value: Any, hint: Any, name: str) -> Any:
+    if isinstance(value, Mapping) and name in value:
+        # The result of another tool stands for its entry of that name.
+        return value[name]
+    if name in _VECTORS:
+        return value["vector_path"] if isinstance(value, Mapping) and "vector_path" in value else value
+    if name in _MANY_VECTORS:
+        return [_value(one, hint, "vector_path") for one in value] if isinstance(value, list | tuple) else value
+    return plain_value(value, hint, name)

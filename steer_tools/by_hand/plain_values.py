@@ -1,0 +1,126 @@
+"""A value as people have it, and the type that a tool asks for → the plain value that the tool takes.
+
+NumPy's and pandas' numbers and columns, tensors, paths, generators and single items come in. What is no way to write
+the type is left as it is, for the tool to refuse. It must not import what it converts: that is told by what it can do.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+from typing_extensions import is_typeddict
+
+from steer_tools.by_hand.habits import WORDS
+from steer_tools.errors import ArgumentError
+from steer_tools.prompts import PromptLike
+
+_TORCH_NAMES = ("dtype", "device")
+
+
+def plain_value(value: Any, hint: Any, name: str) -> Any:
+    """Return `value` as the argument `name` of the type `hint` takes it.
+
+    Raises:
+        ArgumentError: It is none of the words that the argument may have, or a table.
+    """
+    kinds = [*_members(hint)]
+    if value is None or any(is_typeddict(kind) for kind in kinds):
+        return value
+    value = _number_or_name(value)
+    items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if isinstance(value, str) and words and value not in words and str not in kinds:
+        return _word(value, words, name)
+    if items and not isinstance(value, Mapping | bytes):
+        (item,) = items
+        is_scalar = isinstance(value, str | int | float)
+        if is_scalar and any(kind in kinds for kind in (type(value), float if isinstance(value, int) else None)):
+            return value
+        if is_scalar and words and value in words:
+            return value
+        if _is_prompt(item):
+            return _prompts(value, name)
+        if is_scalar or not isinstance(value, Iterable):
+            return [value]
+        return [plain_value(one, item, name) for one in _listed(value, name)]
+    return value
+
+
+def _members(hint: Any) -> Iterable[Any]:
+    """Yield the kinds of a union, without what is said beside them."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        yield from _members(get_args(hint)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(hint):
+            yield from _members(member)
+    else:
+        yield hint
+
+
+def _number_or_name(value: Any) -> Any:
+    """Return a number that is wrapped in an array or tensor by itself, and a path, dtype or device as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(cast("os.PathLike[str]", value))
+    if type(value).__module__ == "torch" and type(value).__name__ in _TORCH_NAMES:
+        return str(value).removeprefix("torch.")
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    return value
+
+
+def _listed(value: Iterable[Any], name: str) -> list[Any]:
+    """Return a column, an array, a tensor, a range or a generator as a list.
+
+    Raises:
+        ArgumentError: It is a table.
+    """
+    if hasattr(value, "columns"):
+        columns = [str(column) for column in cast(Any, value).columns]
+        raise ArgumentError(
+            f"{name} is a table with the columns {columns}",
+            valid="one of its columns",
+            fix=f"Give table[{columns[0]!r}], for instance." if columns else "",
+        )
+    return list(cast(Any, value).tolist() if hasattr(value, "tolist") else value)
+
+
+def _is_prompt(item: Any) -> bool:
+    return set(_members(PromptLike)) == set(_members(item))
+
+
+def _prompts(value: Any, name: str) -> Any:
+    """Return prompts as a list: a text, a chat and token ids as a batch or by themselves are prompts, too."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return value
+    listed = [_plain_prompt(item) for item in _listed(value, name)] if isinstance(value, Iterable) else value
+    is_one = isinstance(listed, list) and bool(listed) and all(isinstance(item, Mapping) for item in listed)
+    is_chat = is_one and all("role" in item for item in cast(list[Mapping[str, Any]], listed))
+    return [listed] if is_chat else listed
+
+
+def _plain_prompt(item: Any) -> Any:
+    """Return one prompt of a list; a tuple of texts stays what it is."""
+    is_array = hasattr(item, "tolist") and getattr(item, "shape", None) is not None
+    return _listed(item, "a prompt") if is_array and item.shape != () else _number_or_name(item)
+
+
+def _word(value: str, words: list[Any], name: str) -> Any:
+    """Return the word that is meant.
+
+    Raises:
+        ArgumentError: None is.
+    """
+    meant = WORDS.get(value.lower().replace("-", "_"), value.lower())
+    if meant in words:
+        return meant
+    near = get_close_matches(value.lower(), [word for word in words if isinstance(word, str)], 1, 0.6)
+    raise ArgumentError(
+        f"{name} is {value!r:.80}",
+        valid=", ".join(map(repr, words)),
+        fix=f"Did you mean {near[0]!r}?" if near else "",
+    )

@@ -1,0 +1,136 @@
+"""A tool's plain result → the same dict, shown as a table in a notebook and read by attributes.
+
+It must not know what the tool does: how it looks is the tool's own.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from steer_tools.errors import ArgumentError
+from steer_tools.tools.card import Tool
+
+if TYPE_CHECKING:
+    from steer_tools.by_hand.vectors import SteeringVector
+
+_WIDTH = 110
+
+
+class Result(dict[str, Any]):
+    """What a tool returned, a dict of plain values; `result.texts` is `result["texts"]`.
+
+    A notebook shows it as the command line does, `summary()` is that as text, and `to_dataframe()` its main table.
+    """
+
+    def __init__(self, values: Mapping[str, Any], tool: Tool, arguments: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._tool, self._arguments = tool, arguments
+
+    def __missing__(self, key: object) -> Any:
+        raise KeyError(self._unknown(key))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self:
+            raise AttributeError(self._unknown(name))
+        return self[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the dict alone."""
+        return dict(self)
+
+    def summary(self) -> str:
+        """Return what the command line shows of it, as text."""
+        return self._rendered(as_html=False)
+
+    def to_dataframe(self) -> Any:
+        """Return its main table, one row a cell, text or item, as pandas has it.
+
+        Raises:
+            ArgumentError: It has no table.
+        """
+        import pandas as pd
+
+        rows = self._tool.card.rows
+        if rows is None:
+            raise ArgumentError(
+                f"{self._tool.name} returns no table", valid=f"the entries {', '.join(self)}, each as it is"
+            )
+        return pd.DataFrame(self[rows] if isinstance(rows, str) else rows(self))
+
+    def _repr_html_(self) -> str | None:
+        return self._rendered(as_html=True) if self._tool.show is not None else None
+
+    def _rendered(self, *, as_html: bool) -> str:
+        import io
+
+        from rich.console import Console
+
+        console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_jupyter=False)
+        console.print(self._tool.shown(self, self._arguments, is_plain=not as_html) if self._tool.show else dict(self))
+        if not as_html:
+            return console.export_text()
+        return console.export_html(inline_styles=True, code_format=_HTML)
+
+    def _unknown(self, name: object) -> str:
+        near = get_close_matches(str(name), self, 1, 0.5)
+        return f"The result of {self._tool.name} has no {name!r}: it has {', '.join(self)}" + (
+            f". Did you mean {near[0]!r}?" if near else ""
+        )
+
+
+_HTML = '<pre style="white-space:pre;overflow-x:auto;line-height:1.25;font-size:90%">{code}</pre>'
+
+
+class VectorResult(Result):
+    """What a tool returned that made a vector: in Python it stands for the vector itself, too.
+
+    `2 * result`, `result.norm()`, `result[15]` and `numpy.asarray(result)` are those of the vector in its file.
+    """
+
+    @property
+    def steering_vector(self) -> "SteeringVector":
+        """The vector, read from its file."""
+        from steer_tools.by_hand.vectors import load_vector
+
+        return load_vector(self["vector_path"])
+
+    def __missing__(self, key: object) -> Any:
+        return self.steering_vector[key] if isinstance(key, int) else super().__missing__(key)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self or name.startswith("_") or name == "steering_vector":
+            return super().__getattr__(name)
+        return getattr(self.steering_vector, name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.steering_vector.__array__(dtype, copy)
+
+    def __add__(self, other: Any) -> Any:
+        return self.steering_vector + _vector(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _vector(other) + self.steering_vector
+
+    def __sub__(self, other: Any) -> Any:
+        return self.steering_vector - _vector(other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _vector(other) - self.steering_vector
+
+    def __mul__(self, factor: float) -> Any:
+        return self.steering_vector * factor
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Any:
+        return self.steering_vector / divisor
+
+    def __neg__(self) -> Any:
+        return -self.steering_vector
+
+
+def _vector(value: Any) -> Any:
+    return value.steering_vector if isinstance(value, VectorResult) else value

@@ -1,0 +1,189 @@
+"""Steering vectors as they are held by hand: read from and written to the session's workspace, and shown as a card.
+
+It must not know tools.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from steer_tools import formats
+from steer_tools.by_hand.habits import ATTRIBUTES, NEEDLESS
+from steer_tools.core import vectors as core
+from steer_tools.core.site import Component
+from steer_tools.core.vectors import VectorInfo
+from steer_tools.errors import ArgumentError, UnsupportedFeatureError
+from steer_tools.inspection.vector_meaning import lens_ranking
+from steer_tools.session.session import current_session
+from steer_tools.session.vector_loading import read_vector_like
+from steer_tools.workspace import Workspace
+
+# Tokens on a card.
+_SHOWN = 6
+
+
+class SteeringVector(core.SteeringVector):
+    """Directions by layer, as people hold them: `SteeringVector({15: tensor})` or `SteeringVector(array, layer=15)`.
+
+    `vector[15]`, `vector.layers` and `len(vector)`; of one layer also `vector.vector` and `vector.norm()`; sums,
+    differences, multiples and `==`; `save` and `load` below the workspace. What is known of its making is in `info`.
+
+    Args:
+        directions: By layer, or one (width,) with its `layer`: tensors or arrays of floats, which are copied.
+        component: What is read and edited: "residual", "attention", "mlp" or "embedding".
+        info: Where they came from.
+        head: The one head of attention.
+        means: By layer, (width,): the middle of the two classes' mean activations.
+        erasers: By layer, (width,): see LEACE among the interventions.
+        layer: Of one direction.
+        others: Names that other libraries have for the directions.
+
+    Raises:
+        DirectionError: A direction is not a finite vector of the others' width, or is all zero.
+        ArgumentError: It lacks its directions or the layer, or another argument means nothing.
+    """
+
+    def __init__(
+        self,
+        directions: Any = None,
+        component: Component | None = None,
+        info: VectorInfo | None = None,
+        head: int | None = None,
+        means: Mapping[int, Any] | None = None,
+        erasers: Mapping[int, Any] | None = None,
+        *,
+        layer: int | None = None,
+        **others: Any,
+    ) -> None:
+        given = others.pop("layer_activations", None) if directions is None else directions
+        strange = sorted(others.keys() - NEEDLESS)
+        if strange or given is None:
+            raise ArgumentError(
+                f"A SteeringVector has no {strange}" if strange else "A SteeringVector lacks its directions",
+                valid="SteeringVector({layer: array}) or SteeringVector(array, layer=...), with component, head, info",
+            )
+        if not isinstance(given, Mapping):
+            if layer is None:
+                raise ArgumentError("An array does not say its layer", valid="layer= beside it, or {layer: array}")
+            given = {layer: given}
+        by_layer = {int(at): array for at, array in given.items()}
+        super().__init__(by_layer, component or "residual", info or VectorInfo(), head, means or {}, erasers or {})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, layer: int | None = None) -> "SteeringVector":
+        """Read a vector's file below the workspace; `layer` is that of a bare array. See `load_vector`."""
+        return load_vector(path, layer_if_unknown=layer)
+
+    def save(self, path: str | os.PathLike[str], *, format_name: str | None = None) -> Path:
+        """Write the vector below the workspace and return the path of its file. See `save_vector`."""
+        return save_vector(self, path, format_name=format_name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ATTRIBUTES:
+            raise AttributeError(f"'SteeringVector' object has no attribute {name!r}")
+        raise AttributeError(f"A SteeringVector has no {name!r}: {ATTRIBUTES[name]}")
+
+    def _repr_html_(self) -> str:
+        rows = {name: text for name, text in _card(self).items() if text}
+        cell = '<t{0} style="text-align:left">{1}</t{0}>'
+        body = "".join(
+            f"<tr>{cell.format('h', escape(name))}{cell.format('d', escape(text))}</tr>" for name, text in rows.items()
+        )
+        return f"<table><caption>Steering vector</caption>{body}</table>"
+
+
+def load_vector(
+    path: str | os.PathLike[str],
+    *,
+    layer_if_unknown: int | None = None,
+    rows: str | None = None,
+    workspace: Workspace | None = None,
+) -> SteeringVector:
+    """Read a steering vector; a path without a known suffix means `.safetensors`, as it does in `save_vector`, or else
+    the one file of that name with another suffix, or with none.
+
+    Args:
+        path: A file below the workspace, or an absolute path; of a file with several arrays with the one that is meant,
+            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`.
+        layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
+        rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
+            "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
+            unused where the file says its layers.
+        workspace: Another folder than the session's that relative paths are below.
+
+    Raises:
+        VectorFileError: The file is missing, malformed or forged, or does not say its layer or which of its arrays is
+            meant, and neither do you.
+        DirectionError: A direction in it is not a finite vector, or it is a stack and you do not say what its rows are.
+        UnsupportedFeatureError: It asks for something that a steering vector does not have.
+        WorkspacePathError: The path leaves a confined workspace.
+    """
+    read = formats.load_vector(
+        path, layer_if_unknown=layer_if_unknown, rows=rows, workspace=workspace or current_session().workspace
+    )
+    return SteeringVector(read.directions, read.component, read.info, read.head, read.means, read.erasers)
+
+
+def save_vector(
+    vector: Any,
+    path: str | os.PathLike[str],
+    *,
+    format_name: str | None = None,
+    workspace: Workspace | None = None,
+) -> Path:
+    """Write a vector and return the absolute path of the file, which has a suffix even where `path` has none.
+
+    Relative paths are below the workspace. `format_name` chooses between formats of one ending: "pt" (the default for
+    .pt) or "rotalabs", a .pt and a .json file.
+
+    Raises:
+        UnsupportedFeatureError: The format cannot hold the vector's layers or component.
+        ArgumentError: There is no such format, the path ends as another format's do, or it is no vector.
+        VectorFileError: It cannot be written, or a file beside it would say something else of it.
+        WorkspacePathError: The path leaves a confined workspace.
+    """
+    workspace = workspace or current_session().workspace
+    read, _ = read_vector_like(workspace, vector)
+    written = formats.write_vector(read, path, format_name=format_name, workspace=workspace)
+    for warning in written.warnings:
+        warnings.warn(warning, stacklevel=3)  # Behind `by_hand`.
+    return written.path
+
+
+def _card(vector: SteeringVector) -> dict[str, str]:
+    """Return what a notebook says of a vector; empty for what is not known."""
+    info, chosen = vector.info, vector.info.chosen
+    norms = {layer: vector.magnitude(layer) for layer in vector}
+    shares = [f"{norms[n] / info.residual_norms[n]:.2g}" for n in vector if n in info.residual_norms]
+    counts = (info.positive_count, info.negative_count)
+    return {
+        "layers": ", ".join(map(str, vector.layers)),
+        "part": vector.component + ("" if vector.head is None else f", head {vector.head}"),
+        "width": str(vector.width),
+        "norms": ", ".join(f"{norm:.4g}" for norm in norms.values()),
+        "in typical norms": ", ".join(shares),
+        "method": info.method or "",
+        "prompts": "" if None in counts else f"{counts[0]} and {counts[1]}",
+        "model": info.model_name or "",
+        "tested cell": ""
+        if chosen is None
+        else f"layer {chosen.layer}, strength {chosen.strength:.3g} ({chosen.unit}), {chosen.positions}",
+        "promotes": _promoted(vector),
+    }
+
+
+def _promoted(vector: SteeringVector) -> str:
+    """Return the tokens that a vector promotes most by the logit lens, where its own model is attached."""
+    session, fingerprint = current_session(), vector.info.model_fingerprint
+    if vector.component != "residual" or fingerprint is None or not session.is_attached:
+        return ""
+    layer = vector.layers[len(vector) // 2] if vector.info.chosen is None else vector.info.chosen.layer
+    with suppress(UnsupportedFeatureError):
+        if session.engine.info.has_weights_of(fingerprint):
+            ranked = lens_ranking(session.engine, vector[layer], _SHOWN).boosted
+            return f"at layer {layer}: {', '.join(repr(token) for token, _ in ranked)}"
+    return ""
