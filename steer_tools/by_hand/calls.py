@@ -7,7 +7,7 @@ is refused with the right one. It must not know what the function does.
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
@@ -70,7 +70,7 @@ def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
         )
     given = dict(zip(positional, args, strict=False))
     for keyword, value in kwargs.items():
-        ours = _named(name, keyword, parameters, {*given, *kwargs})
+        ours = _named(name, keyword, parameters, {*given, *kwargs}, is_list=isinstance(value, Iterable))
         if ours is not None:
             if ours in given:
                 raise ArgumentError(
@@ -85,7 +85,7 @@ def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
     return {ours: _value(value, hints[ours], ours) for ours, value in given.items()}
 
 
-def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[str]) -> str | None:
+def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[str], *, is_list: bool) -> str | None:
     """Return our name of a keyword; None for what is so anyway.
 
     Raises:
@@ -95,7 +95,8 @@ def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[st
         return keyword
     if keyword == "do_sample" and "temperature" in parameters:
         return None
-    for ours in SYNONYMS.get(keyword, ()):
+    # Of `strength` and `strengths`, several values are the second.
+    for ours in sorted(SYNONYMS.get(keyword, ()), key=lambda own: is_list and not own.endswith("s")):
         if ours in parameters and (ours not in given or keyword not in INSTEAD):
             return ours
     if keyword in NEEDLESS:

@@ -7,7 +7,7 @@ the type is left as it is, for the tool to refuse. It must not import what it co
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from typing_extensions import is_typeddict
@@ -17,6 +17,8 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike
 
 _TORCH_NAMES = ("dtype", "device")
+# Arguments that are words, though their type is any text.
+_WORDED = ("intervention", "component")
 
 
 def plain_value(value: Any, hint: Any, name: str) -> Any:
@@ -33,6 +35,10 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str) and words and value not in words and str not in kinds:
         return _word(value, words, name)
+    if _is_prompt(hint):
+        return _plain_prompt(value)
+    if isinstance(value, str) and name in _WORDED:
+        return WORDS.get(value.lower(), value)
     if items and not isinstance(value, Mapping | bytes):
         (item,) = items
         is_scalar = isinstance(value, str | int | float)
@@ -87,8 +93,8 @@ def _listed(value: Iterable[Any], name: str) -> list[Any]:
     return list(cast(Any, value).tolist() if hasattr(value, "tolist") else value)
 
 
-def _is_prompt(item: Any) -> bool:
-    return set(_members(PromptLike)) == set(_members(item))
+def _is_prompt(hint: Any) -> bool:
+    return set(_members(PromptLike)) == {*_members(hint)} - {NoneType}
 
 
 def _prompts(value: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 It must not know what the tool does: how it looks is the tool's own.
 """
 
+import io
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ _WIDTH = 110
 
 
 class Result(dict[str, Any]):
-    """What a tool returned, a dict of plain values; `result.texts` is `result["texts"]`.
+    """What a tool returned, a dict of plain values; `result.texts` is `result["texts"]`, and a number one of its items.
 
     A notebook shows it as the command line does, `summary()` is that as text, and `to_dataframe()` its main table.
     """
@@ -27,6 +28,8 @@ class Result(dict[str, Any]):
         self._tool, self._arguments = tool, arguments
 
     def __missing__(self, key: object) -> Any:
+        if isinstance(key, int) and self._tool.card.items:
+            return self[self._tool.card.items][key]
         raise KeyError(self._unknown(key))
 
     def __getattr__(self, name: str) -> Any:
@@ -64,8 +67,6 @@ class Result(dict[str, Any]):
         return self._rendered(as_html=True) if self._tool.show is not None else None
 
     def _rendered(self, *, as_html: bool) -> str:
-        import io
-
         from rich.console import Console
 
         console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_jupyter=False)

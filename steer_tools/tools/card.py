@@ -29,6 +29,7 @@ class Card:
         reaches_out: It may touch something beyond the model and the workspace.
         needs_model: It works on the attached model.
         makes_vector: Its result's `vector_path` is a vector that it made.
+        items: The entry of its result whose items a number stands for.
         rows: The entry of its result that is a table, a dict a row, or what makes one of the result.
     """
 
@@ -48,6 +49,7 @@ class Card:
     reaches_out: bool = False
     needs_model: bool = True
     makes_vector: bool = False
+    items: str | None = None
     rows: str | Callable[[Any], list[dict[str, Any]]] | None = None
 
     def tool(self, function: Callable[..., Any], show: Callable[..., Any] | None = None) -> "Tool":

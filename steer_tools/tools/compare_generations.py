@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
-from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.prompts import PromptLike, parse_prompts, prompt_text
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
@@ -180,6 +180,16 @@ def _figures(result: CompareResult, variants: Sequence[VariantTexts], residuals:
     return table(dict.fromkeys(columns, "right"), rows)
 
 
+def rows(result: CompareResult) -> list[dict[str, Any]]:
+    """Return a row a prompt, with a column for each of its texts."""
+    texts = {"baseline": result["baseline"]["texts"]}
+    texts |= {strength_name(variant["strength"]): variant["texts"] for variant in result["variants"]}
+    return [
+        {"prompt": prompt_text(prompt), **{name: own[i] for name, own in texts.items()}}
+        for i, prompt in enumerate(result["prompts"])
+    ]
+
+
 TOOL = Card(
     "Compare unsteered and steered texts",
     "core",
@@ -189,4 +199,5 @@ TOOL = Card(
     positional=("prompts",),
     not_typed=("strength",),
     is_read_only=True,
+    rows=rows,
 ).tool(compare_generations, show)

@@ -70,4 +70,8 @@ TOOL = Card(
     vector="optional",
     positional=("prompts",),
     is_read_only=True,
+    items="texts",
+    rows=lambda result: [
+        {"text": text, "ended": ended} for text, ended in zip(result["texts"], result["ended"], strict=True)
+    ],
 ).tool(generate, show)

@@ -54,6 +54,10 @@ TORCH_FREE = (
     "figures",
     "reports",
     "tools",
+    "by_hand/calls",
+    "by_hand/plain_values",
+    "by_hand/progress_bars",
+    "by_hand/results",
     "cli",
 )
 
@@ -70,13 +74,15 @@ HEAVY = frozenset(
         "safetensors",
         "mcp",
         "matplotlib",
+        "pandas",
         "rich",
         "scipy",
         "sklearn",
+        "tqdm",
         "vllm",
     }
 )
-LIGHT = ("engines/opening", "tools", "cli", "mcp_server")
+LIGHT = ("engines/opening", "tools", "by_hand/calls", "by_hand/results", "cli", "mcp_server")
 LATE = {
     ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",

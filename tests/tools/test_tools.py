@@ -561,7 +561,7 @@ def test_every_result_is_plain_json(session: Session, make_vector: Callable[...,
     ]
 
     for result in results:
-        assert type(result) is dict
+        assert isinstance(result, dict)
         assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
