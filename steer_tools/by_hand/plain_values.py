@@ -39,19 +39,16 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
         return _plain_prompt(value)
     if isinstance(value, str) and name in _WORDED:
         return WORDS.get(value.lower(), value)
-    if items and not isinstance(value, Mapping | bytes):
-        (item,) = items
-        is_scalar = isinstance(value, str | int | float)
-        if is_scalar and any(kind in kinds for kind in (type(value), float if isinstance(value, int) else None)):
-            return value
-        if is_scalar and words and value in words:
-            return value
-        if _is_prompt(item):
-            return _prompts(value, name)
-        if is_scalar or not isinstance(value, Iterable):
-            return [value]
-        return [plain_value(one, item, name) for one in _listed(value, name)]
-    return value
+    if not items or isinstance(value, Mapping | bytes):
+        return value
+    is_scalar = isinstance(value, str | int | float)
+    if is_scalar and (value in words or type(value) in kinds or (isinstance(value, int) and float in kinds)):
+        return value
+    if any(map(_is_prompt, items)):
+        return _prompts(value, name)
+    if is_scalar or not isinstance(value, Iterable):
+        return [value]
+    return [plain_value(one, items[0], name) for one in _listed(value, name)]
 
 
 def _members(hint: Any) -> Iterable[Any]:
