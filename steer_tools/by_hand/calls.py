@@ -120,9 +120,12 @@ def _without_model(
         if args and callable(args[0]) and hasattr(args[0], "decode"):
             tokenizer, args = args[0], args[1:]
     if model is not None and "model" not in parameters:
-        from steer_tools.session.session import attach_model, loaded_model
+        from steer_tools.engines.facets import LiveModel, require
+        from steer_tools.session.session import attach_model, current_session
 
-        attach_model(model, loaded_model()[1] if tokenizer is None else tokenizer)
+        if tokenizer is None:
+            tokenizer = require(current_session().engine, LiveModel, "A model as the first argument").tokenizer
+        attach_model(model, tokenizer)
     return args, rest
 
 
