@@ -43,7 +43,7 @@ _ROOMS = {
     "steering": "session.placement",
     "undo_edited_model": "weights.checkpoints",
 }
-_BY_HAND = ("load_vector", "save_vector", "steering")
+_BY_HAND = ("load_vector", "read_activations", "recording", "save_vector", "steering")
 
 
 def __getattr__(name: str) -> object:

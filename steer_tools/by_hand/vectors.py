@@ -185,5 +185,5 @@ def _promoted(vector: SteeringVector) -> str:
     with suppress(UnsupportedFeatureError):
         if session.engine.info.has_weights_of(fingerprint):
             ranked = lens_ranking(session.engine, vector[layer], _SHOWN).boosted
-            return f"at layer {layer}: {', '.join(repr(token) for token, _ in ranked)}"
+            return f"at layer {layer}: {', '.join(repr(token.text) for token in ranked)}"
     return ""

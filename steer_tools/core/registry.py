@@ -5,6 +5,7 @@ It must not know hooks or models: the session makes the engine follow it.
 
 import threading
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from steer_tools.core.plan import Plan
 from steer_tools.errors import UnknownSteeringIdError
@@ -56,14 +57,15 @@ class Registry:
         return tuple(placement for entry in self._entries for placement in entry.placements)
 
     def find(self, steering_id: str) -> Applied:
-        """Return one handle.
+        """Return one handle, by its id or by the name of its vector's file, where only one is of that.
 
         Raises:
             UnknownSteeringIdError: It is not applied.
         """
-        for entry in self._entries:
-            if entry.steering_id == steering_id:
-                return entry
+        found = [entry for entry in self._entries if entry.steering_id == steering_id]
+        named = [entry for entry in self._entries if PurePath(entry.source).stem == steering_id]
+        if len(found or named) == 1:
+            return (found or named)[0]
         applied = ", ".join(repr(entry.steering_id) for entry in self._entries)
         raise UnknownSteeringIdError(
             f"Nothing is applied under the steering_id {steering_id!r}",
@@ -83,14 +85,14 @@ class Registry:
         """Change the strength of a handle and return it."""
         with self._lock:
             changed = replace(self.find(steering_id), strength=strength)
-            self._entries = tuple(changed if e.steering_id == steering_id else e for e in self._entries)
+            self._entries = tuple(changed if e.steering_id == changed.steering_id else e for e in self._entries)
         return changed
 
     def remove(self, steering_id: str) -> Applied:
         """Take a handle off and return it."""
         with self._lock:
             removed = self.find(steering_id)
-            self._entries = tuple(e for e in self._entries if e.steering_id != steering_id)
+            self._entries = tuple(e for e in self._entries if e != removed)
         return removed
 
     def restore(self, entries: tuple[Applied, ...]) -> None:

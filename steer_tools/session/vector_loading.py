@@ -53,7 +53,7 @@ def load_for_model(
         ForeignVectorError: It was made on a model of another width, or, unless allowed, of another kind.
     """
     read, source = read_vector_like(session.workspace, vector, layers_if_unknown)
-    return LoadedForModel(read, source, tuple(_refuse_foreign(session, read, allow=allow_other_model)))
+    return LoadedForModel(read, source, tuple(_refuse_foreign(session, read, source, allow=allow_other_model)))
 
 
 def read_vector_like(
@@ -118,7 +118,7 @@ def one_direction(vector: SteeringVector, layer: int | None) -> tuple[int, Tenso
     return at, vector.directions[at]
 
 
-def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) -> list[str]:
+def _refuse_foreign(session: Session, vector: SteeringVector, source: str, *, allow: bool) -> list[str]:
     """Refuse a vector of another shape or family; return warnings for the same family with other weights."""
     model, info = session.engine.info, vector.info
     some_layer = min(vector.layers[0], model.layers - 1)
@@ -139,7 +139,7 @@ def _refuse_foreign(session: Session, vector: SteeringVector, *, allow: bool) ->
             fix="Create the vector again with this model, or pass allow_other_model=True.",
         )
     if info.model_fingerprint is None:
-        return ["The vector's file does not say which model it was made on."]
+        return [] if source == _IN_MEMORY else ["The vector's file does not say which model it was made on."]
     if not model.has_weights_of(info.model_fingerprint):
         return [f"The vector was made on other weights ({info.model_name}) than the model's ({model.name})."]
     if info.template_options != model.template_options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from transformers import BatchEncoding
 
 import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, make_model, make_tokenizer
+from steer_tools.by_hand.habits import SYNONYMS
 from steer_tools.errors import ArgumentError, LayerError, SteeringError
 from steer_tools.session.session import Session
+from steer_tools.tools import TOOLS
 
 WIDTH = 16
 
@@ -62,7 +65,7 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
         (lambda: steer_tools.generate(PROMPTS, repetition_penalty=1.1), r"your own model\.generate"),
         (lambda: steer_tools.generate(PROMPTS, vector="v"), "with steering"),
         (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 5), "given 5 arguments"),
-        (lambda: steer_tools.generate(), "lacks prompts"),
+        (steer_tools.generate, "lacks prompts"),
         (lambda: steer_tools.generate(PROMPTS, prompt="again"), "prompts of generate was given twice"),
         (lambda: steer_tools.load_model("bundled", torch_dtyp="auto"), "no argument 'torch_dtyp'"),
     ],
@@ -75,11 +78,6 @@ def test_a_name_that_means_nothing_is_answered_with_what_does(
 
 
 def test_each_synonym_leads_to_a_parameter_that_some_function_has() -> None:
-    from inspect import signature
-
-    from steer_tools.by_hand.habits import SYNONYMS
-    from steer_tools.tools import TOOLS
-
     functions = [*(tool.function for tool in TOOLS), steer_tools.load_vector, steer_tools.steering]
     known = {name for function in functions for name in signature(function).parameters}
     lost = {theirs: ours for theirs, ours in SYNONYMS.items() if not known & set(ours)}

@@ -33,9 +33,9 @@ def test_a_result_is_a_dict_with_attributes(created: Any) -> None:
     assert created.method == created["method"] == "mean_difference"
     assert json.loads(json.dumps(created)) == created == dict(created) == created.to_dict()
     assert type(pickle.loads(pickle.dumps(created))) is type(created.to_dict()) is dict
-    with pytest.raises(AttributeError, match="generate has no 'text'.*mean 'texts'"):
+    with pytest.raises(AttributeError, match=r"generate has no 'text'.*mean 'texts'"):
         _ = steer_tools.generate(PROMPTS, max_new_tokens=1).text
-    with pytest.raises(KeyError, match="has no 'text'.*mean 'texts'"):
+    with pytest.raises(KeyError, match=r"has no 'text'.*mean 'texts'"):
         _ = steer_tools.generate(PROMPTS, max_new_tokens=1)["text"]
 
 
