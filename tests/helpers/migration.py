@@ -63,7 +63,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return torch.as_tensor(value).detach().float().tolist()
+    # The shortest decimals that give the same float32 back.
+    return torch.as_tensor(value).detach().float().numpy().astype(str).astype(float).tolist()
 
 
 def difference(first: Any, second: Any) -> float:
