@@ -44,8 +44,11 @@ from steer_tools import (
     load_vector,
     patch_activations,
     project_activations,
+    read_activations,
+    recording,
     remove_all_steering_vectors,
     remove_steering_vector,
+    save_activations,
     save_vector,
     show_tokens,
     steering,
@@ -1037,6 +1040,11 @@ def test_a_vector_of_the_same_weights_is_taken_without_a_warning(empty_session: 
 # --- models
 
 
+def recorded() -> Any:
+    with recording(layers=1) as activations:
+        return activations
+
+
 NEEDS_MODEL = [
     pytest.param(steering_status, id="status"),
     pytest.param(lambda: create_steering_vector(POSITIVE, NEGATIVE, 2, "new"), id="create"),
@@ -1050,6 +1058,9 @@ NEEDS_MODEL = [
     pytest.param(lambda: calibrate_strength("v", target_damage=0.01), id="calibrate"),
     pytest.param(lambda: analyze_steering_vector("v"), id="analyze"),
     pytest.param(lambda: project_activations("v", PROMPTS), id="project"),
+    pytest.param(lambda: save_activations(PROMPTS, "acts", [1]), id="activations"),
+    pytest.param(lambda: read_activations(PROMPTS, [1]), id="read"),
+    pytest.param(recorded, id="recording"),
     pytest.param(lambda: compare_next_tokens(PROMPTS, "v"), id="next_tokens"),
     pytest.param(lambda: ablate_component("sentiment"), id="ablate"),
     pytest.param(lambda: patch_activations("baba keke", "baba lili", "zuzu", "mora"), id="patch"),
