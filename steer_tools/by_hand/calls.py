@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from steer_tools.by_hand.habits import INSTEAD, NEEDLESS, SYNONYMS
-from steer_tools.by_hand.plain_values import plain_value
+from steer_tools.by_hand.plain_values import plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
 from steer_tools.by_hand.results import Result, VectorResult
 from steer_tools.errors import ArgumentError
@@ -137,8 +137,10 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, Mapping) and name in value:
         # The result of another tool stands for its entry of that name.
         return value[name]
+    if isinstance(value, Mapping) and name in (*_VECTORS, *_MANY_VECTORS):
+        return value["vector_path"] if "vector_path" in value else plain_mapping(value)
     if name in _VECTORS:
-        return value["vector_path"] if isinstance(value, Mapping) and "vector_path" in value else value
+        return value
     if name in _MANY_VECTORS:
         return [_value(one, hint, "vector_path") for one in value] if isinstance(value, list | tuple) else value
     return plain_value(value, hint, name)

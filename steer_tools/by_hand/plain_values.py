@@ -39,16 +39,23 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
         return _plain_prompt(value)
     if isinstance(value, str) and name in _WORDED:
         return WORDS.get(value.lower(), value)
-    if not items or isinstance(value, Mapping | bytes):
+    if isinstance(value, Mapping):
+        return plain_mapping(value)
+    if not items or isinstance(value, bytes):
         return value
     is_scalar = isinstance(value, str | int | float)
     if is_scalar and (value in words or type(value) in kinds or (isinstance(value, int) and float in kinds)):
         return value
     if any(map(_is_prompt, items)):
-        return _prompts(value, name)
+        return _prompts(value, name, may_be_one={*_members(PromptLike)} <= {*kinds})
     if is_scalar or not isinstance(value, Iterable):
         return [value]
     return [plain_value(one, items[0], name) for one in _listed(value, name)]
+
+
+def plain_mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a mapping whose keys and numbers are plain."""
+    return {_number_or_name(key): _number_or_name(item) for key, item in value.items()}
 
 
 def _members(hint: Any) -> Iterable[Any]:
@@ -94,8 +101,8 @@ def _is_prompt(hint: Any) -> bool:
     return set(_members(PromptLike)) == {*_members(hint)} - {NoneType}
 
 
-def _prompts(value: Any, name: str) -> Any:
-    """Return prompts as a list: a text, a chat and token ids as a batch or by themselves are prompts, too."""
+def _prompts(value: Any, name: str, *, may_be_one: bool) -> Any:
+    """Return prompts as a list: a text or a chat by itself is a list of one, where it is not taken as it is."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
@@ -103,7 +110,7 @@ def _prompts(value: Any, name: str) -> Any:
     listed = [_plain_prompt(item) for item in _listed(value, name)] if isinstance(value, Iterable) else value
     is_one = isinstance(listed, list) and bool(listed) and all(isinstance(item, Mapping) for item in listed)
     is_chat = is_one and all("role" in item for item in cast(list[Mapping[str, Any]], listed))
-    return [listed] if is_chat else listed
+    return [listed] if is_chat and not may_be_one else listed
 
 
 def _plain_prompt(item: Any) -> Any:

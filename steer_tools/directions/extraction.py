@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Component, Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.directions.fitting import FittedDirection, Fitter
@@ -18,7 +17,7 @@ from steer_tools.directions.methods import Method
 from steer_tools.directions.separation import MIN_PER_CLASS_FOR_SEPARATION, HeldOut
 from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.engines.base import Engine
-from steer_tools.engines.pooling import Activations, PoolingFunction, sink_warnings
+from steer_tools.engines.pooling import Activations, AnyPooling, sink_warnings
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, SteeringError, UnsupportedFeatureError
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session
@@ -43,7 +42,7 @@ class Where:
     layers: Sequence[int]
     component: Component = "residual"
     head: int | None = None
-    pooling: Pooling | PoolingFunction = "last"
+    pooling: AnyPooling = "last"
 
     def __post_init__(self) -> None:
         if self.head is not None and type(self.head) is not int:
@@ -111,7 +110,7 @@ def extract(
         fits = {layer: replace(fitted, **vars(HeldOut())) for layer, fitted in fits.items()}
     info = VectorInfo(
         method=way.name,
-        pooling=where.pooling if isinstance(where.pooling, str) else "custom",
+        pooling="custom" if callable(where.pooling) else str(where.pooling),
         positive_count=len(contrast.positive),
         negative_count=len(contrast.negative),
         contrast_norms={layer: fitted.contrast_norm for layer, fitted in fits.items()},

@@ -64,6 +64,8 @@ class TokenizedPrompt:
                 chosen = ~torch.tensor(self.special)
             case "response":
                 chosen = position >= self.response
+            case int() if not isinstance(pooling, bool):
+                chosen = position == (pooling if pooling >= 0 else pooling + len(position))
             case _:
                 chosen = torch.as_tensor(require_pooling(pooling)(self))
                 if chosen.dtype != torch.bool or chosen.shape != position.shape:
@@ -84,7 +86,8 @@ class TokenizedPrompt:
 
 # Which tokens of a prompt are read, said by (tokens,) bool.
 PoolingFunction: TypeAlias = Callable[[TokenizedPrompt], Sequence[bool] | Tensor]
-AnyPooling: TypeAlias = Pooling | PoolingFunction
+# An integer is the place of one token, from the end where it is negative.
+AnyPooling: TypeAlias = Pooling | PoolingFunction | int
 
 
 def require_pooling(pooling: object) -> PoolingFunction:
@@ -94,7 +97,9 @@ def require_pooling(pooling: object) -> PoolingFunction:
         ArgumentError: It is none.
     """
     if not callable(pooling):
-        raise ArgumentError(f"pooling is {pooling!r}", valid=", ".join(map(repr, POOLINGS)))
+        raise ArgumentError(
+            f"pooling is {pooling!r:.80}", valid=f"{', '.join(map(repr, POOLINGS))}, a token's index, or a function"
+        )
     return cast(PoolingFunction, pooling)
 
 
@@ -122,7 +127,7 @@ def counted(named: Sequence[Tensor], masks: Sequence[Tensor], sinks: Sequence[Te
 MEANS = ("mean", "response")
 
 
-def sink_warnings(pooling: AnyPooling | int, read: Sequence[Activations]) -> list[str]:
+def sink_warnings(pooling: AnyPooling, read: Sequence[Activations]) -> list[str]:
     """Say how many attention sinks were left out, or were read because they are what was asked for."""
     left_out, taken = (torch.cat(found) for found in zip(*((own.left_out, own.taken) for own in read), strict=True))
     warnings: list[str] = []

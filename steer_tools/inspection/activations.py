@@ -14,20 +14,20 @@ from safetensors.torch import load, save
 from torch import Tensor
 from typing_extensions import override
 
-from steer_tools.core.positions import POOLINGS, Pooling
+from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Component, Site
 from steer_tools.directions.extraction import layers_with
 from steer_tools.engines.pooling import AnyPooling, TokenizedPrompt, sink_warnings
-from steer_tools.errors import ArgumentError, LayerError, PromptError, VectorFileError
+from steer_tools.errors import ArgumentError, LayerError, VectorFileError
 from steer_tools.formats.safetensors_format import ACTIVATIONS_KEY, metadata_of
-from steer_tools.prompts import Prompt, PromptLike, is_single, parse_prompts, plain
+from steer_tools.prompts import PromptLike, is_single, parse_prompts, plain
 from steer_tools.session.session import Session, current_session
 
 ENDING = ".safetensors"
 _Values_co = TypeVar("_Values_co", covariant=True)
 
 # One place of each prompt, a mean over several, or all.
-ActivationPooling: TypeAlias = AnyPooling | Literal["all"] | int
+ActivationPooling: TypeAlias = AnyPooling | Literal["all"]
 Labels: TypeAlias = Sequence[str | int | bool]
 
 
@@ -266,7 +266,7 @@ def read_activations(
     with session.lock:
         found, told = activations_of(session, prompts, layers, component, head, pooling, labels)
     for warning in told:
-        warnings.warn(warning, stacklevel=2)
+        warnings.warn(warning, stacklevel=3)
     return found[found.layers[0]] if isinstance(layers, int) else found
 
 
@@ -293,7 +293,7 @@ def activations_of(
             values = {site: torch.stack(rows) for site, rows in values.items()}
         tokens = tuple(PromptTokens(own.tokens, own.texts) for own in map(engine.tokenize, parsed))
     else:
-        read = engine.read(parsed, sites, _places(pooling, parsed))
+        read = engine.read(parsed, sites, pooling)
         values, told = dict(read), sink_warnings(pooling, [read])
     description = _Description(
         component=component,
@@ -330,24 +330,6 @@ def sites_of(session: Session, layers: object, component: Component, head: int |
     else:
         named = [session.engine.resolve_layer(layers)]
     return [Site(layer, component, head) for layer in named]
-
-
-def _places(pooling: ActivationPooling, prompts: Sequence[Prompt]) -> AnyPooling:
-    """Return what an engine takes for a pooling: an index counts a prompt's own tokens."""
-    if callable(pooling) or pooling in POOLINGS:
-        return pooling
-    if not isinstance(pooling, int) or isinstance(pooling, bool):
-        raise ArgumentError(
-            f"pooling is {pooling!r:.80}", valid=f"{', '.join(map(repr, POOLINGS))}, 'all', or a token's index"
-        )
-
-    def at(prompt: TokenizedPrompt) -> Tensor:
-        count = len(prompt.tokens)
-        if not -count <= pooling < count:
-            raise PromptError(f"pooling is the index {pooling}, and a prompt has {count} tokens")
-        return torch.arange(count) == pooling % count
-
-    return at
 
 
 def _unrolled(rows: Tensor, description: _Description) -> Any:

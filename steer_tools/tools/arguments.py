@@ -63,8 +63,12 @@ ApplyLayer = Annotated[
     int | list[int] | None,
     Doc(f"Decoder block whose output is steered, from 0. {LEFT_OUT}."),
 ]
-# In Python also a function from a TokenizedPrompt to one bool a token.
-Pooling: TypeAlias = Literal["last", "first", "mean", "response"] | Annotated[Callable[[Any], Any], ONLY_IN_PYTHON]
+# In Python also a token's index, or a function from a TokenizedPrompt to one bool a token.
+Pooling: TypeAlias = (
+    Literal["last", "first", "mean", "response"]
+    | Annotated[int, ONLY_IN_PYTHON]
+    | Annotated[Callable[[Any], Any], ONLY_IN_PYTHON]
+)
 SavePath = Annotated[
     str, Doc("File in the workspace: .safetensors (default), .gguf for llama.cpp, or .npy (one layer).")
 ]

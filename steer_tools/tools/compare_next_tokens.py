@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -93,6 +94,16 @@ def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:
     return stack(*parts, *warning_lines(result["warnings"]))
 
 
+def rows(result: NextTokensResult) -> list[dict[str, Any]]:
+    """Return a row a token of each prompt, with its probability unsteered and at each strength."""
+    names = ["baseline", *map(strength_name, result["strengths"])]
+    return [
+        {"prompt": i, "token": token, **dict(zip(names, probabilities, strict=True))}
+        for i, found in enumerate(result["prompts"])
+        for token, probabilities in found["tokens"].items()
+    ]
+
+
 TOOL = Card(
     "Compare unsteered and steered next tokens",
     "core",
@@ -101,4 +112,6 @@ TOOL = Card(
     required=("vector_path",),
     positional=("prompts",),
     is_read_only=True,
+    items="prompts",
+    rows=rows,
 ).tool(compare_next_tokens, show)

@@ -100,7 +100,7 @@ def project_activations(
     from steer_tools.reports.pictures import projection_pictures
     from steer_tools.session.vector_loading import load_for_model
 
-    if pooling is not None and not callable(pooling):
+    if pooling is not None and not isinstance(pooling, int) and not callable(pooling):
         require_one_of("pooling", pooling, POOLINGS)
     with locked_session() as session:
         engine, wanted = session.engine, resolved_layers(session, layers, [])
@@ -114,7 +114,7 @@ def project_activations(
         return ProjectionResult(
             vector_path=loaded.source,
             component=loaded.vector.component,
-            pooling=found.pooling if isinstance(found.pooling, str) else "custom",
+            pooling="custom" if callable(found.pooling) else str(found.pooling),
             residual_norms=short(_by_layer(found.norms)),
             detectors=[_status(site, detector) for site, detector in found.detectors.items()],
             thresholds=short(_by_layer(found.thresholds)),

@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from steer_tools import SteeringVector, load_vector, save_vector
+from steer_tools import SteeringVector, formats, load_vector, save_vector
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, DirectionError, LayerError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats import FORMATS, SUFFIXES, format_for, with_suffix
 from steer_tools.formats.base import Encoded, Header, Unsaid, VectorFormat
-from steer_tools.workspace import Workspace
+from steer_tools.workspace import ENVIRONMENT_VARIABLE, Workspace
 
 # Most of these formats keep less than a vector knows; test_formats_lost.py holds the warnings that say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.* does not keep :UserWarning")
@@ -153,11 +153,12 @@ def test_without_a_workspace_a_relative_path_is_below_the_default_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
-    path = save_vector(vector_at(2), "deep/v")
+    path = formats.save_vector(vector_at(2), "deep/v")
 
     assert path == tmp_path / "workspace" / "deep" / "v.safetensors"
-    assert is_same(load_vector("deep/v"), vector_at(2))
+    assert is_same(formats.load_vector("workspace/deep/v"), vector_at(2))
 
 
 @pytest.mark.parametrize("layers", [(0,), (2, 5), (5, 2, 0), tuple(range(40))])
