@@ -117,6 +117,10 @@ class LiveModel(Engine, Protocol):
         """Let this thread's calls of the model go as if this engine were not there."""
         ...
 
+    def changes(self) -> tuple[str, ...]:
+        """Return what of the model or its tokenizer was changed since this engine was made, in words."""
+        ...
+
     def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> AmbientPlans:
         """Return another engine of the same model; until this one is detached, both have their hooks on it.
 

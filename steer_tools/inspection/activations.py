@@ -263,7 +263,7 @@ def read_activations(
         UnsupportedFeatureError: The layer has no such part.
     """
     session = current_session()
-    with session.lock:
+    with session.at_work():
         found, told = activations_of(session, prompts, layers, component, head, pooling, labels)
     for warning in told:
         warnings.warn(warning, stacklevel=3)

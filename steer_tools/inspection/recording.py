@@ -124,7 +124,7 @@ def recording(
     session = current_session()
     if isinstance(model, int | Sequence):
         model, layers = None, cast(int | Sequence[int], model) if layers is None else layers
-    with session.lock:
+    with session.at_work():
         engine = require(session.engine, WatchedCalls, "recording")
         _refuse_other_model(engine, model)
         sites = sites_of(session, layers, component, head)

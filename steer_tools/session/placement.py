@@ -229,7 +229,7 @@ def steering(
     """
     session = current_session()
     options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
-    with session.lock:
+    with session.at_work():
         applied = apply(session, place(session, vector, layer, options), strength)
         too_long = applied_warnings(session, applied)
     try:
@@ -240,7 +240,7 @@ def steering(
         with session.lock:
             # Somebody may have removed it, or everything, inside the block.
             if applied.steering_id in {entry.steering_id for entry in session.registry.entries()}:
-                session.change(lambda registry: registry.remove(applied.steering_id))
+                session.take_off(lambda registry: registry.remove(applied.steering_id))
 
 
 def require_finite(strength: object, name: str = "strength") -> float:

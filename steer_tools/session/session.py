@@ -6,8 +6,8 @@ that waits for a client may hold it.
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from steer_tools.engines import named_models
 from steer_tools.engines.base import Engine, ModelInfo, text_behind_first
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
-from steer_tools.errors import ArgumentError, LayerError, NoModelError, WorkspacePathError
+from steer_tools.errors import ArgumentError, LayerError, NoModelError, SteeringError, WorkspacePathError
 from steer_tools.workspace import Workspace
 
 _Result = TypeVar("_Result")
@@ -50,14 +50,19 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _engine: Engine | None = None
     _from_main: bool = False
+    _is_looked_at: bool = False
     _typical_norms: dict[Site, float] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
         """The attached model; else the `model` and `tokenizer` of the main namespace, as notebooks have them.
 
+        What its owner has changed of it (weights, dtype, device, adapters, modules, tokens, chat template) is taken up
+        at the first look in each piece of work, under what is applied.
+
         Raises:
             NoModelError: There is neither.
+            SteeringError: It was changed, and cannot be steered, or not by what is applied, as it is now.
         """
         if self._engine is None or self._from_main:
             self._attach_from_main()
@@ -67,12 +72,21 @@ class Session:
                 fix="Call attach_model(model, tokenizer), or load_model(name_or_path), or define `model` and "
                 "`tokenizer` in the main namespace.",
             )
+        if not self._is_looked_at:
+            self._take_up_changes(self._engine)
         return self._engine
 
     @property
     def is_attached(self) -> bool:
         """Whether a model is attached, without looking for one."""
         return self._engine is not None
+
+    @contextmanager
+    def at_work(self) -> Generator["Session"]:
+        """Hold the session for one piece of work, before which the model's owner may have changed it."""
+        with self.lock:
+            self._is_looked_at = False
+            yield self
 
     def attach(
         self,
@@ -85,7 +99,7 @@ class Session:
         """Steer `model` from now on; another model that was attached is given back as it was.
 
         Attaching the same model and tokenizer again changes nothing; with another tokenizer or other options of its
-        chat template, such as {"enable_thinking": False}, what is applied stays.
+        chat template, such as {"enable_thinking": False}, or where the model was changed, what is applied stays.
 
         Whatever is refused, what was attached and applied stays as it was.
 
@@ -94,13 +108,17 @@ class Session:
             UnsupportedModelError: The model cannot be steered.
         """
         with self.lock:
-            live = self._engine if self._engine is not None and has(self._engine, LiveModel) else None
+            live = self._live()
             if live is None or not live.holds(model):
                 # They may share modules, as a model and its adapter do.
                 with nullcontext() if live is None else live.aside():
                     engine = engine_around(model, tokenizer, name, template_options)
                 self._replace(engine)
-            elif live.tokenizer is not tokenizer or live.info.template_options != (template_options or {}):
+            elif (
+                live.tokenizer is not tokenizer
+                or live.info.template_options != (template_options or {})
+                or live.changes()
+            ):
                 self._renew(live, tokenizer, name or live.info.name, template_options)
             self._from_main = False
             return self.engine.info
@@ -156,14 +174,12 @@ class Session:
             UnsupportedFeatureError: The engine has no ambient plans.
         """
         with self.lock:
-            engine, before = require(self.engine, AmbientPlans, "What is applied"), self.registry.entries()
-            try:
-                result = edit(self.registry)
-                engine.set_ambient(self.registry.plan())
-            except BaseException:
-                self.registry.restore(before)
-                raise
-            return result
+            return self._edited(self.engine, edit)
+
+    def take_off(self, edit: Callable[[Registry], _Result]) -> _Result:
+        """Change the registry by what only takes off, in whatever state the model is, and make it follow."""
+        with self.lock:
+            return self._edited(self._engine or self.engine, edit)
 
     @property
     def is_in_force(self) -> bool:
@@ -202,12 +218,40 @@ class Session:
                     self._typical_norms[measured] = float(torch.cat(norms).median())
             return self._typical_norms[site]
 
+    def _edited(self, engine: Engine, edit: Callable[[Registry], _Result]) -> _Result:
+        steered, before = require(engine, AmbientPlans, "What is applied"), self.registry.entries()
+        try:
+            result = edit(self.registry)
+            steered.set_ambient(self.registry.plan())
+        except BaseException:
+            self.registry.restore(before)
+            raise
+        return result
+
+    def _live(self) -> LiveModel | None:
+        return self._engine if self._engine is not None and has(self._engine, LiveModel) else None
+
     def _attach_from_main(self) -> None:
         main = vars(sys.modules["__main__"])
-        model, tokenizer = main.get("model"), main.get("tokenizer")
+        model, tokenizer, live = main.get("model"), main.get("tokenizer"), self._live()
+        if live is not None and live.holds(model) and live.tokenizer is tokenizer:
+            return
         if model is not None and tokenizer is not None:
             self.attach(model, tokenizer)
             self._from_main = True
+
+    def _take_up_changes(self, engine: Engine) -> None:
+        with self.lock:
+            if has(engine, LiveModel) and (changes := engine.changes()):
+                try:
+                    self._renew(engine, engine.tokenizer, engine.info.name, engine.info.template_options)
+                except SteeringError as error:
+                    raise type(error)(
+                        f"The attached model was changed ({'; '.join(changes)}), and is refused as it is now: {error}",
+                        fix="Until then nothing else is done with it: remove_all_steering_vectors() takes off what is "
+                        "applied, and detach_model() gives it back.",
+                    ) from error
+            self._is_looked_at = True
 
     def _renew(self, live: LiveModel, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> None:
         """Put another engine of the same model in the place of this one, under what is applied; or change nothing."""
@@ -218,13 +262,13 @@ class Session:
             engine.detach()
             raise
         live.detach()
-        self._engine = engine
+        self._engine, self._is_looked_at = engine, True
         self._typical_norms.clear()
 
     def _replace(self, engine: Engine | None) -> None:
         if self._engine is not None:
             self._engine.detach()
-        self._engine, self.registry, self._from_main = engine, Registry(), False
+        self._engine, self.registry, self._from_main, self._is_looked_at = engine, Registry(), False, True
         self._typical_norms.clear()
 
 
@@ -270,8 +314,9 @@ def loaded_model() -> tuple[Any, Any]:
         NoModelError: There is none.
         UnsupportedFeatureError: The engine holds no model of this process.
     """
-    live = require(_session.engine, LiveModel, "loaded_model()")
-    return live.module, live.tokenizer
+    with _session.at_work():
+        live = require(_session.engine, LiveModel, "loaded_model()")
+        return live.module, live.tokenizer
 
 
 def detach_model() -> None:

@@ -10,7 +10,7 @@ def remove_all_steering_vectors() -> RemoveResult:
     with locked_session() as session:
         removed = len(session.registry)
         if removed:
-            session.change(lambda registry: registry.restore(()))
+            session.take_off(lambda registry: registry.restore(()))
         return RemoveResult(removed=removed, active=0)
 
 

@@ -9,7 +9,7 @@ from steer_tools.tools.results import RemoveResult
 def remove_steering_vector(steering_id: given.SteeringId) -> RemoveResult:
     """Take one applied vector off the live model; its file stays."""
     with locked_session() as session:
-        session.change(lambda registry: registry.remove(steering_id))
+        session.take_off(lambda registry: registry.remove(steering_id))
         return RemoveResult(removed=1, active=len(session.registry))
 
 

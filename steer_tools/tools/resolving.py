@@ -18,8 +18,7 @@ def locked_session() -> Generator[Session]:
     """Hold the session while a tool works: one tool at a time has the model."""
     from steer_tools.session.session import current_session
 
-    session = current_session()
-    with session.lock:
+    with current_session().at_work() as session:
         yield session
 
 

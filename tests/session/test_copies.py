@@ -84,7 +84,7 @@ def test_the_attached_model_and_tokenizer_are_the_ones_that_were_given(empty_ses
 def test_without_a_model_it_is_said_how_to_get_one(empty_session: Session) -> None:
     with pytest.raises(NoModelError, match="load_model"):
         loaded_model()
-    load_model("toy", engine="fake")  # type: ignore[arg-type]  # it is offered to tests only
+    empty_session.load("toy", "fake")
     with pytest.raises(UnsupportedFeatureError, match="engine='huggingface'"):
         loaded_model()
 

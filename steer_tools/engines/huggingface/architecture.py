@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from steer_tools.engines.base import Unembedding, counted_layer
 from steer_tools.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 
+# What does in training what it does otherwise; resize_token_embeddings makes new ones, which are in train mode.
+_NEVER_TRAINING = (nn.Embedding, nn.Linear, nn.ModuleList)
 # A norm that does not center moves by a third or more of its scale.
 _STILL = 0.05
 
@@ -96,6 +98,12 @@ def find_architecture(model: object) -> Architecture:
         )
     config = cast(Any, model).config
     refuse_unsteerable_state(model)
+    if all(p.is_meta for p in model.parameters()) and not any(map(offloading_hooks, model.modules())):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is on the device 'meta', where it has no weights",
+            valid="a model that lies on cpu, cuda or another device, or is offloaded by accelerate's device_map",
+            fix="Load it again: moving it back does not bring the weights back.",
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{type(model).__name__} is an encoder-decoder model", valid="decoder-only models")
     text_config = config.get_text_config(decoder=True)
@@ -129,7 +137,7 @@ def refuse_unsteerable_state(model: nn.Module) -> None:
             valid="the model as it was loaded",
             fix="Attach the uncompiled model; for `torch.compile(model)` that is the `model` you passed in.",
         )
-    if any(module.training for module in model.modules()):
+    if any(module.training and type(module) not in _NEVER_TRAINING for module in model.modules()):
         raise UnsupportedModelError(
             "The model is in train mode, so dropout would be taken for an effect", fix="Call model.eval() first."
         )

@@ -42,6 +42,7 @@ from steer_tools.engines.huggingface.decoding import (
     pad,
 )
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
+from steer_tools.engines.huggingface.model_state import ModelState
 from steer_tools.engines.huggingface.output_parameters import find_writers
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
@@ -131,6 +132,7 @@ class HuggingFaceEngine:
                 language=self._tokens.language,
                 template_options=dict(template_options or {}),
             )
+            self._state = ModelState.of(self.architecture.model, tokenizer)
         except BaseException:
             self._hooks.detach()
             raise
@@ -148,11 +150,21 @@ class HuggingFaceEngine:
         """Let this thread's calls of the model go as if this engine were not there."""
         return self._hooks.aside()
 
+    def changes(self) -> tuple[str, ...]:
+        """Return what of the model or its tokenizer was changed since this engine was made, in words."""
+        return ModelState.of(self.architecture.model, self.tokenizer).changes_since(self._state)
+
     def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> "HuggingFaceEngine":
         """Return another engine of the same model; until this one is detached, both have their hooks on it."""
         with self.aside():
             engine = HuggingFaceEngine(self._model, tokenizer, name, template_options=template_options)
-        engine.info = replace(engine.info, warnings=self.info.warnings)
+        known = (engine.info.fingerprint, *engine.info.other_fingerprints)
+        if engine._state.has_weights_of(self._state):  # It may have been known of which checkpoint they are.
+            known = (self.info.fingerprint, *self.info.other_fingerprints, *known)
+        fingerprint, *others = dict.fromkeys(known)
+        engine.info = replace(
+            engine.info, fingerprint=fingerprint, other_fingerprints=tuple(others), warnings=self.info.warnings
+        )
         return engine
 
     def resolve_layer(self, layer: object) -> int:

@@ -171,7 +171,8 @@ class Tokenization:
             raise PromptError(
                 f"The token id {largest} is not in the model's vocabulary",
                 valid=f"0 to {self._vocabulary - 1}",
-                fix="The tokenizer must be the model's own.",
+                fix="The tokenizer must be the model's own; for tokens that were added to it, call "
+                "model.resize_token_embeddings(len(tokenizer)).",
             )
         self._refuse_too_long(len(encoded.tokens), new_tokens)
         return encoded

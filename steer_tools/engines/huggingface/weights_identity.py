@@ -5,7 +5,7 @@ others, such as tuned or merged ones, have that of the checkpoint that they woul
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,11 +40,11 @@ def fingerprints(model: nn.Module, loaded_from: str | None) -> tuple[str, ...]:
     for name, tensor, is_parameter in _tensors_in_place(model, ""):
         if is_parameter:
             former.update(f"{name}{tuple(tensor.shape)}".encode())
-            for stored in _stored_tensors(tensor):
+            for stored in stored_tensors(tensor):
                 sample = stored.flatten()[:_FORMERLY_SAMPLED]
                 former.update(sample.to("cpu", torch.float32).numpy().tobytes())
         saved = revert_weight_conversion(cast(PreTrainedModel, model), {name: tensor}) if converts else {name: tensor}
-        contents.update(_content(stored) for part in saved.values() for stored in _stored_tensors(part))
+        contents.update(_content(stored) for part in saved.values() for stored in stored_tensors(part))
     named = loaded_from or str(getattr(cast(Any, model).config, "_name_or_path", ""))
     folder = _folder_of(named, is_known=loaded_from is not None) if named else None
     on_disk = frozenset[bytes]() if folder is None else contents_of_checkpoint(folder)
@@ -72,32 +72,46 @@ def _is_saved_as_other_tensors(model: nn.Module) -> bool:
     return any(isinstance(conversion, WeightConverter) for conversion in conversions)
 
 
-def _tensors_in_place(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor, bool]]:
+def _tensors_in_place(
+    module: nn.Module, prefix: str, adapters: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor, bool]]:
     """Yield all that a checkpoint would hold with its name and whether it is a parameter, offloaded ones in place.
 
-    Tied tensors come as often as they are named.
+    Tied tensors come as often as they are named; those of adapters that take no part now, not at all: `adapters` are
+    the names in a table of them that do.
     """
+    tables: Collection[str] = getattr(module, "adapter_layer_names", ())  # As PEFT's layers have them.
+    active = _active_adapters(module) if tables else None
     hooks = offloading_hooks(module)
     for hook in hooks:
         hook.pre_forward(module)
     try:
         for name, parameter in module.named_parameters(recurse=False):
-            yield prefix + name, parameter.detach(), True
+            if adapters is None or name in adapters:
+                yield prefix + name, parameter.detach(), True
         for name, buffer in module.named_buffers(recurse=False):
             if name not in vars(module)["_non_persistent_buffers_set"]:  # torch has no public name for them.
                 yield prefix + name, buffer, False
         for name, child in module.named_children():
-            yield from _tensors_in_place(child, f"{prefix}{name}.")
+            if adapters is None or name in adapters:
+                yield from _tensors_in_place(child, f"{prefix}{name}.", active if name in tables else None)
     finally:
         for hook in reversed(hooks):
             hook.post_forward(module, None)
 
 
-def _stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
+def _active_adapters(layer: Any) -> frozenset[str]:
+    """Return the adapters that a layer of PEFT adds to its own weights, into which others may be merged."""
+    return (
+        frozenset() if layer.disable_adapters else frozenset(layer.active_adapters) - frozenset(layer.merged_adapters)
+    )
+
+
+def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the plain tensors that a quantised weight is made of, or the tensor itself."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in cast(Any, tensor).__tensor_flatten__()[0]:
-            yield from _stored_tensors(getattr(tensor, name))
+            yield from stored_tensors(getattr(tensor, name))
     else:
         yield tensor
 
