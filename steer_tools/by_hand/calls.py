@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
-from steer_tools.by_hand.habits import INSTEAD, NEEDLESS, SYNONYMS
+from steer_tools.by_hand.habits import INSTEAD, INSTEAD_IN, NEEDLESS, SYNONYMS
 from steer_tools.by_hand.plain_values import plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
 from steer_tools.by_hand.results import Result, VectorResult
@@ -75,7 +75,7 @@ def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
             if ours in given:
                 raise ArgumentError(
                     f"{ours} of {name} was given twice" + (f", once as {keyword!r}" if keyword != ours else ""),
-                    fix=INSTEAD.get(keyword, ""),
+                    fix=_instead(name, keyword) or "",
                 )
             given[ours] = value
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
@@ -96,7 +96,8 @@ def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[st
     if keyword == "do_sample" and "temperature" in parameters:
         return None
     # Of `strength` and `strengths`, several values are the second.
-    for ours in sorted(SYNONYMS.get(keyword, ()), key=lambda own: is_list and not own.endswith("s")):
+    synonyms = () if keyword in INSTEAD_IN.get(name, {}) else SYNONYMS.get(keyword, ())
+    for ours in sorted(synonyms, key=lambda own: is_list and not own.endswith("s")):
         if ours in parameters and (ours not in given or keyword not in INSTEAD):
             return ours
     if keyword in NEEDLESS:
@@ -105,8 +106,14 @@ def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[st
     raise ArgumentError(
         f"{name} has no argument {keyword!r}",
         valid=", ".join(parameters) or "none",
-        fix=INSTEAD.get(keyword) or (f"Did you mean {near[0]!r}?" if near else ""),
+        fix=_instead(name, keyword) or (f"Did you mean {near[0]!r}?" if near else ""),
     )
+
+
+def _instead(name: str, keyword: str) -> str | None:
+    """Return how what a keyword asks for is had, in a function of that name or anywhere."""
+    said = INSTEAD_IN.get(name, {}).get(keyword) or INSTEAD.get(keyword)
+    return said and f"{said[0].upper()}{said[1:]}."
 
 
 def _without_model(

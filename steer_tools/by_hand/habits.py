@@ -119,20 +119,39 @@ INSTEAD: dict[str, str] = {
     "tokens": "top=100 lists more tokens",
     "dtype": "the model's own dtype is used; load_model takes dtype",
     "compare_with": "the saved vectors of the workspace are compared by themselves",
-    "head": "each head is taken out by itself: component='head' and layers=[...]",
     "hooks": "steering, recording and apply_steering_vector set the hooks",
     "val_positives": _DIVIDED,
     "val_negatives": _DIVIDED,
 }
 
+# The same for one function.
+INSTEAD_IN: dict[str, dict[str, str]] = {
+    "patch_activations": {
+        "metric": "what is measured is log p(positive) - log p(negative): give positive=' Yes' and negative=' No'",
+        "position": "every token is patched by itself, and the result has each",
+        "positions": "every token is patched by itself, and the result has each",
+    },
+    "save_edited_model": {
+        "strength": "apply_steering_vector(vector, layer, strength, positions='all') first: what is applied is saved by "
+        "save_edited_model(folder)",
+        "output_dir": "what is applied is saved: apply_steering_vector(vector, layer, strength, positions='all') first, "
+        "then save_edited_model(folder)",
+    },
+    "steering_experiment": {
+        "n_samples": "it asks all questions of the behaviour; find_best_layer is quicker",
+        "vector": "it makes the vector itself; of a saved one, sweep_steering(vector, behavior) measures the effect",
+    },
+    "ablate_component": {
+        "head": "each head is taken out by itself, and the result has each: component='head', layers=[10]",
+    },
+}
+
 # Attributes of vectors elsewhere → ours.
 ATTRIBUTES: dict[str, str] = {
-    "apply": "with steering(vector, layer, strength): ...",
     "tensor": "vector.vector, or vector[layer]",
     "weight": "vector.vector, or vector[layer]",
     "data": "vector.vector, or vector[layer]",
     "layer_activations": "vector.directions",
-    "export_gguf": "vector.save('name.gguf')",
     "import_gguf": "SteeringVector.load('name.gguf')",
     "train": "create_steering_vector(positive_prompts, negative_prompts, layer, save_path)",
     "to": "vectors are float32 on the CPU, and are added in the model's own dtype on its device",

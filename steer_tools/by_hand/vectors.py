@@ -6,18 +6,21 @@ It must not know tools.
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from steer_tools import formats
+from steer_tools.by_hand.calls import by_hand
 from steer_tools.by_hand.habits import ATTRIBUTES, NEEDLESS
 from steer_tools.core import vectors as core
+from steer_tools.core.registry import Applied
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.inspection.vector_meaning import lens_ranking
+from steer_tools.session.placement import steering
 from steer_tools.session.session import current_session
 from steer_tools.session.vector_loading import read_vector_like
 from steer_tools.workspace import Workspace
@@ -81,6 +84,14 @@ class SteeringVector(core.SteeringVector):
     def save(self, path: str | os.PathLike[str], *, format_name: str | None = None) -> Path:
         """Write the vector below the workspace and return the path of its file. See `save_vector`."""
         return save_vector(self, path, format_name=format_name)
+
+    def export_gguf(self, path: str | os.PathLike[str]) -> Path:
+        """Write the vector as llama.cpp reads it (repeng's name for that)."""
+        return save_vector(self, formats.with_suffix(path, ".gguf"))
+
+    def apply(self, model: Any = None, **options: Any) -> AbstractContextManager[Applied]:
+        """Steer inside a `with` block (steering-vectors' name for that); see `steering`, which takes the options."""
+        return by_hand(steering)(*(() if model is None else (model,)), self, **options)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ATTRIBUTES:

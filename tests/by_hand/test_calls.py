@@ -67,6 +67,8 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
         (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 5), "given 5 arguments"),
         (steer_tools.generate, "lacks prompts"),
         (lambda: steer_tools.generate(PROMPTS, prompt="again"), "prompts of generate was given twice"),
+        (lambda: steer_tools.save_edited_model("v", strength=2, output_dir="there"), "positions='all'"),
+        (lambda: steer_tools.patch_activations("a", "b", metric=len), r"log p\(positive\)"),
         (lambda: steer_tools.load_model("bundled", torch_dtyp="auto"), "no argument 'torch_dtyp'"),
     ],
 )

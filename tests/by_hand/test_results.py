@@ -136,8 +136,8 @@ def test_what_makes_no_vector_is_refused_by_name() -> None:
         SteeringVector(torch.ones(4))
     with pytest.raises(ArgumentError, match=r"no \['coefficient'\]"):
         SteeringVector({1: torch.ones(4)}, coefficient=2)
-    with pytest.raises(AttributeError, match="no 'apply': with steering"):
-        _ = vector_at(1).apply
+    with pytest.raises(AttributeError, match=r"no 'tensor': vector\.vector"):
+        _ = vector_at(1).tensor
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = vector_at(1).nonsense
 
@@ -151,6 +151,17 @@ def test_what_is_saved_is_loaded_from_the_same_place(empty_session: Session, tmp
     assert path.is_relative_to(empty_session.workspace.root)
     names = ("deep/v", path, f"{empty_session.workspace.root.name}/deep/v.safetensors")
     assert all(SteeringVector.load(name) == steer_tools.load_vector(name) == vector for name in names)
+
+
+def test_the_names_that_other_libraries_have_for_it_work(created: Any, llama_session: Session) -> None:
+    vector = steer_tools.load_vector("v")
+    model, _ = steer_tools.loaded_model()
+
+    with vector.apply(model, multiplier=0.01):
+        (applied,) = llama_session.registry.entries()
+        assert (applied.strength, applied.layers) == (0.01, (2,))
+    assert len(llama_session.registry) == 0
+    assert steer_tools.load_vector(vector.export_gguf("exported")) == vector
 
 
 def test_a_vector_is_one_line_and_a_card(created: Any) -> None:
