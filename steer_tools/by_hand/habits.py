@@ -124,6 +124,10 @@ INSTEAD: dict[str, str] = {
     "val_negatives": _DIVIDED,
 }
 
+_APPLIED_FIRST = (
+    "what is applied is saved: apply_steering_vector(vector, layer, strength, positions='all') first, then "
+    "save_edited_model(folder)"
+)
 # The same for one function.
 INSTEAD_IN: dict[str, dict[str, str]] = {
     "patch_activations": {
@@ -132,10 +136,8 @@ INSTEAD_IN: dict[str, dict[str, str]] = {
         "positions": "every token is patched by itself, and the result has each",
     },
     "save_edited_model": {
-        "strength": "apply_steering_vector(vector, layer, strength, positions='all') first: what is applied is saved by "
-        "save_edited_model(folder)",
-        "output_dir": "what is applied is saved: apply_steering_vector(vector, layer, strength, positions='all') first, "
-        "then save_edited_model(folder)",
+        "strength": _APPLIED_FIRST,
+        "output_dir": _APPLIED_FIRST,
     },
     "steering_experiment": {
         "n_samples": "it asks all questions of the behaviour; find_best_layer is quicker",

@@ -87,11 +87,13 @@ class SteeringVector(core.SteeringVector):
 
     def export_gguf(self, path: str | os.PathLike[str]) -> Path:
         """Write the vector as llama.cpp reads it (repeng's name for that)."""
-        return save_vector(self, formats.with_suffix(path, ".gguf"))
+        name = formats.with_suffix(path, ".gguf")
+        return formats.write_vector(self, name, format_name="gguf", workspace=current_session().workspace).path
 
     def apply(self, model: Any = None, **options: Any) -> AbstractContextManager[Applied]:
         """Steer inside a `with` block (steering-vectors' name for that); see `steering`, which takes the options."""
-        return by_hand(steering)(*(() if model is None else (model,)), self, **options)
+        steered: Any = by_hand(steering)
+        return steered(*(() if model is None else (model,)), self, **options)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ATTRIBUTES:

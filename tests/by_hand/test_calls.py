@@ -62,7 +62,7 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
     ("call", "told"),
     [
         (lambda: steer_tools.generate(PROMPTS, max_new_token=3), "no argument 'max_new_token'.*'max_new_tokens'"),
-        (lambda: steer_tools.generate(PROMPTS, repetition_penalty=1.1), r"your own model\.generate"),
+        (lambda: steer_tools.generate(PROMPTS, repetition_penalty=1.1), r"Your own model\.generate"),
         (lambda: steer_tools.generate(PROMPTS, vector="v"), "with steering"),
         (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 5), "given 5 arguments"),
         (steer_tools.generate, "lacks prompts"),

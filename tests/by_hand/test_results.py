@@ -161,7 +161,8 @@ def test_the_names_that_other_libraries_have_for_it_work(created: Any, llama_ses
         (applied,) = llama_session.registry.entries()
         assert (applied.strength, applied.layers) == (0.01, (2,))
     assert len(llama_session.registry) == 0
-    assert steer_tools.load_vector(vector.export_gguf("exported")) == vector
+    assert vector.export_gguf("exported").suffix == ".gguf"
+    assert steer_tools.load_vector("exported.gguf") == vector
 
 
 def test_a_vector_is_one_line_and_a_card(created: Any) -> None:
