@@ -19,7 +19,7 @@ from steer_tools.workspace import refuse_pointer
 
 if TYPE_CHECKING:  # At run time these would import numpy.
     from steer_tools.evaluation.judge import Judge
-    from steer_tools.tools.steering_experiment import TextScorer
+    from steer_tools.tools.arguments import TextScorer
 
 _CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
 _TWO_LISTS = "a JSON object with the lists 'positive' and 'negative', of texts or chats."

@@ -18,6 +18,7 @@ from typing_extensions import is_typeddict
 
 from steer_tools import tools
 from steer_tools.errors import ArgumentError
+from steer_tools.tools.arguments import ONLY_IN_PYTHON
 
 # What a parameter is called where it is not by its own name: lists are given one by one.
 NAMES = {
@@ -225,7 +226,7 @@ def _members(kind: object) -> list[object]:
     """Return the types that a type is a union of, without None and what only Python can say."""
     origin = get_origin(kind)
     if origin is Annotated:
-        return _members(get_args(kind)[0])
+        return [] if ONLY_IN_PYTHON in get_args(kind) else _members(get_args(kind)[0])
     if origin in {Union, UnionType}:
         return [member for one in get_args(kind) for member in _members(one)]
     return [] if kind is NoneType or origin is Callable else [kind]

@@ -70,7 +70,7 @@ class ToolCommand:
         return [
             labels.get(source, source)
             for source in SOURCES
-            if all(name in hints for name in source.makes)
+            if all(name in hints and name not in self.tool.card.not_typed for name in source.makes)
             and (source.makes == ("scorer",) or holds_prompts(hints[source.makes[0]]))
         ]
 

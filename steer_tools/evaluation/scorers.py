@@ -1,10 +1,11 @@
 """Scorers that run here: words, a pattern, or a caller's own function."""
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import regex
@@ -13,6 +14,8 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import Prompt
 
 Scorer: TypeAlias = Callable[[str, str], float | None]
+# Of any range: how much of something a text written to a prompt has.
+Metric: TypeAlias = Callable[[str, str], float]
 # Of a prompt with its roles.
 TextScore: TypeAlias = Callable[[Prompt, str], float | None]
 
@@ -109,11 +112,54 @@ def callable_scorer(function: Callable[[str, str], object]) -> Scorer:
     return score
 
 
+def metric_of(function: Callable[..., object], name: str | None = None) -> tuple[str, Metric]:
+    """Return a caller's `metric(text)` or `metric(prompt, text)` with its name; how many it needs says which it is.
+
+    What the function raises passes, with a note that names the prompt.
+
+    Raises:
+        ArgumentError: It takes neither; or, by the metric, it returned what is no finite number.
+    """
+    said = name or getattr(function, "__name__", type(function).__name__)
+    needed = _needed(function)
+    if needed not in (1, 2):
+        raise ArgumentError(
+            f"The metric {said} needs {needed} arguments", valid="a function of the text, or of the prompt and the text"
+        )
+
+    def measure(prompt: str, text: str) -> float:
+        try:
+            value = function(text) if needed == 1 else function(prompt, text)
+        except Exception as error:
+            error.add_note(f"The metric {said} raised this on the prompt {_shown(prompt)}.")
+            raise
+        if hasattr(value, "item"):
+            value = cast(Any, value).item()  # Of a tensor or array with one number.
+        if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
+            raise ArgumentError(
+                f"The metric {said} returned {_shown(value)} on the prompt {_shown(prompt)}", valid="a finite number"
+            )
+        return float(value)
+
+    return said, measure
+
+
 def mean_score(scores: Iterable[float | None]) -> MeanScore:
     """Return the mean over the scores that are there, and the number of missing ones."""
     every = list(scores)
     there = [score for score in every if score is not None]
     return MeanScore(math.fsum(there) / len(there) if there else None, len(every) - len(there))
+
+
+def _needed(function: Callable[..., object]) -> int:
+    """Return how many arguments a function must be given; some built-in ones do not say, and take the text."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return 1
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    # Whatever takes anything takes the text.
+    return len(needed) or int(bool(parameters))
 
 
 def _unrolled(pattern: str) -> int:

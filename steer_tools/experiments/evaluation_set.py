@@ -4,7 +4,7 @@ It must not know vectors.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from random import Random
@@ -17,12 +17,14 @@ from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_loading import (
     behavior_names,
+    behavior_of_items,
     behavior_of_lists,
     load_behavior,
     read_behavior,
 )
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
+from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.evaluation.scorers import TextScore
 from steer_tools.prompts import ChatPrompt, Message, Prompt, PromptLike, TextPrompt, TokenPrompt, plain
 from steer_tools.session.session import Session
@@ -31,6 +33,8 @@ from steer_tools.session.session import Session
 _CHOOSING_SHARE = 0.4
 _FEWEST_GROUPS = 4
 _NEUTRAL = 16
+# What a behaviour of lists without a name is called.
+_NAMELESS = "own"
 # Items of each other behaviour on which side effects are measured.
 _OTHER_ITEMS = 8
 # The longest answer of the bundled language is shorter, and an unfinished one has no score.
@@ -56,6 +60,7 @@ class EvaluationSet:
         scorers: Scores of texts, by name; "exact" where the model's language has one.
         others: Items of other behaviours, by name.
         text_tokens: The most new tokens of a text that is judged.
+        named: The name or file that it is of; None where it is of lists.
     """
 
     behavior: Behavior
@@ -64,26 +69,40 @@ class EvaluationSet:
     scorers: Mapping[str, TextScore]
     others: Mapping[str, Sequence[Item]]
     text_tokens: int
+    named: str | None = None
 
 
 def evaluation_set_named(
     session: Session,
-    name: str,
+    name: object,
     positive: Sequence[PromptLike] | None = None,
     negative: Sequence[PromptLike] | None = None,
     seed: int = 0,
 ) -> EvaluationSet:
-    """Return the evaluation set of a behaviour: of two lists, of a trait, built in, or in a file.
+    """Return the evaluation set of a behaviour: of two lists, of a list of pairs, of a trait, built in, or in a file.
+
+    A behaviour of lists may go without a name: then `name` is the positive list and `positive` the negative one, or
+    `name` is a list of pairs.
 
     Raises:
         ArgumentError: There is no such behaviour, or one list came without the other.
         PromptError: The lists or the file cannot be used.
     """
-    if (positive is None) != (negative is None):
+    if isinstance(name, str) and positive is None and negative is None:
+        return replace(evaluation_set_of(session.engine, behavior_named(session, name, seed), seed), named=name)
+    if isinstance(name, str):
+        named, sides = name, (positive, negative)
+    elif positive is None and negative is None:
+        named, sides = _NAMELESS, read_pairs(name, "behavior_name")
+    else:
+        # The two lists stand where a name and a list would, unless all three places are taken.
+        named, sides = _NAMELESS, (cast(Sequence[PromptLike], name), positive if negative is None else None)
+    if isinstance(sides, list):
+        return evaluation_set_of(session.engine, behavior_of_items(named, sides, seed), seed)
+    shown, opposite = sides
+    if shown is None or opposite is None:
         raise ArgumentError("One of the lists positive and negative came without the other", valid="both, or neither")
-    if positive is not None and negative is not None:
-        return evaluation_set_of(session.engine, behavior_of_lists(name, positive, negative, seed), seed)
-    return evaluation_set_of(session.engine, behavior_named(session, name, seed), seed)
+    return evaluation_set_of(session.engine, behavior_of_lists(named, shown, opposite, seed), seed)
 
 
 def behavior_named(session: Session, name: str, seed: int = 0) -> Behavior:

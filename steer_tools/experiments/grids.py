@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -112,11 +112,13 @@ def measure_layer(
 def magnitudes(strengths: Sequence[float] | None) -> list[float]:
     """Return the strengths of a grid, from small to large; each is measured with both signs.
 
+    0 among others is left out: it is the unsteered model, which each of them is held against.
+
     Raises:
-        StrengthError: There are none, or one is 0 or not finite.
+        StrengthError: There are none but 0, or one is not finite.
     """
     given = STRENGTHS if strengths is None else strengths
-    found = sorted({abs(s) for s in given})
+    found = sorted({abs(s) for s in given} - {0.0})
     if not found or not all(0 < s < float("inf") for s in found):
         raise StrengthError(f"strengths is {given!r:.80}", valid="finite numbers other than 0, such as [0.1, 0.2]")
     return found
@@ -132,9 +134,17 @@ def spread_layers(engine: Engine, most: int = 8) -> list[int]:
     return [layers[round(float(place))] for place in places]
 
 
-def by_layer(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+class _Layered(Protocol):
+    @property
+    def layer(self) -> int: ...
+
+
+_AnyCell = TypeVar("_AnyCell", bound=_Layered)
+
+
+def by_layer(cells: Sequence[_AnyCell]) -> dict[int, list[_AnyCell]]:
     """Return the cells of each layer."""
-    found: dict[int, list[Cell]] = {}
+    found: dict[int, list[_AnyCell]] = {}
     for cell in cells:
         found.setdefault(cell.layer, []).append(cell)
     return found

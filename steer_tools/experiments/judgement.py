@@ -95,13 +95,18 @@ def judge(
         asked=posed,
         unsteered=unsteered,
         effects=effects[strength],
-        interval=_interval(effects[strength], groups),
-        doses=tuple(Dose(s, float(own.mean()), _interval(own, groups)) for s, own in effects.items()),
+        interval=interval_over(effects[strength], groups),
+        doses=tuple(Dose(s, float(own.mean()), interval_over(own, groups)) for s, own in effects.items()),
         slopes=slopes(measured[gentle], [tried[index] for index in gentle]),
         prompting=_prompting(engine, items, posed, behavior.instruction, unsteered),
         unrelated=float(np.abs(_shift(engine, control_questions(posed), pair)).mean()),
         choices=float(_shift(engine, choices, pair).mean()) if choices else None,
     )
+
+
+def interval_over(values: Floats, groups: Sequence[str]) -> Interval | None:
+    """Return the 95 % interval of a mean, over groups; None of too few."""
+    return cluster_interval(values, groups) if len(set(groups)) >= _FEWEST_GROUPS else None
 
 
 def shifts_of_others(
@@ -114,10 +119,6 @@ def shifts_of_others(
         return {}
     shifts = iter(_shift(engine, every, [(), plan]).tolist())
     return {name: float(np.mean([next(shifts) for _ in own])) for name, own in posed.items()}
-
-
-def _interval(values: Floats, groups: Sequence[str]) -> Interval | None:
-    return cluster_interval(values, groups) if len(set(groups)) >= _FEWEST_GROUPS else None
 
 
 def _shift(engine: Engine, posed: Sequence[Question], pair: Sequence[Plan]) -> Floats:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,23 @@ from steer_tools.experiments.experiment import Example, Experiment
 from steer_tools.experiments.grids import Cell, Grid
 from steer_tools.experiments.judgement import Judgement
 from steer_tools.experiments.null_distribution import NullDistribution
-from steer_tools.experiments.sweeps import Sweep, SweepOptions
+from steer_tools.experiments.sweeps import Sweep
+from steer_tools.experiments.text_sweeps import TextSweep
 from steer_tools.reports.markdown import question_text
+
+
+class PositionsAndSeed(Protocol):
+    """What the options of every kind of sweep have."""
+
+    @property
+    def positions(self) -> str:
+        """Which tokens are steered."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Facts:
 
     @classmethod
     def of(
-        cls, info: ModelInfo, options: SweepOptions, vector_path: str, method: str | None, seconds: float
+        cls, info: ModelInfo, options: "PositionsAndSeed", vector_path: str, method: str | None, seconds: float
     ) -> "Facts":
         """Return the facts of a run on the model of `info` with `options`."""
         sizes = (info.name, info.layers, info.hidden_size)
@@ -105,6 +120,22 @@ def experiment_document(experiment: Experiment, facts: Facts) -> Json:
 def sweep_document(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
     """Return everything that a sweep found; a number that is not finite is null."""
     return _json_value(_sweep(swept, evaluation_set, facts))
+
+
+def text_sweep_document(swept: TextSweep, metric: str, facts: Facts) -> Json:
+    """Return every text with its score, by layer and strength; a number that is not finite is null."""
+    document: Json = {
+        "facts": facts,
+        "metric": metric,
+        "choosing": [question_text(prompt) for prompt in swept.choosing],
+        "unsteered": {"texts": swept.unsteered, "scores": swept.scores},
+        "cells": swept.cells,
+        "chosen": {"layer": swept.cell.layer, "strength": swept.cell.strength},
+        "judging": [question_text(prompt) for prompt in swept.judging],
+        "effects": swept.effects,
+        "interval": swept.interval,
+    }
+    return _json_value(document)
 
 
 def means_by_kind(null: NullDistribution) -> dict[str, NDArray[np.float64]]:

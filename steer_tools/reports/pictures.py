@@ -6,6 +6,7 @@ from steer_tools.core.site import Site
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
+from steer_tools.experiments.text_sweeps import TextSweep
 from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, Matrix, heat_map, matrix
 from steer_tools.figures.strips import readable
@@ -38,6 +39,23 @@ def overview_picture(experiment: Experiment, facts: Facts) -> bytes:
 def heat_map_picture(swept: Sweep, behavior: str, facts: Facts) -> bytes:
     """Return the picture of a grid."""
     return heat_map(_cells(swept), title=f"{_subject(behavior, facts)}, {_choosing(swept)}")
+
+
+def text_heat_map_picture(swept: TextSweep, metric: str) -> bytes:
+    """Return the picture of what texts score at each layer and strength."""
+    unit = next(iter(swept.placed_at.values())).unit
+    cells = [
+        HeatCell(
+            cell.layer,
+            cell.strength,
+            cell.effect,
+            is_damaged=not cell.damage.is_within(swept.budget),
+            is_chosen=cell is swept.cell,
+        )
+        for cell in swept.cells
+    ]
+    shown = HeatMap(cells, f"change of {metric}", f"strength, in {UNITS[unit].plural}")
+    return heat_map(shown, title=f"{metric} of the texts to {len(swept.choosing)} prompts")
 
 
 def ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str, label: str) -> bytes:

@@ -11,10 +11,11 @@ from pathlib import Path
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document
+from steer_tools.experiments.text_sweeps import TextSweep
+from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document, text_sweep_document
 from steer_tools.reports.markdown import code, literal
 from steer_tools.reports.method_sections import choice_blocks, limit_blocks, setting_blocks, usage_blocks
-from steer_tools.reports.pictures import heat_map_picture, overview_picture
+from steer_tools.reports.pictures import heat_map_picture, overview_picture, text_heat_map_picture
 from steer_tools.reports.result_sections import control_blocks, effect_blocks, example_blocks, side_effect_blocks
 from steer_tools.reports.words import VERDICTS
 from steer_tools.workspace import Workspace
@@ -108,6 +109,34 @@ def save_sweep(
         TABLE: sweep_markdown(swept, evaluation_set, facts).encode(),
         HEAT_MAP: heat_map_picture(swept, evaluation_set.behavior.name, facts),
         SWEEP_DOCUMENT: _json(sweep_document(swept, evaluation_set, facts)),
+    }
+    return _write(workspace, folder, contents)
+
+
+def save_text_sweep(workspace: Workspace, folder: str, swept: TextSweep, metric: str, facts: Facts) -> ReportFiles:
+    """Write the texts of the chosen cell, the picture and the document with all texts into `folder`.
+
+    Raises:
+        VectorFileError: A file cannot be written; none is then changed.
+        WorkspacePathError: The folder lies outside a confined root.
+    """
+    cell = swept.cell
+    blocks = [
+        f"# {literal(metric)}: layer {cell.layer}, strength {cell.strength:g}",
+        f"![Change by layer and strength]({HEAT_MAP})",
+        f"Every text with its score: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
+    ]
+    said = zip(swept.choosing, swept.unsteered, cell.texts, swept.scores, cell.scores, strict=True)
+    for prompt, unsteered, steered, before, after in said:
+        blocks += [
+            f"## {literal(str(prompt), 200)}",
+            f"{before:g}: {literal(unsteered)}",
+            f"{after:g}: {literal(steered)}",
+        ]
+    contents = {
+        TABLE: ("\n\n".join(blocks) + "\n").encode(),
+        HEAT_MAP: text_heat_map_picture(swept, metric),
+        SWEEP_DOCUMENT: _json(text_sweep_document(swept, metric, facts)),
     }
     return _write(workspace, folder, contents)
 

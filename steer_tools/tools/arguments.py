@@ -6,11 +6,12 @@ The types are what a schema is made of, so they are as narrow as JSON allows; th
 pydantic here: the command line reads descriptions for its help.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, MinLen
+from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike
 from steer_tools.tools.choices import (
@@ -51,9 +52,7 @@ ONLY_IN_PYTHON, NEEDED = OnlyInPython(), Needed()
 # Of a parameter that a schema says is given or not there at all: JSON's null would only make it longer.
 LeftOut: TypeAlias = Annotated[None, ONLY_IN_PYTHON]
 # (positive, negative) tuples, or records with both.
-Pairs: TypeAlias = (
-    Annotated[list[tuple[PromptLike, PromptLike]], ONLY_IN_PYTHON] | Annotated[list[dict[str, Any]], ONLY_IN_PYTHON]
-)
+Pairs: TypeAlias = Annotated[Sequence[Any], ONLY_IN_PYTHON]
 # What every tool means by a layer that is left out.
 LEFT_OUT = "If omitted: an experiment's choice for the file, else all it has"
 PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."
@@ -84,7 +83,7 @@ Method = Annotated[
 
 Strength = Annotated[float, Doc("Multiplies the unit. 0 changes nothing, negative steers the other way.")]
 OptionalStrength = Annotated[
-    float | None,
+    float | LeftOut,
     Doc("Multiplies the unit; negative steers the other way. If omitted: an experiment's choice, else 1."),
 ]
 Strengths = Annotated[
@@ -129,23 +128,24 @@ SteeringId = Annotated[str, Doc("From apply_steering_vector or steering_status."
 MaxNewTokens = Annotated[int, Doc("The most new tokens for each text."), Ge(1)]
 Temperature = Annotated[float, Doc("0 is greedy."), Ge(0)]
 Seed = Annotated[int, Doc("For sampling; each prompt draws its own numbers from it.")]
-CheckPrompts = Annotated[list[PromptLike] | None, Doc("Prompts to check on; built-in ones if omitted.")]
-KnownBehavior = Annotated[str, Doc("A behaviour or file, or an experiment's dataset.")]
-OptionalBehaviorName = Annotated[str | None, Doc("A behaviour or file, or an experiment's dataset.")]
+CheckPrompts = Annotated[list[PromptLike] | LeftOut, Doc("Prompts to check on; built-in ones if omitted.")]
+# In Python also the positive of two lists, or one list of pairs: a behaviour of one's own without a name.
+KnownBehavior = Annotated[str | Pairs, Doc("A behaviour or file, or an experiment's dataset.")]
+OptionalBehaviorName = Annotated[str | LeftOut, Doc("A behaviour or file, or an experiment's dataset.")]
 OwnPositive = Annotated[
-    list[PromptLike] | None,
+    list[PromptLike] | LeftOut,
     Doc("Texts or chats that show a behaviour of your own, which behavior_name then names."),
 ]
-OwnNegative = Annotated[list[PromptLike] | None, Doc("Prompts that show its absence or opposite.")]
-SingleLayer = Annotated[int | None, Doc(f"Decoder block that is steered, from 0. {LEFT_OUT}, which must be one.")]
-Layers = Annotated[list[int] | None, Doc("Layers to try; up to 8, spread over the model, if omitted.")]
+OwnNegative = Annotated[list[PromptLike] | LeftOut, Doc("Prompts that show its absence or opposite.")]
+SingleLayer = Annotated[int | LeftOut, Doc(f"Decoder block that is steered, from 0. {LEFT_OUT}, which must be one.")]
+Layers = Annotated[list[int] | LeftOut, Doc("Layers to try; up to 8, spread over the model, if omitted.")]
 _AS_APPLIED = Doc("As for apply_steering_vector.")
 ScoredPositions = Annotated[str, _AS_APPLIED]
 OptionalScoredPositions = Annotated[str | None, _AS_APPLIED]
 TriedTarget = Annotated[float | None, _AS_APPLIED]
 TriedCondition = Annotated[str | None, _AS_APPLIED]
 GridStrengths = Annotated[
-    list[float] | None,
+    list[float] | LeftOut,
     Doc("Each is tried with both signs; positive ones may be chosen. [0.05, 0.1, 0.2, 0.4, 0.8] if omitted."),
 ]
 DamageBudget = Annotated[
@@ -154,13 +154,33 @@ DamageBudget = Annotated[
     Gt(0),
 ]
 Folder = Annotated[
-    str | None,
+    str | LeftOut,
     Doc(
         "Folder to write to; by tool and behaviour if omitted. Its files are replaced; a call that was cut off goes on."
     ),
 ]
-AllLayers = Annotated[list[int] | None, Doc("Layers to try; all if omitted.")]
+AllLayers = Annotated[list[int] | LeftOut, Doc("Layers to try; all if omitted.")]
 Top = Annotated[int, Doc("Tokens in each list."), Ge(1), Le(100)]
 PerToken = Annotated[bool, Doc("Divide log-probabilities by their tokens.")]
 DrawSeed = Annotated[int, Doc("Draws which questions choose and which judge.")]
-AblatedLayer = Annotated[int | None, Doc(f"Which of its directions. {LEFT_OUT}, which must be one.")]
+AblatedLayer = Annotated[int | LeftOut, Doc(f"Which of its directions. {LEFT_OUT}, which must be one.")]
+
+
+class TextScorer(TypedDict, total=False):
+    """How texts are scored: one of these."""
+
+    keywords: Annotated[list[str], Doc("1 where a text holds one of them.")]
+    pattern: Annotated[str, Doc("1 where a text holds a match of this regular expression.")]
+
+
+OptionalScorer = Annotated[
+    # In Python also a function of prompt and text, as `judge_scorer` makes one.
+    TextScorer | Annotated[Callable[[str, str], float | None], ONLY_IN_PYTHON] | LeftOut,
+    Doc("Also score texts."),
+]
+OwnMetric = Annotated[
+    Callable[..., Any] | None,
+    Doc("Your own metric(text) or metric(prompt, text): a number of any range."),
+    ONLY_IN_PYTHON,
+]
+MetricName = Annotated[str | None, Doc("What the metric is called; its function's name if omitted."), ONLY_IN_PYTHON]

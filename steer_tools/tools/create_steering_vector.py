@@ -63,12 +63,12 @@ class MethodOptions(TypedDict, total=False):
     seed: Annotated[int, given.Doc("lat, trained and controls (0).")]
 
 
-OptionalMethodOptions = Annotated[MethodOptions | None, given.Doc("Options of the method.")]
+OptionalMethodOptions = Annotated[MethodOptions | given.LeftOut, given.Doc("Options of the method.")]
 ComponentName = Annotated[
     Literal["residual", "embedding", "attention", "mlp"],
     given.Doc("What is read: a layer's output, or what its attention or MLP adds to it; embedding is layer 0."),
 ]
-Head = Annotated[int | None, given.Doc("One head of component attention, from 0.")]
+Head = Annotated[int | given.LeftOut, given.Doc("One head of component attention, from 0.")]
 PoolingName = Annotated[
     given.Pooling | given.LeftOut,
     given.Doc(

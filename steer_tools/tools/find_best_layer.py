@@ -11,6 +11,7 @@ from steer_tools.tools.sweep_results import (
     SweepResult,
     folder_name,
     kept_behavior,
+    rows,
     saved_vector,
     show,
     swept_result,
@@ -60,7 +61,7 @@ def find_best_layer(
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         tried = resolved_layers(session, layers, spread_layers(session.engine))
-        folder = save_folder or f"layers/{folder_name(evaluation_set)}"
+        folder = save_folder or f"layers/{folder_name(evaluation_set.behavior.name)}"
         where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior.pairs))
         contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
         extraction = extract(session, contrast, where, way_named(_METHOD, None))
@@ -68,8 +69,10 @@ def find_best_layer(
         path = saved_vector(session, extraction, swept, folder)
         facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
         files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-        result = swept_result(session, swept, options, files, path, extraction.warnings)
-        dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
+        result = swept_result(
+            session, swept, options, files, path, [*evaluation_set.behavior.notes, *extraction.warnings]
+        )
+        dataset = kept_behavior(session, evaluation_set, folder)
         return BestLayerResult(**result, vector_path=path, dataset=dataset)
 
 
@@ -79,4 +82,5 @@ TOOL = Card(
     command="best-layer",
     about="Create a behaviour's vector at several layers, save it, and sweep it.",
     positional=("behavior_name",),
+    rows=rows,
 ).tool(find_best_layer, show)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 from typing_extensions import TypedDict
@@ -28,18 +28,19 @@ from steer_tools.tools.sweep_results import (
     grid_lines,
     kept_behavior,
     saved_vector,
+    text_scores,
     window,
 )
 
 if TYPE_CHECKING:
-    from steer_tools.evaluation.scorers import TextScore
+    pass
 
 # With fewer controls no effect can be told from chance at p = 0.05.
 _FEWEST_CONTROLS = 19
 
 
 BehaviorName = Annotated[
-    str,
+    str | given.Pairs,
     given.Doc(
         "A built-in behaviour: honesty, sycophancy, refusal, caution, sandbagging, corrigibility, "
         "confidence, formality, verbosity, sentiment, helpfulness, creativity, technical_depth, empathy, power_seeking "
@@ -49,20 +50,6 @@ BehaviorName = Annotated[
 ]
 Controls = Annotated[
     int, given.Doc("Control directions that the effect is held against; fewer tell nothing from chance."), Ge(19)
-]
-
-
-class TextScorer(TypedDict, total=False):
-    """How unsteered and steered texts are scored: one of these."""
-
-    keywords: Annotated[list[str], given.Doc("1 where a text holds one of them.")]
-    pattern: Annotated[str, given.Doc("1 where a text holds a match of this regular expression.")]
-
-
-OptionalScorer = Annotated[
-    # In Python also a function of prompt and text, as `judge_scorer` makes one.
-    TextScorer | Annotated[Callable[[str, str], float | None], given.ONLY_IN_PYTHON] | None,
-    given.Doc("Also score texts."),
 ]
 
 
@@ -127,10 +114,12 @@ def steering_experiment(
     positions: given.ScoredPositions = "generated",
     damage_budget: given.DamageBudget = 0.5,
     controls: Controls = 99,
-    scorer: OptionalScorer = None,
+    scorer: given.OptionalScorer = None,
     save_folder: given.Folder = None,
     seed: given.DrawSeed = 0,
     per_token: given.PerToken = False,
+    metric: given.OwnMetric = None,
+    metric_name: given.MetricName = None,
 ) -> ExperimentResult:
     """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
 
@@ -159,15 +148,17 @@ def steering_experiment(
                 fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
             )
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
-        evaluation_set = replace(evaluation_set, scorers={**evaluation_set.scorers, **_scorers(scorer)})
+        evaluation_set = replace(
+            evaluation_set, scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)}
+        )
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
-        folder = save_folder or f"experiments/{folder_name(evaluation_set)}"
+        folder = save_folder or f"experiments/{folder_name(evaluation_set.behavior.name)}"
         tried, way = resolved_layers(session, layers, spread_layers(session.engine)), way_named(method, None)
         found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}", controls)
         path = saved_vector(session, found.extraction, found.swept, folder)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
         files = save_experiment(session.workspace, folder, found, facts)
-        dataset = behavior_name if positive is None else kept_behavior(session, evaluation_set.behavior, folder)
+        dataset = kept_behavior(session, evaluation_set, folder)
         swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
         damage = side_effects.damage
         return ExperimentResult(
@@ -200,34 +191,8 @@ def steering_experiment(
             ),
             window=window(swept.grid),
             report_path=str(files.report),
-            warnings=[*found.extraction.warnings, *doubts(swept)],
+            warnings=[*evaluation_set.behavior.notes, *found.extraction.warnings, *doubts(swept)],
         )
-
-
-def _scorers(scorer: object) -> Mapping[str, TextScore]:
-    """Return what scores texts, by name.
-
-    Raises:
-        ArgumentError: It is no scorer.
-    """
-    from steer_tools.evaluation.scorers import callable_scorer, keyword_scorer, regex_scorer
-    from steer_tools.experiments.evaluation_set import text_of
-
-    match scorer:
-        case None:
-            return {}
-        case _ if callable(scorer):
-            name, on_text = "scorer", callable_scorer(cast(Callable[[str, str], object], scorer))
-        case {"keywords": list() as keywords, **others} if not others:
-            name, on_text = "keywords", keyword_scorer(cast(list[str], keywords))
-        case {"pattern": str() as pattern, **others} if not others:
-            name, on_text = "pattern", regex_scorer(pattern)
-        case _:
-            raise ArgumentError(
-                f"scorer is {scorer!r:.80}",
-                valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
-            )
-    return {name: lambda prompt, text: on_text(text_of(prompt), text)}
 
 
 _STYLES = {"works": "bold green", "weak": "bold yellow"}
@@ -295,4 +260,5 @@ TOOL = Card(
     command="experiment",
     about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
     positional=("behavior_name",),
+    not_typed=("metric", "metric_name"),
 ).tool(steering_experiment, show)

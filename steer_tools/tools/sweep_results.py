@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from steer_tools.evaluation.behaviors.behavior import Behavior
+from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.behaviors.behavior_json import behavior_document
 from steer_tools.reports.words import span
-from steer_tools.tools.rendering import Shown, facts, interval, line, nats, stack, table, warning_lines
+from steer_tools.tools.rendering import Shown, brief, facts, interval, line, nats, stack, table, warning_lines
 from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short, short_interval
 
 if TYPE_CHECKING:
     from steer_tools.directions.extraction import Extraction
+    from steer_tools.evaluation.scorers import Scorer, TextScore
     from steer_tools.experiments.evaluation_set import EvaluationSet
     from steer_tools.experiments.grids import Grid
     from steer_tools.experiments.sweeps import Sweep, SweepOptions
+    from steer_tools.experiments.text_sweeps import TextSweep, TextSweepOptions
     from steer_tools.reports.report_files import ReportFiles
     from steer_tools.session.session import Session
 
@@ -28,15 +30,17 @@ CELLS = "cells.json"
 _VECTOR, _BEHAVIOR = "vector.safetensors", "behavior.json"
 # Fewer questions than these say little, whatever the interval.
 _FEW_GROUPS = 12
+_COLUMNS = {"effects": "effect"}
 
 
 class LayerCells(TypedDict):
     """One layer, a value for each strength; `opposite_effects` are those of the strengths with the other sign.
 
-    `within_budget` holds to the whole damage budget, texts included.
+    `within_budget` holds to the whole damage budget, texts included. `scores` are mean metrics of texts.
     """
 
     layer: int
+    scores: NotRequired[list[float]]
     effects: list[float]
     opposite_effects: list[float]
     kl: list[float]
@@ -52,7 +56,7 @@ class WindowStatus(TypedDict):
 
 
 class SweepResult(TypedDict):
-    """Effects are mean changes of log-odds, in nats.
+    """Effects are mean changes of log-odds, in nats, or of the `metric` that is named; `unsteered_score` is without.
 
     Those of `cells` are on the items that chose the best cell, `effect` and its 95 % `interval` on the `items` others.
     There are no controls: the interval of a random direction is often clear of 0, too.
@@ -72,7 +76,9 @@ class SweepResult(TypedDict):
     effect: float
     interval: list[float] | None
     items: int
-    anti_steerable: float
+    anti_steerable: float | None
+    metric: str | None
+    unsteered_score: float | None
     heat_map_path: str
     data_path: str
     warnings: list[str]
@@ -112,10 +118,93 @@ def swept_result(
         interval=short_interval(swept.judgement.interval),
         items=len(swept.judgement.effects),
         anti_steerable=short(swept.judgement.anti_steerable),
+        metric=None,
+        unsteered_score=None,
         heat_map_path=str(files.heat_map),
         data_path=str(files.document),
         warnings=[*warnings, *doubts(swept)],
     )
+
+
+def text_sweep_result(
+    session: Session,
+    swept: TextSweep,
+    options: TextSweepOptions,
+    metric: str,
+    files: ReportFiles,
+    vector_path: str,
+    warnings: Sequence[str],
+) -> SweepResult:
+    """Return what sweep_steering gives where texts were scored: each strength has its sign."""
+    from steer_tools.experiments.grids import by_layer
+
+    units = {layer: residual_unit(session, placed) for layer, placed in swept.placed_at.items()}
+    layers, cell, cell_placed = by_layer(swept.cells), swept.cell, swept.placed
+    allow_other_model = options.placement.allow_other_model
+    return SweepResult(
+        unit=cell_placed.unit,
+        strengths=[own.strength for own in next(iter(layers.values()))],
+        residual_units={str(layer): short(unit) for layer, unit in units.items()},
+        cells=[
+            LayerCells(
+                layer=layer,
+                scores=[short(own.score) for own in cells],
+                effects=[short(own.effect) for own in cells],
+                opposite_effects=[],
+                kl=[short(own.damage.divergence) for own in cells],
+                within_budget=[own.damage.is_within(options.budget) for own in cells],
+            )
+            for layer, cells in layers.items()
+        ],
+        window=[],
+        best_layer=cell.layer,
+        best_strength=cell.strength,
+        residual_strength=short(cell.strength * units[cell.layer]),
+        apply=repeating(session, vector_path, cell_placed, cell.strength, allow_other_model=allow_other_model),
+        effect=short(float(swept.effects.mean())),
+        interval=short_interval(swept.interval),
+        items=len(swept.judging),
+        anti_steerable=None,
+        metric=metric,
+        unsteered_score=short(float(swept.scores.mean())),
+        heat_map_path=str(files.heat_map),
+        data_path=str(files.document),
+        warnings=[*warnings, *_text_doubts(swept, options)],
+    )
+
+
+def rows(result: SweepResult) -> list[dict[str, Any]]:
+    """Return a row a layer and strength; those of the other sign, which log-odds are measured at, have no damage."""
+    found: list[dict[str, Any]] = []
+    for cells in result["cells"]:
+        columns = {"score": cells["scores"]} if "scores" in cells else {}
+        columns |= {key: cells[key] for key in ("effects", "kl", "within_budget")}
+        for index, strength in enumerate(result["strengths"]):
+            values = {_COLUMNS.get(key, key): column[index] for key, column in columns.items()}
+            found.append({"layer": cells["layer"], "strength": strength, **values})
+        for strength, effect in zip(result["strengths"], cells["opposite_effects"], strict=False):
+            found.append({"layer": cells["layer"], "strength": -strength, "effect": effect})
+    return sorted(found, key=lambda row: (row["layer"], row["strength"]))
+
+
+def _text_doubts(swept: TextSweep, options: TextSweepOptions) -> list[str]:
+    warnings: list[str] = []
+    count = len(swept.judging)
+    if not swept.is_halved:
+        warnings.append(
+            f"With {count} prompts all of them both chose the cell and judged it, so the effect is too good: give "
+            "16 or more, of which half choose and half judge."
+        )
+    elif count < _FEW_GROUPS:
+        warnings.append(f"Only {count} prompts judged the choice, so the interval is rough.")
+    if not any(cell.effect > 0 for cell in swept.cells):
+        warnings.append("No cell raises the metric; the chosen one lowers it least.")
+    if not any(cell.strength and cell.damage.is_within(options.budget) for cell in swept.cells):
+        warnings.append(
+            "Every strength is above the damage budget, so the texts may be broken: try smaller ones, such as 0.1 in "
+            "unit 'residual'."
+        )
+    return warnings
 
 
 def doubts(swept: Sweep) -> list[str]:
@@ -136,7 +225,7 @@ def window(grid: Grid) -> list[WindowStatus]:
     return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
 
 
-def saved_vector(session: Session, extraction: Extraction, swept: Sweep, folder: str) -> str:
+def saved_vector(session: Session, extraction: Extraction, swept: Sweep | TextSweep, folder: str) -> str:
     """Write a vector into the folder, with the cell that was chosen for it, and return its path."""
     from steer_tools.core.vectors import ChosenCell
     from steer_tools.formats import save_vector
@@ -150,15 +239,62 @@ def saved_vector(session: Session, extraction: Extraction, swept: Sweep, folder:
     return str(save_vector(vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
 
 
-def kept_behavior(session: Session, behavior: Behavior, folder: str) -> str:
-    """Write a behaviour of lists, so that other tools measure on the same held-out items."""
-    content = json.dumps(behavior_document(behavior), indent=1, ensure_ascii=False)
+def kept_behavior(session: Session, evaluation_set: EvaluationSet, folder: str) -> str:
+    """Return how other tools name a behaviour; one of lists is written, so that its held-out items stay the same."""
+    if evaluation_set.named is not None:
+        return evaluation_set.named
+    content = json.dumps(behavior_document(evaluation_set.behavior), indent=1, ensure_ascii=False)
     return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
 
 
-def folder_name(evaluation_set: EvaluationSet) -> str:
-    """Return a behaviour's name as a name of a folder."""
-    return re.sub(r"[^\w-]+", "_", evaluation_set.behavior.name).strip("_")[:64] or "experiment"
+def folder_name(name: str) -> str:
+    """Return a behaviour's or a metric's name as a name of a folder."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_")[:64] or "experiment"
+
+
+def named_scorer(
+    scorer: object, metric: Callable[..., Any] | None, metric_name: str | None
+) -> tuple[str, Scorer] | None:
+    """Return what scores texts, with its name; None where nothing was given.
+
+    Raises:
+        ArgumentError: It is no scorer, or a scorer and a metric were given.
+    """
+    from steer_tools.evaluation.scorers import callable_scorer, keyword_scorer, metric_of, regex_scorer
+
+    if metric is not None:
+        if scorer is not None:
+            raise ArgumentError("A scorer was given as well as a metric", valid="one of them")
+        return metric_of(metric, metric_name)
+    match scorer:
+        case None:
+            return None
+        case _ if callable(scorer):
+            return metric_name or "scorer", callable_scorer(cast(Callable[[str, str], object], scorer))
+        case {"keywords": list() as keywords, **others} if not others:
+            return metric_name or "keywords", keyword_scorer(cast(list[str], keywords))
+        case {"pattern": str() as pattern, **others} if not others:
+            return metric_name or "pattern", regex_scorer(pattern)
+        case _:
+            raise ArgumentError(
+                f"scorer is {scorer!r:.80}",
+                valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
+            )
+
+
+def text_scores(scorer: object, metric: Callable[..., Any] | None, metric_name: str | None) -> Mapping[str, TextScore]:
+    """Return the same for prompts with their roles.
+
+    Raises:
+        ArgumentError: As `named_scorer` does.
+    """
+    from steer_tools.experiments.evaluation_set import text_of
+
+    named = named_scorer(scorer, metric, metric_name)
+    if named is None:
+        return {}
+    name, on_text = named
+    return {name: lambda prompt, text: on_text(text_of(prompt), text)}
 
 
 # So many strengths stand beside each other in 80 columns.
@@ -167,14 +303,19 @@ _BESIDE = 6
 
 def show(result: SweepResult) -> Shown:
     """Render the grid, what was chosen, and what the choice does to the items that did not choose."""
+    metric, unsteered, wrong = result["metric"], result["unsteered_score"], result["anti_steerable"]
+    of, whom = ("nats", "items, that did not choose") if metric is None else (f"in {metric}", "prompts")
+    choice = choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"])
+    if metric is not None:
+        del choice["window"]
     return stack(
-        *grid_lines(result["strengths"], result["cells"], result["best_layer"], result["best_strength"]),
+        *grid_lines(result["strengths"], result["cells"], result["best_layer"], result["best_strength"], metric),
         facts(
             {
-                **choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"]),
-                "effect": f"{nats(result['effect'])} nats{interval(result['interval'])} on {result['items']} items, "
-                "that did not choose",
-                "wrong way": f"{result['anti_steerable']:.0%} of them",
+                **choice,
+                "unsteered": None if unsteered is None else f"{brief(unsteered)} {metric}",
+                "effect": f"{nats(result['effect'])} {of}{interval(result['interval'])} on {result['items']} {whom}",
+                "wrong way": None if wrong is None else f"{wrong:.0%} of them",
                 "vector": result.get("vector_path"),
                 "picture": result["heat_map_path"],
                 "data": result["data_path"],
@@ -184,9 +325,12 @@ def show(result: SweepResult) -> Shown:
     )
 
 
-def grid_lines(strengths: Sequence[float], cells: Sequence[LayerCells], layer: int, strength: float) -> list[Shown]:
-    """Return the effects by layer and strength, and what their marks mean."""
-    parts: list[Shown] = [line("Effect in nats by layer and strength, on the items that chose", "bold")]
+def grid_lines(
+    strengths: Sequence[float], cells: Sequence[LayerCells], layer: int, strength: float, metric: str | None = None
+) -> list[Shown]:
+    """Return the effects by layer and strength, in nats or in a metric, and what their marks mean."""
+    what, whom = ("Effect in nats", "items") if metric is None else (f"Change of {metric}", "prompts")
+    parts: list[Shown] = [line(f"{what} by layer and strength, on the {whom} that chose", "bold")]
     for start in range(0, len(strengths), _BESIDE):
         beside = range(start, min(start + _BESIDE, len(strengths)))
         rows = [

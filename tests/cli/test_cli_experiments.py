@@ -289,6 +289,8 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
         "interval": [1.25, -0.5],
         "items": 20,
         "anti_steerable": 0.125,
+        "metric": None,
+        "unsteered_score": None,
         "heat_map_path": "/w/heat_map.png",
         "data_path": "/w/sweep.json",
         "warnings": ["Odd [b]one[/b]."],
@@ -309,6 +311,42 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
     assert without["effect"] == "+1.5 nats on 20 items, that did not choose"
     assert without["window"] == "no strength has enough effect within the budget"
     assert "Warning: Odd [b]one[/b]." in text
+
+
+def test_a_sweep_of_texts_shows_the_metric_with_its_signs_and_no_window() -> None:
+    cells: LayerCells = {
+        "layer": 1,
+        "scores": [0.5, 4.0],
+        "effects": [-1.5, 2.0],
+        "opposite_effects": [],
+        "kl": [0.1, 0.2],
+        "within_budget": [True, True],
+    }
+    result: Any = {
+        "unit": "vector",
+        "strengths": [-0.5, 0.5],
+        "cells": [cells],
+        "window": [],
+        "best_layer": 1,
+        "best_strength": 0.5,
+        "effect": 1.75,
+        "interval": None,
+        "items": 4,
+        "anti_steerable": None,
+        "metric": "words",
+        "unsteered_score": 2.0,
+        "heat_map_path": "/w/heat_map.png",
+        "data_path": "/w/sweep.json",
+        "warnings": [],
+    }
+
+    text = printed(sweep_shown(result))
+
+    assert "Change of words by layer and strength, on the prompts that chose" in text
+    assert "-1.50   >+2.00" in text
+    shown = facts_in(text)
+    assert (shown["effect"], shown["unsteered"]) == ("+1.75 in words on 4 prompts", "2 words")
+    assert not {"window", "wrong way"} & shown.keys()
 
 
 def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:

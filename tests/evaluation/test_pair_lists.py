@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.small_models import NEGATIVE, POSITIVE
+from helpers.small_models import NEGATIVE, POSITIVE, WORDS
 from steer_tools import create_steering_vector, find_best_layer, load_vector, split_by_label
 from steer_tools.errors import ArgumentError, LayerError, PromptError, SteeringError
 from steer_tools.evaluation.behaviors.behavior import Item
+from steer_tools.evaluation.behaviors.behavior_loading import behavior_of_lists
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.prompts import TextPrompt
 from steer_tools.session.session import Session
@@ -43,7 +44,7 @@ def direction(result: Any) -> torch.Tensor:
         [[p, n] for p, n in zip(*SIDES, strict=True)],
         RECORDS,
         [SimpleNamespace(**record) for record in RECORDS],
-        pd.DataFrame(RECORDS),
+        pd.DataFrame(RECORDS).to_dict("records"),
     ],
     ids=["tuples", "lists", "records", "objects", "table"],
 )
@@ -80,7 +81,7 @@ def test_two_messages_and_two_token_ids_are_no_pair(llama_session: Session) -> N
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ("baba", "a list of pairs"),
+        ("baba", "one list of pairs"),
         ([], "is empty"),
         ([{"chosen": "a", "rejected": "b"}], "positive_prompts[0]: the keys are 'chosen', 'rejected'"),
         ([MATCHING[0], {"question": "keke"}], "positive_prompts[1]: the keys are 'question'"),
@@ -211,3 +212,39 @@ def test_a_call_that_says_too_little_is_answered_with_what_it_may_say(
 
     assert all(word in str(caught.value) for word in words)
     assert not llama_session.workspace.root.exists()
+
+
+# Lists without a name, and pairs that begin alike
+
+PAIRED = tuple([f"baba {word} keke {side}" for word in WORDS[:10]] for side in ("lili", "mora"))
+
+
+def test_pairs_of_few_beginnings_stay_whole_and_are_independent() -> None:
+    begun = [[f"baba keke {side} {word}" for word in WORDS[:10]] for side in ("lili", "mora")]
+
+    behavior = behavior_of_lists("own", *begun)
+
+    assert all(item.prompt is None for item in (*behavior.pairs, *behavior.items))
+    assert {item.positive for item in (*behavior.pairs, *behavior.items)} == set(begun[0])
+    assert len({item.group for item in (*behavior.pairs, *behavior.items)}) == 10
+    assert "only 1 different beginnings" in behavior.notes[0]
+
+
+def test_pairs_of_enough_beginnings_have_them_as_prompts() -> None:
+    behavior = behavior_of_lists("own", *PAIRED)
+
+    assert all(item.prompt is not None for item in (*behavior.pairs, *behavior.items))
+    assert behavior.notes == ()
+
+
+def test_two_lists_or_pairs_need_no_name(llama_session: Session) -> None:
+    asked: dict[str, Any] = {"layers": [1], "strengths": [0.2]}
+
+    named = find_best_layer("own", *PAIRED, **asked)
+
+    for lists in (PAIRED, ([*zip(*PAIRED, strict=True)],)):
+        found = find_best_layer(*lists, **asked)
+        assert found["effect"] == named["effect"]
+        assert Path(found["dataset"]).name == "behavior.json"
+    with pytest.raises(ArgumentError, match="both, or neither"):
+        find_best_layer(PAIRED[0], PAIRED[1], PAIRED[1], **asked)

@@ -15,7 +15,7 @@ from steer_tools.tools.choices import InterventionName, MethodName
 
 GONE = "gone"
 # Words of JSON Schema, which nobody calls by name.
-GRAMMAR = frozenset({"$defs", "anyOf"})
+GRAMMAR = frozenset({"$defs", "$ref", "anyOf"})
 NAME = f"(?:{'|'.join((*get_args(MethodName), *get_args(InterventionName)))})"
 LIST = re.compile(rf"(?:{NAME}, )*{NAME} and {NAME}\b")
 

@@ -209,7 +209,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "apply_steering_vector": {"layer": 1, "strength": -0.5, "unit": "residual"},
     "compare_generations": {"vector_path": "v.safetensors", "strengths": [-2, 2]},
     "steering_experiment": {"behavior_name": "mine", **LISTS, "layers": [1], "strengths": [0.5], "controls": 19},
-    "sweep_steering": {"strengths": [0.5]},
+    "sweep_steering": {"behavior_name": "sentiment", "strengths": [0.5]},
     "find_best_layer": {"behavior_name": "mine", **LISTS, "layers": [1, 2], "strengths": [0.5]},
     "evaluate_steering_robustness": {"test_prompts": PROMPTS},
     "calibrate_strength": {"target_damage": 0.1},

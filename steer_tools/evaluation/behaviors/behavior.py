@@ -38,6 +38,7 @@ class Behavior:
         pairs: For making vectors.
         items: Held out, for measuring.
         choices: Held out questions of two answers, (A) and (B); may be empty.
+        notes: What its user should know of how lists were read.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Behavior:
     pairs: Sequence[Item]
     items: Sequence[Item]
     choices: Sequence[Item] = ()
+    notes: tuple[str, ...] = ()
 
 
 # What whole texts follow where they are scored: every tokenizer of open text has the end of a line, and not all BOS.

@@ -3,7 +3,8 @@
 Everything that is drawn is drawn with a seed, so that one input always gives the same behaviour.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -16,7 +17,7 @@ from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
 from steer_tools.evaluation.behaviors.item_files import read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
-from steer_tools.prompts import PromptLike, parse_prompts
+from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
 
 
 def behavior_names() -> list[str]:
@@ -71,10 +72,13 @@ def behavior_of_lists(
     """Return a behaviour of two lists of prompts: texts, or chats whose last messages are the completions.
 
     Lists of one length are pairs, entry by entry: what two texts begin with alike becomes their prompt, and two chats
-    have the positive one's. Lists of two lengths are samples of two populations, and no text belongs to one of the
-    other list. They are shuffled with `seed` and matched until the shorter one ends, repeated prompts once, and each
-    text stays whole. The mean difference over such pairs estimates that of the populations, whichever texts were
-    matched; a single pair's says nothing, and a chat's negative answer stands after a question that it does not answer.
+    have the positive one's. Where fewer than FEWEST_GROUPS beginnings are different ("I really love tea", "I really
+    hate tea"), all texts stay whole and each pair is a group of its own, as `notes` say.
+
+    Lists of two lengths are samples of two populations, and no text belongs to one of the other list. They are shuffled
+    with `seed` and matched until the shorter one ends, repeated prompts once, and each text stays whole. The mean
+    difference over such pairs estimates that of the populations, whichever texts were matched; a single pair's says
+    nothing, and a chat's negative answer stands after a question that it does not answer.
 
     Raises:
         PromptError: A list is empty, a prompt is of another kind, both lists hold the same prompt, or there are fewer
@@ -91,12 +95,37 @@ def behavior_of_lists(
                 f"{min(map(str, shared)):.80} is a positive and a negative prompt",
                 valid="prompts that are on one side only",
             )
-    items: list[Item] = []
-    for index, sides in enumerate(zip(shown, opposite, strict=False)):
-        with located(f"{name}, pair {index}"):
-            items.append(item_of(*sides))
+    pairs, notes = [*zip(shown, opposite, strict=False)], tuple[str, ...]()
+    items = _items_of(name, pairs, item_of)
+    beginnings = {item.group for item in items}
+    if len(beginnings) < FEWEST_GROUPS and all(isinstance(side, TextPrompt) for pair in pairs for side in pair):
+        items = _items_of(name, pairs, item_of_strangers)
+        if len({item.group for item in items}) > len(beginnings):
+            notes = (
+                f"The {len(pairs)} pairs have only {len(beginnings)} different beginnings, so the texts stay whole and "
+                "each pair counts as independent of the others.",
+            )
     source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
-    return _divided(name, items, source, seed)
+    return replace(_divided(name, items, source, seed), notes=notes)
+
+
+def behavior_of_items(name: str, items: Sequence[Item], seed: int = 0) -> Behavior:
+    """Return a behaviour of items in a list, as `read_behavior` does of those in a file.
+
+    Raises:
+        PromptError: There are fewer than FEWEST_GROUPS groups.
+    """
+    return _divided(name, items, f"{len(items):,} records", seed)
+
+
+def _items_of(
+    name: str, pairs: Sequence[tuple[Prompt, Prompt]], item_of: Callable[[Prompt, Prompt], Item]
+) -> list[Item]:
+    items: list[Item] = []
+    for index, pair in enumerate(pairs):
+        with located(f"{name}, pair {index}"):
+            items.append(item_of(*pair))
+    return items
 
 
 def _drawn(items: Iterable[Item], seed: int) -> tuple[list[Item], int]:

@@ -16,8 +16,7 @@ VALID_PAIRS = f"(positive, negative) tuples; or records with {VALID_RECORD}"
 def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
     """Return what a list of pairs holds: both sides as they are, or items where the records have prompts.
 
-    A pair is a tuple or list of two prompts, a record, or an object with the attributes `positive` and `negative`. A
-    table, as a DataFrame is one, has a record in each row.
+    A pair is a tuple or list of two prompts, a record, or an object with the attributes `positive` and `negative`.
 
     Raises:
         PromptError: It is no list of pairs, or a record has another form.
@@ -44,12 +43,9 @@ def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
 
 
 def _entries(pairs: object, name: str) -> list[Any]:
-    """Return the pairs one by one; of two lists under their names what belongs together."""
     if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
         raise PromptError(f"{name} is {pairs!r:.80}", valid=f"a list of pairs: {VALID_PAIRS}")
-    # What one goes through of a DataFrame is its columns' names.
-    is_table = hasattr(pairs, "iterrows")
-    entries = cast(Any, pairs).to_dict("records") if is_table else [*cast(Iterable[Any], pairs)]
+    entries = [*cast(Iterable[Any], pairs)]
     if not entries:
         raise PromptError(f"{name} is empty", valid="at least one pair")
     return entries
