@@ -6,6 +6,7 @@ It must not know what the tool does: how it looks is the tool's own.
 import io
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_tools.errors import ArgumentError
@@ -63,6 +64,9 @@ class Result(dict[str, Any]):
             )
         return pd.DataFrame(self[rows] if isinstance(rows, str) else rows(self))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.summary().rstrip() if self._tool.show is not None and not cycle else repr(dict(self)))
+
     def _repr_html_(self) -> str | None:
         return self._rendered(as_html=True) if self._tool.show is not None else None
 
@@ -71,9 +75,9 @@ class Result(dict[str, Any]):
 
         console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_jupyter=False)
         console.print(self._tool.shown(self, self._arguments, is_plain=not as_html) if self._tool.show else dict(self))
-        if not as_html:
-            return console.export_text()
-        return console.export_html(inline_styles=True, code_format=_HTML)
+        text = console.export_html(inline_styles=True, code_format=_HTML) if as_html else console.export_text()
+        # As it is seen from here.
+        return text.replace(f"{Path.cwd()}/", "")
 
     def _unknown(self, name: object) -> str:
         near = get_close_matches(str(name), self, 1, 0.5)
@@ -82,7 +86,8 @@ class Result(dict[str, Any]):
         )
 
 
-_HTML = '<pre style="white-space:pre;overflow-x:auto;line-height:1.25;font-size:90%">{code}</pre>'
+_STYLE = "white-space:pre;overflow-x:auto;line-height:1.25;font-size:90%;font-family:'DejaVu Sans Mono',Menlo,monospace"
+_HTML = f'<pre style="{_STYLE}">{{code}}</pre>'
 
 
 class VectorResult(Result):

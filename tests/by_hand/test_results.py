@@ -6,11 +6,13 @@ import copy
 import json
 import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from IPython.lib.pretty import pretty
 
 import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS
@@ -47,11 +49,14 @@ def test_a_number_is_one_of_the_texts(llama_session: Session) -> None:
         _ = result[len(PROMPTS)]
 
 
-def test_a_result_is_shown_as_the_command_shows_it(created: Any) -> None:
+def test_a_result_is_shown_as_the_command_shows_it(created: Any, tmp_path: Path, monkeypatch: Any) -> None:
     compared = steer_tools.compare_generations(PROMPTS, created, strengths=[1.0], max_new_tokens=3)
 
     assert "baseline" in compared.summary() and "\x1b" not in compared.summary()
     assert re.search(r"<pre.*baseline", compared._repr_html_(), re.DOTALL)
+    assert pretty(compared) == compared.summary().rstrip()
+    monkeypatch.chdir(tmp_path)
+    assert "Saved workspace/v.safetensors" in created.summary()
     assert steer_tools.remove_all_steering_vectors()._repr_html_() is None
     assert "removed" in steer_tools.remove_all_steering_vectors().summary()
 

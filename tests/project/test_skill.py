@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -12,9 +13,7 @@ import yaml
 import steer_tools
 from helpers.skill import DEFINITIONS, EXAMPLES, SKILL, preload
 from helpers.small_models import make_model
-from steer_tools.bundled_model import CHECKPOINT
 from steer_tools.bundled_model.language import score
-from steer_tools.engines.huggingface.loading import load_pretrained
 from steer_tools.session.session import Session
 from steer_tools.tools import TOOLS
 
@@ -65,9 +64,10 @@ def test_every_argument_arrives_at_the_tool(llama_session: Session) -> None:
 
 def test_the_worked_example_runs_as_it_stands_on_the_bundled_model(empty_session: Session) -> None:
     (example,) = EXAMPLES
-    model, tokenizer, _ = load_pretrained(str(CHECKPOINT))
-    kernel = preload({"model": model, "tokenizer": tokenizer})
+    (loading,) = re.findall(r"`(import steer_tools; .*)`", SKILL)
+    kernel = preload({})
 
+    exec(loading, kernel)
     exec(example, kernel)
 
     assert kernel["created"]["success"]
