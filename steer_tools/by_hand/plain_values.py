@@ -46,6 +46,8 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
     is_scalar = isinstance(value, str | int | float)
     if is_scalar and (value in words or type(value) in kinds or (isinstance(value, int) and float in kinds)):
         return value
+    if Any in items and hasattr(value, "columns"):
+        return cast(Any, value).to_dict("records")
     if any(map(_is_prompt, items)):
         return _prompts(value, name, may_be_one={*_members(PromptLike)} <= {*kinds})
     if is_scalar or not isinstance(value, Iterable):

@@ -142,6 +142,16 @@ def test_a_table_is_answered_with_its_columns(llama_session: Session) -> None:
         steer_tools.generate(pd.DataFrame({"text": PROMPTS, "label": 1}))
 
 
+def test_a_table_of_pairs_is_one_where_it_is_meant(llama_session: Session) -> None:
+    table = pd.DataFrame({"positive": POSITIVE, "negative": NEGATIVE})
+
+    given = [table, table.to_dict("records"), [*zip(POSITIVE, NEGATIVE, strict=True)]]
+    made = [steer_tools.create_steering_vector(pairs, layer=1) for pairs in given]
+    columns = steer_tools.create_steering_vector(table["positive"], table["negative"], 1)
+
+    assert all(one.steering_vector == columns.steering_vector for one in made)
+
+
 def test_numbers_may_be_numpys_and_torchs(vector: str) -> None:
     wanted = steer_tools.compare_generations(PROMPTS, vector, 2, [-1.0, 0.0, 1.0], max_new_tokens=3)
 
