@@ -3,6 +3,7 @@
 Everything that is drawn is drawn with a seed, so that one input always gives the same behaviour.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -50,6 +51,11 @@ def _files() -> dict[str, Traversable]:
 
 MOST_ITEMS = 2_000
 FEWEST_GROUPS = 8
+_INSTRUCTION = re.compile(
+    r"\s*(you(?: are|'re|’re| must| should| will| always| never)|(?:act|behave|talk|speak|write) (?:as|like)|pretend|"
+    r"always|never|be|provide|respond|answer|give)\b",
+    re.IGNORECASE,
+)
 _Value = TypeVar("_Value")
 
 
@@ -106,6 +112,13 @@ def behavior_of_lists(
                 "each pair counts as independent of the others.",
             )
     source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
+    if all(2 * sum(map(_instructs, side)) >= len(side) for side in (shown, opposite)):
+        notes = (
+            *notes,
+            "At least half of the texts of each side begin as instructions to a model do (with 'You are', 'Act as', "
+            "'Always', 'Be' and the like), and were read as texts that it writes. To use what it answers under them, "
+            "give chats: a system message with the instruction, a user's question, and an assistant's answer.",
+        )
     return replace(_divided(name, items, source, seed), notes=notes)
 
 
@@ -116,6 +129,11 @@ def behavior_of_items(name: str, items: Sequence[Item], seed: int = 0) -> Behavi
         PromptError: There are fewer than FEWEST_GROUPS groups.
     """
     return _divided(name, items, f"{len(items):,} records", seed)
+
+
+def _instructs(prompt: Prompt) -> bool:
+    """Whether a prompt is a text that begins as an instruction to a model does."""
+    return isinstance(prompt, TextPrompt) and _INSTRUCTION.match(prompt.text) is not None
 
 
 def _items_of(
