@@ -24,12 +24,12 @@ from steer_tools.bundled_model.language import held_out_prompts
 from steer_tools.cli import main, suggestions
 from steer_tools.cli.inputs import ScorerSource
 from steer_tools.cli.suggestions import Steering, steering_command
-from steer_tools.cli.tool_commands import ToolCommand
 from steer_tools.cli.workbench import Workbench
 from steer_tools.errors import ArgumentError
 from steer_tools.session.session import current_session
 from steer_tools.tools.calibrate_strength import CalibrationResult
 from steer_tools.tools.calibrate_strength import show as calibration_shown
+from steer_tools.tools.card import Tool
 from steer_tools.tools.evaluate_steering_robustness import RobustnessResult
 from steer_tools.tools.evaluate_steering_robustness import show as robustness_shown
 from steer_tools.tools.steering_experiment import ExperimentResult, SideEffectsStatus, experiment_shown
@@ -116,7 +116,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, ran: Ran) -> list[tuple[str, dict[str
     for name in TOOL_OF.values():
         monkeypatch.setattr(tools, name, recorder(name))
     monkeypatch.setattr(tools, "load_model", lambda *arguments, **options: None)
-    monkeypatch.setattr(ToolCommand, "shown", lambda *arguments: "")
+    monkeypatch.setattr(Tool, "shown", lambda *arguments, **options: "")
     return calls
 
 
@@ -445,12 +445,14 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
                 "f",
             ),
             {"behavior_name": "honesty", **GRID_ARGUMENTS, "method": "lda", "controls": 20, "save_folder": "f"}
-            | {"scorer": {"pattern": "a+"}, "positive": None, "negative": None, "seed": 3},
+            | {"scorer": {"pattern": "a+"}, "positive": None, "negative": None, "seed": 3}
+            | {"metric": None, "metric_name": None},
         ),
         (
             ("sweep", "v", "honesty", *GRID, "--seed", 3, *UNIT, "--save", "f"),
             {"vector_path": "v", "behavior_name": "honesty", **GRID_ARGUMENTS, **UNIT_ARGUMENTS}
-            | {"save_folder": "f", "seed": 3},
+            | {"save_folder": "f", "seed": 3, "prompts": None, "scorer": None, "max_new_tokens": 48}
+            | {"metric": None, "metric_name": None},
         ),
         (
             ("best-layer", "honesty", *GRID, "--seed", 3, "--save", "f"),
