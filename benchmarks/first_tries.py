@@ -112,7 +112,7 @@ def table(tries: list[dict[str, str]], found: dict[str, str]) -> str:
         "# First tries",
         "",
         f"Of 80 first tries on SmolLM2, {len(BEFORE)} worked when they were collected, and {works} work now. How they",
-        "were collected and judged is said in `benchmarks/first_tries.py`; their code is `benchmarks/first_tries.json`.",
+        "were collected and judged is said in `benchmarks/first_tries.py`; their code is `first_tries.json` beside it.",
         "",
         "| try | wish | before | now |",
         "|---|---|---|---|",
