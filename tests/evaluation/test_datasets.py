@@ -673,9 +673,12 @@ def test_lists_of_one_length_are_paired_in_their_order() -> None:
     assert "paired in their order" in found.source
 
 
-def test_sentences_of_one_beginning_are_one_group_and_too_few() -> None:
+def test_sentences_of_one_beginning_are_whole_texts_and_repeated_ones_too_few() -> None:
+    found = behavior_of_lists("days", GLAD, SAD)
+
+    assert sorted((i.positive, i.negative) for i in (*found.pairs, *found.items)) == [*zip(GLAD, SAD, strict=True)]
     with pytest.raises(PromptError, match="8 items in 1 groups; equal prompts are one"):
-        behavior_of_lists("days", GLAD, SAD)
+        behavior_of_lists("days", GLAD[:1] * 8, SAD[:1] * 8)
 
 
 def test_lists_of_two_lengths_are_matched_at_random_until_the_shorter_ends() -> None:
