@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from helpers.snippets import added, continued, logits, mean_difference
@@ -108,6 +109,7 @@ def test_removing_counts_all_that_was_applied_and_leaves_not_a_bit(smol: Any) ->
     assert remove_all_steering_vectors()["removed"] == 0
 
 
+@pytest.mark.slow
 def test_with_and_without_steering_stand_side_by_side_at_each_strength(smol: Any) -> None:
     model, tokenizer = smol
     vector = torch.from_numpy(np.load(created()["vector_path"]))

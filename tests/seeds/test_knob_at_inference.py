@@ -50,6 +50,7 @@ def test_a_vector_of_instructions_is_extracted_at_a_layer_and_saved_for_later(sm
     assert any("does not keep layer" in warning for warning in made["warnings"])
 
 
+@pytest.mark.slow
 @HARD
 def test_a_response_is_generated_with_a_vector_at_a_strength(smol: Any) -> None:
     model, tokenizer = smol
@@ -84,6 +85,7 @@ CONCISE = (["Answer in one short sentence.", "Be brief."], ["Answer at great len
 FORMAL = (["Write formally, please.", "I would be most obliged."], ["write casually ok", "that'd be cool"])
 
 
+@pytest.mark.slow
 @HARD
 def test_vectors_are_combined_with_weights(smol: Any) -> None:
     sides = {"helpful": (POSITIVE, NEGATIVE), "concise": CONCISE, "formal": FORMAL}
@@ -154,6 +156,7 @@ def test_repe_takes_examples_and_labels_and_finds_a_component(smol: Any) -> None
     assert float(torch.cosine_similarity(vector[15], differences.mean(0), dim=0)) < 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [5, 15, 25])
 def test_any_layer_early_middle_or_late_can_be_steered(smol: Any, layer: int) -> None:
     vector = create_steering_vector(POSITIVE, NEGATIVE, layer=layer, save_path="v").steering_vector

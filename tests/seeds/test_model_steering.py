@@ -73,6 +73,7 @@ def test_the_vector_is_the_contrastive_difference_of_mean_activations(smol: Any)
     torch.testing.assert_close(read[0].mean(dim=0) - read[1].mean(dim=0), expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @HARD
 def test_it_is_applied_to_all_tokens_of_a_pass_or_to_each_step_of_a_generation(smol: Any) -> None:
     model, tokenizer = smol
@@ -210,6 +211,7 @@ def test_mean_ablation_puts_the_mean_of_calibration_prompts_in_the_place_of_a_la
     assert float((ablated_logits - whole).abs().max()) > 1
 
 
+@pytest.mark.slow
 @HARD
 def test_act_add_generates_with_one_pairs_difference_at_each_new_token(smol: Any) -> None:
     model, tokenizer = smol
@@ -244,6 +246,7 @@ def test_a_probe_trained_on_what_was_read_gives_a_direction_to_steer_with(smol: 
     assert float((steered - logits(*smol, WEATHER)).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 def test_the_method_of_that_name_is_the_probe_on_standardised_activations(smol: Any) -> None:
     positive = [f"{text}, {word}." for text in POSITIVE for word in ("truly", "really", "friend")]
     negative = [f"{text}, {word}." for text in NEGATIVE for word in ("truly", "really", "friend")]
