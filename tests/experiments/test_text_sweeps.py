@@ -12,6 +12,7 @@ import pytest
 from helpers.small_models import NEGATIVE, POSITIVE, WORDS
 from steer_tools import (
     create_steering_vector,
+    find_best_layer,
     load_vector,
     steering_experiment,
     sweep_steering,
@@ -136,6 +137,21 @@ def test_what_cannot_be_measured_is_told_what_is_missing(
 ) -> None:
     with pytest.raises(kind, match=words):
         sweep_steering(vector, **given)
+
+
+def test_the_best_layer_may_be_that_of_a_metric(llama_session: Session) -> None:
+    lists = ([f"baba {word}" for word in WORDS[:12]], [f"keke {word}" for word in WORDS[:12]])
+    tried: dict[str, Any] = {"layers": [1, 2], "strengths": [-1, 1], "damage_budget": 99, "max_new_tokens": 6}
+
+    found = find_best_layer(*lists, metric=letters, test_prompts=PROMPTS, **tried)
+    again = sweep_steering(found["vector_path"], prompts=PROMPTS, unit="residual", metric=letters, **tried)
+
+    assert (found["metric"], found["cells"]) == ("letters", again["cells"])
+    assert (found["best_layer"], found["best_strength"]) == (again["best_layer"], again["best_strength"])
+    chosen = load_vector(found["vector_path"]).info.chosen
+    assert chosen is not None and (chosen.layer, chosen.strength) == (found["best_layer"], found["best_strength"])
+    with pytest.raises(PromptError, match="Give prompts as well"):
+        find_best_layer(*lists, metric=letters)
 
 
 def test_two_lists_in_a_vectors_place_are_sent_to_the_tool_that_makes_one(vector: str) -> None:
