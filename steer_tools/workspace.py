@@ -120,7 +120,7 @@ class Workspace:
                     os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError) as error:
             elsewhere = Path(path_text(path)).absolute()
-            is_elsewhere = not self.is_confined and elsewhere.is_file()
+            is_elsewhere = not self.is_confined and os.path.isfile(elsewhere)  # noqa: PTH113  # As in `holds`.
             raise VectorFileError(
                 f"There is no file {target}",
                 fix=f"Relative paths are below the workspace: give {str(elsewhere)!r}, if you mean that."

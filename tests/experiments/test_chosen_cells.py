@@ -40,7 +40,7 @@ from steer_tools.formats.conversion import convert_vector
 from steer_tools.session.session import Session
 from steer_tools.session.vector_loading import one_direction
 from steer_tools.tools import TOOLS
-from steer_tools.tools.arguments import LEFT_OUT
+from steer_tools.tools.arguments import LEFT_OUT, NEEDED
 from steer_tools.tools.results import ApplyArguments
 
 NAMES = ("Tim", "Lily", "Ben", "Mia", "Sam", "Anna", "Max", "Lucy")
@@ -263,7 +263,8 @@ def optional_layers() -> dict[str, str]:
     for tool in TOOLS:
         hints = get_type_hints(tool.function, include_extras=True)
         for parameter in signature(tool.function).parameters.values():
-            if parameter.name in LAYER_NAMES and parameter.default is not Parameter.empty:
+            is_optional = parameter.name in LAYER_NAMES and parameter.default is not Parameter.empty
+            if is_optional and NEEDED not in hints[parameter.name].__metadata__:
                 found[tool.name] = hints[parameter.name].__metadata__[0].description
     return found
 
@@ -377,9 +378,9 @@ def test_a_cell_lives_in_the_formats_that_have_room_and_is_reported_as_lost_else
     other = convert_vector(remembering, f"{remembering}.other{ending}", Unsaid(3))
 
     assert (done.written.info.chosen == CELL) == is_kept
-    assert ("chosen" in done.lost) == (not is_kept)
+    assert ("chosen" in done.made.lost) == (not is_kept)
     assert other.written.info.chosen is None
-    assert "chosen" not in other.lost
+    assert "chosen" not in other.made.lost
 
 
 def test_a_changed_vector_has_no_cell(remembering: str) -> None:
