@@ -69,6 +69,9 @@ def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
             valid=f"at most {len(positional)}: {', '.join(positional)}",
         )
     given = dict(zip(positional, args, strict=False))
+    if "temperature" in parameters and "do_sample" in kwargs:
+        kwargs = {**kwargs, "temperature": kwargs.get("temperature", 1.0) if kwargs["do_sample"] else 0.0}
+        del kwargs["do_sample"]
     for keyword, value in kwargs.items():
         ours = _named(name, keyword, parameters, {*given, *kwargs}, is_list=isinstance(value, Iterable))
         if ours is not None:
@@ -93,8 +96,6 @@ def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[st
     """
     if keyword in parameters:
         return keyword
-    if keyword == "do_sample" and "temperature" in parameters:
-        return None
     # Of `strength` and `strengths`, several values are the second.
     synonyms = () if keyword in INSTEAD_IN.get(name, {}) else SYNONYMS.get(keyword, ())
     for ours in sorted(synonyms, key=lambda own: is_list and not own.endswith("s")):

@@ -38,6 +38,7 @@ SYNONYMS: Synonyms = {
     **dict.fromkeys(("ablation", "ablation_type"), ("method",)),
     **dict.fromkeys(("n_random", "n_controls", "num_controls"), ("controls",)),
     **dict.fromkeys(("model_name", "model_id", "model_path", "pretrained_model_name_or_path"), ("name_or_path",)),
+    "name": ("name_or_path",),
     "torch_dtype": ("dtype",),
     "device": ("device_map",),
     "steering_id": ("steering_id",),

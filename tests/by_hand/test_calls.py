@@ -79,6 +79,16 @@ def test_a_name_that_means_nothing_is_answered_with_what_does(
         call()
 
 
+def test_whether_is_sampled_is_said_by_the_temperature(llama_session: Session) -> None:
+    sampled = steer_tools.generate(PROMPTS, temperature=1.0, seed=3, max_new_tokens=8)
+    greedy = steer_tools.generate(PROMPTS, max_new_tokens=8)
+
+    assert steer_tools.generate(PROMPTS, do_sample=True, seed=3, max_new_tokens=8) == sampled != greedy
+    assert steer_tools.generate(PROMPTS, do_sample=False, temperature=0.7, max_new_tokens=8) == greedy
+    warm = steer_tools.generate(PROMPTS, do_sample=True, temperature=0.1, seed=3, max_new_tokens=8)
+    assert warm == steer_tools.generate(PROMPTS, temperature=0.1, seed=3, max_new_tokens=8)
+
+
 def test_each_synonym_leads_to_a_parameter_that_some_function_has() -> None:
     functions = [*(tool.function for tool in TOOLS), steer_tools.load_vector, steer_tools.steering]
     known = {name for function in functions for name in signature(function).parameters}
