@@ -33,7 +33,7 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
     value = _number_or_name(value)
     items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    if isinstance(value, str) and words and value not in words and str not in kinds:
+    if isinstance(value, str) and words and not items and value not in words and str not in kinds:
         return _word(value, words, name)
     if _is_prompt(hint):
         return _plain_prompt(value)

@@ -129,7 +129,7 @@ def analyze_steering_vector(
                 texts=[_text(own, site) for own in projections],
                 picture_path=picture,
                 page_path=page,
-                warnings=placed.told(is_strength_given=True),
+                warnings=list(dict.fromkeys([*loaded.warnings, *placed.told(is_strength_given=True)])),
             )
         )
 

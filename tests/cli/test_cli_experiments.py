@@ -457,7 +457,8 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
         (
             ("best-layer", "honesty", *GRID, "--seed", 3, "--save", "f"),
             {"behavior_name": "honesty", **GRID_ARGUMENTS, "save_folder": "f"}
-            | {"positive": None, "negative": None, "seed": 3},
+            | {"positive": None, "negative": None, "seed": 3, "metric": None, "metric_name": None}
+            | {"test_prompts": None, "max_new_tokens": 48},
         ),
         (
             ("robustness", "v", "honesty", "--layer", -1, "--strength", -2, *UNIT, "--positions", "all"),

@@ -334,7 +334,7 @@ def test_reading_is_of_the_unsteered_model(llama_session: Session) -> None:
     [
         ({}, ArgumentError, "nothing to read"),
         ({"prompts": []}, PromptError, "prompts is empty"),
-        ({"prompts": ["keke"], "layers": 2}, ArgumentError, r"such as \[2\]"),
+        ({"prompts": ["keke"], "layers": 2}, LayerError, r"some of its layers \[0, 1\]"),
         ({"prompts": ["keke"], "layers": []}, ArgumentError, "layers is an empty list"),
         ({"prompts": ["keke"], "layers": [2]}, LayerError, r"\[0, 1\]"),
         ({"positive": MARKED}, ArgumentError, "positive and negative together"),
