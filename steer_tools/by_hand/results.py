@@ -34,7 +34,9 @@ class Result(dict[str, Any]):
         raise KeyError(self._unknown(key))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self:
             raise AttributeError(self._unknown(name))
         return self[name]
 
@@ -90,6 +92,13 @@ _STYLE = "white-space:pre;overflow-x:auto;line-height:1.25;font-size:90%;font-fa
 _HTML = f'<pre style="{_STYLE}">{{code}}</pre>'
 
 
+# What a result says of its vector; whatever else is asked of it, as `hasattr` does, reads no file.
+_OF_A_VECTOR = frozenset(
+    {"component", "cosine_similarity", "directions", "info", "layers", "magnitude", "norm", "normalized"}
+    | {"apply", "export_gguf", "save", "vector", "width"}
+)
+
+
 class VectorResult(Result):
     """What a tool returned that made a vector: in Python it stands for the vector itself, too.
 
@@ -107,9 +116,9 @@ class VectorResult(Result):
         return self.steering_vector[key] if isinstance(key, int) else super().__missing__(key)
 
     def __getattr__(self, name: str) -> Any:
-        if name in self or name.startswith("_") or name == "steering_vector":
-            return super().__getattr__(name)
-        return getattr(self.steering_vector, name)
+        if name not in self and name in _OF_A_VECTOR:
+            return getattr(self.steering_vector, name)
+        return super().__getattr__(name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self.steering_vector.__array__(dtype, copy)

@@ -92,7 +92,7 @@ class Registry:
         """Take a handle off and return it."""
         with self._lock:
             removed = self.find(steering_id)
-            self._entries = tuple(e for e in self._entries if e != removed)
+            self._entries = tuple(e for e in self._entries if e.steering_id != removed.steering_id)
         return removed
 
     def restore(self, entries: tuple[Applied, ...]) -> None:

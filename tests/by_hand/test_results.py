@@ -18,7 +18,7 @@ import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS
 from steer_tools import SteeringVector
 from steer_tools.core import vectors as core
-from steer_tools.errors import ArgumentError, LayerError
+from steer_tools.errors import ArgumentError, LayerError, VectorFileError
 from steer_tools.session.session import Session
 
 
@@ -84,6 +84,15 @@ def test_what_made_a_vector_stands_for_it(created: Any, llama_session: Session) 
     assert np.array_equal(np.asarray(created), vector.vector.numpy())
     with steer_tools.steering(created):
         assert len(llama_session.registry) == 1
+
+
+def test_what_is_asked_of_a_result_reads_no_file_but_for_what_a_vector_has(created: Any) -> None:
+    steer_tools.load_vector("v")
+    Path(created["vector_path"]).unlink()
+
+    assert not hasattr(created, "columns") and not hasattr(created, "_nothing")
+    with pytest.raises(VectorFileError):
+        _ = created.norm
 
 
 # Vectors
