@@ -8,13 +8,14 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
-from steer_tools.by_hand.habits import INSTEAD, INSTEAD_IN, NEEDLESS, SYNONYMS
+from steer_tools.by_hand.habits import ACTING, INSTEAD, INSTEAD_IN, NEEDLESS, SYNONYMS
 from steer_tools.by_hand.plain_values import plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
-from steer_tools.by_hand.results import Result, VectorResult
+from steer_tools.by_hand.results import AppliedResult, Result, VectorResult
 from steer_tools.errors import ArgumentError
 from steer_tools.tools.card import Tool
 from steer_tools.tools.documentation import document
@@ -22,7 +23,7 @@ from steer_tools.tools.documentation import document
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Take a vector, which may be of any type, or the result of a tool that made one.
 _VECTORS = ("vector_path", "vector", "ablate", "condition")
-_MANY_VECTORS = ("vector_paths", "orthogonal_to")
+_MANY_VECTORS = ("vector_paths", "orthogonal_to", "compare_with")
 _log = logging.getLogger("steer_tools")
 
 
@@ -32,13 +33,14 @@ def tool_by_hand(tool: Tool) -> Callable[..., Result]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Result:
+        acting, args, kwargs = _acting(tool, args, kwargs)
         arguments = _arguments(tool.function, args, kwargs)
         _log.info("%s(%s)", tool.name, ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()))
-        with notebook_bar(tool.name):
+        with notebook_bar(tool.name), acting:
             result = tool.function(**arguments)
         for warning in result.get("warnings", ()):
             _log.info("%s: %s", tool.name, warning)
-        kind = VectorResult if tool.card.makes_vector else Result
+        kind = VectorResult if tool.card.makes_vector else AppliedResult if "steering_id" in result else Result
         return kind(result, tool, arguments)
 
     return call
@@ -52,6 +54,30 @@ def by_hand(function: _Function) -> _Function:
         return function(**_arguments(function, args, kwargs))
 
     return call  # pyright: ignore[reportReturnType]  # It is called as the function is.
+
+
+def _acting(
+    tool: Tool, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[AbstractContextManager[Any], tuple[Any, ...], Mapping[str, Any]]:
+    """Return what steers while the tool runs, and the arguments without it.
+
+    The vector is a keyword, or the first argument where the tool's own first one has a keyword and it is said how the
+    vector acts.
+    """
+    own, kwargs = inspect.signature(tool.function).parameters, dict(kwargs)
+    vectors = [name for name in kwargs if name not in own and "vector_path" in SYNONYMS.get(name, ())]
+    if not tool.card.vector or not kwargs.keys() - own.keys():
+        return nullcontext(), args, kwargs
+    from steer_tools.session.placement import steering
+
+    options = inspect.signature(steering).parameters
+    taken = [name for name in kwargs if options.keys() & {name, *SYNONYMS.get(name, ())}]
+    if not vectors and args and taken and any(next(iter(own)) in SYNONYMS.get(name, ()) for name in kwargs):
+        vectors, taken, kwargs, args = ["vector"], [*taken, "vector"], {**kwargs, "vector": args[0]}, args[1:]
+    if not vectors:
+        return nullcontext(), args, kwargs
+    acting = by_hand(steering)(**{**ACTING.get(tool.name, {}), **{name: kwargs.pop(name) for name in taken}})
+    return acting, args, kwargs
 
 
 def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

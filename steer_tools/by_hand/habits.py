@@ -3,7 +3,8 @@
 Data only: from the field's words to ours. It must not know how they are used.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 # Names of arguments elsewhere → ours, of which a function has at most one that is free.
 Synonyms: TypeAlias = dict[str, tuple[str, ...]]
@@ -119,7 +120,6 @@ INSTEAD: dict[str, str] = {
     "strength": f"apply_steering_vector(vector, layer, strength) first, or {_AROUND}",
     "tokens": "top=100 lists more tokens",
     "dtype": "the model's own dtype is used; load_model takes dtype",
-    "compare_with": "the saved vectors of the workspace are compared by themselves",
     "hooks": "steering, recording and apply_steering_vector set the hooks",
     "val_positives": _DIVIDED,
     "val_negatives": _DIVIDED,
@@ -136,10 +136,7 @@ INSTEAD_IN: dict[str, dict[str, str]] = {
         "position": "every token is patched by itself, and the result has each",
         "positions": "every token is patched by itself, and the result has each",
     },
-    "save_edited_model": {
-        "strength": _APPLIED_FIRST,
-        "output_dir": _APPLIED_FIRST,
-    },
+    "save_edited_model": {"strength": _APPLIED_FIRST},
     "steering_experiment": {
         "n_samples": "it asks all questions of the behaviour; find_best_layer is quicker",
         "vector": "it makes the vector itself; of a saved one, sweep_steering(vector, behavior) measures the effect",
@@ -149,9 +146,25 @@ INSTEAD_IN: dict[str, dict[str, str]] = {
     },
 }
 
+# How a vector acts that a function is given to run under, where nothing else is said: weights hold no positions.
+ACTING: dict[str, dict[str, Any]] = {"save_edited_model": {"positions": "all"}}
+
+# Entries of a function's result by the names that are looked for → how ours are read.
+ENTRIES: dict[str, dict[object, Callable[[Any], Any]]] = {
+    "find_best_layer": {
+        "layer": lambda result: result["best_layer"],
+        "strength": lambda result: result["best_strength"],
+    },
+    "analyze_steering_vector": {
+        "top_tokens": lambda result: [*(result["lens"] or result["observed"])["boosted"].items()],
+        "cosine_similarity": lambda result: (
+            next(iter(result["saved"].values())) if len(result["saved"]) == 1 else result["saved"]
+        ),
+    },
+}
+
 # Attributes of vectors elsewhere → ours.
 ATTRIBUTES: dict[str, str] = {
-    "tensor": "vector.vector, or vector[layer]",
     "weight": "vector.vector, or vector[layer]",
     "data": "vector.vector, or vector[layer]",
     "layer_activations": "vector.directions",

@@ -31,6 +31,8 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
     if value is None or any(is_typeddict(kind) for kind in kinds):
         return value
     value = _number_or_name(value)
+    if name == "positions" and isinstance(value, int) and not isinstance(value, bool):
+        return f"{value}:{'' if value == -1 else value + 1}"  # One token, as Python counts them.
     items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str) and words and not items and value not in words and str not in kinds:

@@ -4,13 +4,15 @@ It must not know what the tool does: how it looks is the tool's own.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer_tools.by_hand.habits import ENTRIES
 from steer_tools.errors import ArgumentError
 from steer_tools.tools.card import Tool
+from steer_tools.tools.remove_steering_vector import remove_steering_vector
 
 if TYPE_CHECKING:
     from steer_tools.by_hand.vectors import SteeringVector
@@ -19,9 +21,11 @@ _WIDTH = 110
 
 
 class Result(dict[str, Any]):
-    """What a tool returned, a dict of plain values; `result.texts` is `result["texts"]`, and a number one of its items.
+    """What a tool returned, a dict of plain values; `result.texts` is `result["texts"]`.
 
-    A notebook shows it as the command line does, `summary()` is that as text, and `to_dataframe()` its main table.
+    What is a list at heart, as texts are, is one as well: `result[0]`, `len(result)` and `for text in result`; the keys
+    are `result.keys()`. A notebook shows it as the command line does, `summary()` is that as text, and `to_dataframe()`
+    its main table.
     """
 
     def __init__(self, values: Mapping[str, Any], tool: Tool, arguments: Mapping[str, Any]) -> None:
@@ -30,15 +34,26 @@ class Result(dict[str, Any]):
 
     def __missing__(self, key: object) -> Any:
         if isinstance(key, int) and self._tool.card.items:
-            return self[self._tool.card.items][key]
+            return self._listed()[key]
+        if key in self._other_names():
+            return self._other_names()[key](self)
         raise KeyError(self._unknown(key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._listed() if self._tool.card.items else self.keys())
+
+    def __len__(self) -> int:
+        return len(self._listed() if self._tool.card.items else self.keys())
+
+    def __bool__(self) -> bool:
+        return True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self:
-            raise AttributeError(self._unknown(name))
-        return self[name]
+        if name in self or name in self._other_names():
+            return self[name]
+        raise AttributeError(self._unknown(name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
@@ -62,7 +77,7 @@ class Result(dict[str, Any]):
         rows = self._tool.card.rows
         if rows is None:
             raise ArgumentError(
-                f"{self._tool.name} returns no table", valid=f"the entries {', '.join(self)}, each as it is"
+                f"{self._tool.name} returns no table", valid=f"the entries {', '.join(self.keys())}, each as it is"
             )
         return pd.DataFrame(self[rows] if isinstance(rows, str) else rows(self))
 
@@ -81,15 +96,34 @@ class Result(dict[str, Any]):
         # As it is seen from here.
         return text.replace(f"{Path.cwd()}/", "")
 
+    def _listed(self) -> Sequence[Any]:
+        items = self._tool.card.items
+        return self[items] if isinstance(items, str) else items(self) if items else ()
+
+    def _other_names(self) -> Mapping[object, Callable[[Any], Any]]:
+        return ENTRIES.get(self._tool.name, {})
+
     def _unknown(self, name: object) -> str:
-        near = get_close_matches(str(name), self, 1, 0.5)
-        return f"The result of {self._tool.name} has no {name!r}: it has {', '.join(self)}" + (
+        near = get_close_matches(str(name), self.keys(), 1, 0.5)
+        return f"The result of {self._tool.name} has no {name!r}: it has {', '.join(self.keys())}" + (
             f". Did you mean {near[0]!r}?" if near else ""
         )
 
 
 _STYLE = "white-space:pre;overflow-x:auto;line-height:1.25;font-size:90%;font-family:'DejaVu Sans Mono',Menlo,monospace"
 _HTML = f'<pre style="{_STYLE}">{{code}}</pre>'
+
+
+class AppliedResult(Result):
+    """What a tool returned that put something on the model: `result.remove()` takes it off again."""
+
+    def remove(self) -> None:
+        """Take this one vector off the model, as `remove_steering_vector(result)` does.
+
+        Raises:
+            UnknownSteeringIdError: It is not applied any more.
+        """
+        remove_steering_vector(self["steering_id"])
 
 
 # What a result says of its vector; whatever else is asked of it, as `hasattr` does, reads no file.

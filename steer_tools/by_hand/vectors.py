@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from steer_tools import formats
 from steer_tools.by_hand.calls import by_hand
 from steer_tools.by_hand.habits import ATTRIBUTES, NEEDLESS
@@ -94,6 +96,11 @@ class SteeringVector(core.SteeringVector):
         """Steer inside a `with` block (steering-vectors' name for that); see `steering`, which takes the options."""
         steered: Any = by_hand(steering)
         return steered(*(() if model is None else (model,)), self, **options)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The only direction, `vector`, by another name that it has elsewhere."""
+        return self.vector
 
     def __getattr__(self, name: str) -> Any:
         if name not in ATTRIBUTES:

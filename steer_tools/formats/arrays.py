@@ -5,8 +5,10 @@ number of rows alone does not say it: `block_outputs`, where row i is the output
 what enters block i, so that row i + 1 is the output of block i; or `hidden_states`, as transformers'
 `output_hidden_states`, which is the same with one row more, after the final norm. Of several, an index chooses one. In
 a dict, whole numbers are blocks whose output is steered, from 0; other names say nothing, even with a number in them.
+Of files' names, only those of CAA's scripts say a layer.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TypeAlias, cast
 
@@ -22,6 +24,8 @@ Contents: TypeAlias = "Tensor | Mapping[str | int, Contents] | list[Contents] | 
 
 _LAYER_NOTES = ("layer", "layer_idx", "layer_index", "layer_id")
 _MOST_LISTED = 6
+# CAA's generate_vectors.py names a vector so; its layers are the blocks whose output is steered, from 0, as ours are.
+_NAME_BY_CAA = re.compile(r"(?:^|/)vec_layer_(\d{1,4})_[^/]+\.pt$")
 
 
 def decode_arrays(contents: Contents, name: str, unsaid: Unsaid) -> Decoded:
@@ -165,6 +169,9 @@ def _decode_array(array: Tensor, name: str, shown: str, layer: int | None, unsai
     if not shape:
         raise DirectionError(f"{name} holds a single number, of the shape ()", valid="one vector, shape (width,)")
     layer = unsaid.layer if layer is None else layer
+    if layer is None and (by_caa := _NAME_BY_CAA.search(name)):
+        note = f"Layer {by_caa[1]} is that of the file's name, as CAA's scripts write it."
+        return Decoded(SteeringVector.from_directions({int(by_caa[1]): array}), (note,))
     if layer is None:
         raise VectorFileError(
             f"{name} is a bare array, and nothing beside it says where it belongs, so its layer is not known",

@@ -20,9 +20,11 @@ from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import short
 
 if TYPE_CHECKING:
+    from steer_tools.core.vectors import SteeringVector
     from steer_tools.inspection.readings import Projection
     from steer_tools.inspection.vector_meaning import Ranking
     from steer_tools.session.session import Session
+    from steer_tools.session.vector_loading import VectorLike
 
 _MOST_SAVED = 10
 _PICTURE, _PAGE = "projections.png", "projections.html"
@@ -31,6 +33,11 @@ _PICTURE, _PAGE = "projections.png", "projections.html"
 AnalyzedTexts = Annotated[list[str] | None, given.Doc("Texts whose tokens are projected on the vector, and drawn.")]
 SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off every row.")]
 CompareBehaviors = Annotated[bool, given.Doc("Also make every built-in behaviour's vector; takes a while.")]
+
+
+ComparedWith = Annotated[
+    list[str] | None, given.Doc("Vectors to be compared with, instead of those in the workspace."), given.ONLY_IN_PYTHON
+]
 
 
 class TokenRanking(TypedDict):
@@ -86,6 +93,7 @@ def analyze_steering_vector(
     compare_behaviors: CompareBehaviors = False,
     save_folder: given.Folder = None,
     allow_other_model: given.AllowOtherModel = False,
+    compare_with: ComparedWith = None,
 ) -> AnalysisResult:
     """Say what a vector means: tokens by the logit lens, tokens that it really raises, norms, and what is like it.
 
@@ -95,7 +103,7 @@ def analyze_steering_vector(
     from steer_tools.inspection.readings import project
     from steer_tools.inspection.vector_meaning import meaning_of, nearest, vector_where_placed
     from steer_tools.session.placement import PlacementOptions, place_once
-    from steer_tools.session.vector_loading import load_for_model, saved_vectors
+    from steer_tools.session.vector_loading import load_for_model
 
     require_at_least_one("top", top)
     with locked_session() as session:
@@ -109,7 +117,7 @@ def analyze_steering_vector(
         projections = project(engine, {site: vector.directions[site.layer]}, prompts) if prompts else ()
         behaviors = behaviors_of(engine, items=1) if compare_behaviors else None
         found = meaning_of(engine, vector, unit, top, subtract_mean_token=subtract_mean_token, behaviors=behaviors)
-        others = {path: other for path, other in saved_vectors(session.workspace).items() if path != loaded.source}
+        others = _others(session, compare_with, loaded.source)
         folder = save_folder or f"analysis/{Path(loaded.source).stem}"
         picture, page = _saved_strips(session, projections, site, folder)
         return short(
@@ -123,7 +131,10 @@ def analyze_steering_vector(
                 observed=_ranking(found.observed),
                 observed_strength=found.observed_strength,
                 layer_cosines={str(other): cosine for other, cosine in found.layers.items()},
-                saved={path: cosine for path, _, cosine in nearest(vector, site.layer, others, _MOST_SAVED)},
+                saved={
+                    path: cosine
+                    for path, _, cosine in nearest(vector, site.layer, others, len(compare_with or ()) or _MOST_SAVED)
+                },
                 behaviors=found.behaviors,
                 cosine_chance=2 / math.sqrt(vector.width),
                 texts=[_text(own, site) for own in projections],
@@ -132,6 +143,16 @@ def analyze_steering_vector(
                 warnings=list(dict.fromkeys([*loaded.warnings, *placed.told(is_strength_given=True)])),
             )
         )
+
+
+def _others(session: Session, compare_with: Sequence[VectorLike] | None, source: str) -> dict[str, SteeringVector]:
+    """Return the vectors to compare with, by path or by what they are."""
+    from steer_tools.session.vector_loading import read_vector_like, saved_vectors
+
+    if compare_with is None:
+        return {path: other for path, other in saved_vectors(session.workspace).items() if path != source}
+    read = [read_vector_like(session.workspace, other) for other in compare_with]
+    return {path: other for other, path in read}
 
 
 def _text(projection: Projection, site: Site) -> TextProjection:
@@ -226,4 +247,5 @@ TOOL = Card(
     command="analyze",
     about="Say what a vector means: tokens, norms, and what is like it.",
     positional=("vector_path",),
+    not_typed=("compare_with",),
 ).tool(analyze_steering_vector, show)

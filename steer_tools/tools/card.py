@@ -1,7 +1,7 @@
 """What a tool's signature, docstring and result type cannot say about it. It must not know any protocol."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -29,7 +29,8 @@ class Card:
         reaches_out: It may touch something beyond the model and the workspace.
         needs_model: It works on the attached model.
         makes_vector: Its result's `vector_path` is a vector that it made.
-        items: The entry of its result whose items a number stands for.
+        items: The entry of its result that it is a list of, or what makes that list of the result: a number stands for
+            one of them, and the result as Python holds it yields them.
         rows: The entry of its result that is a table, a dict a row, or what makes one of the result.
     """
 
@@ -49,7 +50,7 @@ class Card:
     reaches_out: bool = False
     needs_model: bool = True
     makes_vector: bool = False
-    items: str | None = None
+    items: str | Callable[[Any], Sequence[Any]] | None = None
     rows: str | Callable[[Any], list[dict[str, Any]]] | None = None
 
     def tool(self, function: Callable[..., Any], show: Callable[..., Any] | None = None) -> "Tool":

@@ -199,5 +199,6 @@ TOOL = Card(
     positional=("prompts",),
     not_typed=("strength",),
     is_read_only=True,
+    items=rows,
     rows=rows,
 ).tool(compare_generations, show)

@@ -46,4 +46,13 @@ def load_model(
         return LoadResult(success=True, model=model_status(info), dropped=before, warnings=list(info.warnings))
 
 
-TOOL = Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False).tool(load_model)
+def items(_: LoadResult) -> tuple[Any, Any]:
+    """Return the model and the tokenizer, as those who call it by hand unpack them."""
+    from steer_tools.session.session import loaded_model
+
+    return loaded_model()
+
+
+TOOL = Card("Load another model", "edit", is_repeatable=True, reaches_out=True, needs_model=False, items=items).tool(
+    load_model
+)

@@ -1,5 +1,8 @@
 """The tool that shows how prompts are tokenised and what would be steered."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from typing_extensions import TypedDict
 
 from steer_tools.prompts import parse_prompts, require_user_message
@@ -61,6 +64,12 @@ def _tokens_of(prompt: PromptTokensStatus, *, is_plain: bool) -> list[Text]:
     return [chosen(text.plain, is_plain=is_plain) if i in steered else text for i, text in enumerate(texts)]
 
 
+def items(result: TokensResult) -> Sequence[Any]:
+    """Return the prompts, or the tokens of the only one."""
+    prompts = result["prompts"]
+    return prompts[0]["tokens"] if len(prompts) == 1 else prompts
+
+
 TOOL = Card(
     "Show tokens and which would be steered",
     "inspect",
@@ -68,4 +77,5 @@ TOOL = Card(
     about="Show what the model is given for prompts, chat template included, and which tokens would be steered.",
     positional=("prompts",),
     is_read_only=True,
+    items=items,
 ).tool(show_tokens, show)

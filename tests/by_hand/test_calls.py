@@ -63,11 +63,11 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
     [
         (lambda: steer_tools.generate(PROMPTS, max_new_token=3), "no argument 'max_new_token'.*'max_new_tokens'"),
         (lambda: steer_tools.generate(PROMPTS, repetition_penalty=1.1), r"Your own model\.generate"),
-        (lambda: steer_tools.generate(PROMPTS, vector="v"), "with steering"),
+        (lambda: steer_tools.show_tokens(PROMPTS, vector="v"), "with steering"),
         (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 5), "given 5 arguments"),
         (steer_tools.generate, "lacks prompts"),
         (lambda: steer_tools.generate(PROMPTS, prompt="again"), "prompts of generate was given twice"),
-        (lambda: steer_tools.save_edited_model("v", strength=2, output_dir="there"), "positions='all'"),
+        (lambda: steer_tools.save_edited_model("there", strength=2), "positions='all'"),
         (lambda: steer_tools.patch_activations("a", "b", metric=len), r"log p\(positive\)"),
         (lambda: steer_tools.load_model("bundled", torch_dtyp="auto"), "no argument 'torch_dtyp'"),
     ],
@@ -77,6 +77,47 @@ def test_a_name_that_means_nothing_is_answered_with_what_does(
 ) -> None:
     with pytest.raises(ArgumentError, match=told):
         call()
+
+
+def test_a_function_runs_under_the_vector_that_it_is_given(vector: str, llama_session: Session) -> None:
+    plain = steer_tools.generate(PROMPTS, max_new_tokens=3)
+    with pytest.warns(UserWarning, match="strength 30 adds"):
+        with steer_tools.steering(vector, 1, 30.0):
+            wanted = steer_tools.generate(PROMPTS, max_new_tokens=3)
+
+        given = steer_tools.generate(PROMPTS, max_tokens=3, steering_vector=vector, layer_idx=1, multiplier=np.int64(30))
+
+    assert given == wanted
+    assert given["texts"] != plain["texts"]
+    assert not llama_session.registry.entries()
+    checked = steer_tools.check_steering(PROMPTS, vector=vector, layer=1, strength=0.5)
+    assert checked["passed"]
+
+
+def test_a_vector_is_baked_by_its_name(vector: str, llama_session: Session) -> None:
+    with steer_tools.steering(vector, 2, 0.5, positions="all"):
+        wanted = steer_tools.save_edited_model("wanted")
+
+    baked = [
+        steer_tools.save_edited_model(vector, layer=2, strength=0.5, output_dir="first"),
+        steer_tools.save_edited_model("named", vector=vector, layer=2, strength=0.5),
+    ]
+
+    assert [Path(one["folder"]).name for one in baked] == ["first", "named"]
+    weights = [
+        [file.read_bytes() for file in sorted(Path(one["folder"]).glob("*.safetensors")) if file.stem != "undo"]
+        for one in (wanted, *baked)
+    ]
+    assert weights[0] == weights[1] == weights[2] != []
+    with pytest.raises(SteeringError, match="positions"):
+        steer_tools.save_edited_model(vector, strength=0.5, folder="third", positions="generated")
+
+
+def test_a_number_is_one_token_of_the_prompt(vector: str) -> None:
+    for number, slice_ in ((-1, "-1:"), (0, "0:1"), (-2, "-2:-1")):
+        theirs = steer_tools.compare_next_tokens(PROMPTS, vector, strength=40, positions=number)
+        assert theirs == steer_tools.compare_next_tokens(PROMPTS, vector, strength=40, positions=slice_)
+    assert theirs["prompts"] != steer_tools.compare_next_tokens(PROMPTS, vector, strength=40)["prompts"]
 
 
 def test_whether_is_sampled_is_said_by_the_temperature(llama_session: Session) -> None:

@@ -18,7 +18,7 @@ import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS
 from steer_tools import SteeringVector
 from steer_tools.core import vectors as core
-from steer_tools.errors import ArgumentError, LayerError, VectorFileError
+from steer_tools.errors import ArgumentError, LayerError, UnknownSteeringIdError, VectorFileError
 from steer_tools.session.session import Session
 
 
@@ -47,6 +47,51 @@ def test_a_number_is_one_of_the_texts(llama_session: Session) -> None:
     assert [result[i] for i in range(len(PROMPTS))] == result["texts"]
     with pytest.raises(IndexError):
         _ = result[len(PROMPTS)]
+
+
+def test_what_is_a_list_at_heart_is_one(llama_session: Session, created: Any) -> None:
+    texts = steer_tools.generate(PROMPTS, max_new_tokens=3)
+    compared = steer_tools.compare_generations(PROMPTS, created, strengths=[9.0], max_new_tokens=3)
+    tokens, of_both = steer_tools.show_tokens(PROMPTS[0]), steer_tools.show_tokens(PROMPTS[:2])
+
+    assert (list(texts), len(texts)) == (texts["texts"], len(PROMPTS))
+    assert [row["+9"] for row in compared] == compared["variants"][0]["texts"]
+    assert list(tokens) == tokens["prompts"][0]["tokens"]
+    assert list(of_both) == of_both["prompts"]
+    # It is a dict all the same.
+    assert list(texts.keys()) == ["texts", "ended", "active", "steered", "warnings"]
+    assert {**texts} == dict(texts.items()) == json.loads(json.dumps(texts, indent=1)) == texts
+    # What is none has its keys.
+    assert list(created) == list(created.keys()) and len(created) == len(created.keys()) > 5
+
+
+def test_a_loaded_model_is_unpacked(empty_session: Session) -> None:
+    model, tokenizer = steer_tools.load_model("bundled")
+
+    assert (model, tokenizer) == steer_tools.loaded_model()
+
+
+def test_what_is_applied_is_taken_off_by_its_result(created: Any, llama_session: Session) -> None:
+    kept, result = steer_tools.apply_steering_vector(created), steer_tools.apply_steering_vector(created)
+
+    result.remove()
+
+    assert [entry.steering_id for entry in llama_session.registry.entries()] == [kept["steering_id"]]
+    with pytest.raises(UnknownSteeringIdError):
+        result.remove()
+
+
+def test_a_result_has_the_names_that_others_would_give_it(created: Any) -> None:
+    half = steer_tools.create_steering_vector(POSITIVE[:2], NEGATIVE[:2], 2)
+    found = steer_tools.analyze_steering_vector(created, compare_with=[half], top=3)
+
+    assert found["top_tokens"] == [*found["lens"]["boosted"].items()]
+    assert found.cosine_similarity == pytest.approx(
+        created.steering_vector.cosine_similarity(half.steering_vector), abs=1e-3
+    )
+    both = steer_tools.analyze_steering_vector(created, compare_with=[half, created])
+    assert both["cosine_similarity"] == both["saved"] and len(both["saved"]) == 2
+    assert "top_tokens" not in found and "top_tokens" not in dict(found)
 
 
 def test_a_result_is_shown_as_the_command_shows_it(created: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -79,7 +124,7 @@ def test_what_made_a_vector_stands_for_it(created: Any, llama_session: Session) 
     assert 2 * created - created / 2 == 1.5 * vector
     assert vector + created == created + vector == 2 * vector
     assert -created == -vector
-    assert torch.equal(created[2], vector.vector) and torch.equal(created.vector, vector.vector)
+    assert torch.equal(created[2], vector.tensor) and torch.equal(created.vector, vector.vector)
     assert created.norm() == pytest.approx(created["magnitude"], rel=1e-5)
     assert np.array_equal(np.asarray(created), vector.vector.numpy())
     with steer_tools.steering(created):
@@ -150,8 +195,8 @@ def test_what_makes_no_vector_is_refused_by_name() -> None:
         SteeringVector(torch.ones(4))
     with pytest.raises(ArgumentError, match=r"no \['coefficient'\]"):
         SteeringVector({1: torch.ones(4)}, coefficient=2)
-    with pytest.raises(AttributeError, match=r"no 'tensor': vector\.vector"):
-        _ = vector_at(1).tensor
+    with pytest.raises(AttributeError, match=r"no 'weight': vector\.vector"):
+        _ = vector_at(1).weight
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = vector_at(1).nonsense
 

@@ -87,7 +87,8 @@ class Read:
 
 
 READ = [
-    Read("CAA", "`vec_layer_13_<model>.pt`, one tensor", torch_file("v.pt", VECTOR), {13: VECTOR}, layer=13),
+    Read("CAA", "`vec_layer_13_<model>.pt`, one tensor", torch_file("vec_layer_13_m.pt", VECTOR), {13: VECTOR}),
+    Read("CAA", "the same at another layer", torch_file("vec_layer_13_m.pt", VECTOR), {2: VECTOR}, layer=2),
     Read(
         "refusal_direction", "`direction.pt` beside its metadata", published.refusal_direction, {11: VECTOR}, layer=11
     ),
@@ -323,7 +324,7 @@ BF16 = VECTOR.bfloat16().view(torch.int16).numpy().view("V2")
 REFUSED = [
     Refused(
         "CAA",
-        "`vec_layer_13_<model>.pt` without a layer",
+        "its tensor under another name, without a layer",
         torch_file("v.pt", VECTOR),
         VectorFileError,
         "layer is not known.*Give `layer` as a number.*`layer_if_unknown`",

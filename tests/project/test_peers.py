@@ -72,7 +72,7 @@ def test_a_peers_file_is_read_to_the_numbers_and_layers_that_it_held(
 
 @pytest.mark.parametrize("layer", [0, 3, LAST])
 def test_a_tensor_as_caa_saves_it_is_read_at_the_layer_that_its_name_says(layer: int) -> None:
-    vector = load_vector(FILES / f"vec_layer_{layer}_stories3M.pt", layer_if_unknown=layer)
+    vector = load_vector(FILES / f"vec_layer_{layer}_stories3M.pt")
 
     assert_same(vector, directions("saving_lines", "caa", (layer,)))
 
@@ -99,7 +99,6 @@ def test_the_scale_of_vllm_lens_is_part_of_the_directions() -> None:
         ("vllm_lens_norm_match.json", UnsupportedFeatureError, "norm_match"),
         ("vllm_lens_positions.json", UnsupportedFeatureError, "one row a position"),
         ("happy_response_avg_diff.pt", DirectionError, "nothing says what its rows are"),
-        ("vec_layer_3_stories3M.pt", VectorFileError, "its layer is not known"),
         ("rotalabs_set/metadata.json", VectorFileError, "is no steering vector in JSON"),
     ],
 )
