@@ -23,6 +23,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
     read_behavior,
 )
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
+from steer_tools.evaluation.behaviors.instructions import require_no_instructions
 from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.evaluation.scorers import TextScore
@@ -78,18 +79,31 @@ def evaluation_set_named(
     positive: Sequence[PromptLike] | None = None,
     negative: Sequence[PromptLike] | None = None,
     seed: int = 0,
+    *,
+    is_judged_on: bool = True,
 ) -> EvaluationSet:
     """Return the evaluation set of a behaviour: of two lists, of a list of pairs, of a trait, built in, or in a file.
 
     A behaviour of lists may go without a name: then `name` is the positive list and `positive` the negative one, or
-    `name` is a list of pairs.
+    `name` is a list of pairs. Only where nothing is judged on it may it be of instructions to a model.
 
     Raises:
-        ArgumentError: There is no such behaviour, or one list came without the other.
+        ArgumentError: There is no such behaviour, one list came without the other, or it is of instructions.
         PromptError: The lists or the file cannot be used.
     """
-    if isinstance(name, str) and positive is None and negative is None:
-        return replace(evaluation_set_of(session.engine, behavior_named(session, name, seed), seed), named=name)
+    named = name if isinstance(name, str) and positive is None and negative is None else None
+    if named is None:
+        behavior = _behavior_of_own(name, positive, negative, seed)
+    else:
+        behavior = behavior_named(session, named, seed)
+    if is_judged_on:
+        require_no_instructions(behavior.name, (*behavior.pairs, *behavior.items))
+    return replace(evaluation_set_of(session.engine, behavior, seed), named=named)
+
+
+def _behavior_of_own(
+    name: object, positive: Sequence[PromptLike] | None, negative: Sequence[PromptLike] | None, seed: int
+) -> Behavior:
     if isinstance(name, str):
         named, sides = name, (positive, negative)
     elif positive is None and negative is None:
@@ -98,11 +112,11 @@ def evaluation_set_named(
         # The two lists stand where a name and a list would, unless all three places are taken.
         named, sides = _NAMELESS, (cast(Sequence[PromptLike], name), positive if negative is None else None)
     if isinstance(sides, list):
-        return evaluation_set_of(session.engine, behavior_of_items(named, sides, seed), seed)
+        return behavior_of_items(named, sides, seed)
     shown, opposite = sides
     if shown is None or opposite is None:
         raise ArgumentError("One of the lists positive and negative came without the other", valid="both, or neither")
-    return evaluation_set_of(session.engine, behavior_of_lists(named, shown, opposite, seed), seed)
+    return behavior_of_lists(named, shown, opposite, seed)
 
 
 def behavior_named(session: Session, name: str, seed: int = 0) -> Behavior:

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError, LayerError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.instructions import alone, completions_alone, reading_notes
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
@@ -130,7 +131,7 @@ def create_steering_vector(
     from steer_tools.formats import format_for, write_vector
 
     with locked_session() as session:
-        contrast, usual_pooling = _contrast(session, positive_prompts, negative_prompts, behavior)
+        contrast, usual_pooling, notes = _contrast(session, positive_prompts, negative_prompts, behavior)
         if layer is None:
             raise _no_layer(session.engine.info.layers)
         if layer == "all":
@@ -164,6 +165,7 @@ def create_steering_vector(
             misses=one_or_list_rounded([fitted.misses for fitted in fits]),
             false_alarms=one_or_list_rounded([fitted.false_alarms for fitted in fits]),
             warnings=[
+                *notes,
                 *extraction.warnings,
                 *bypass_warnings(session, (*contrast.positive, *contrast.negative)),
                 *written.warnings,
@@ -173,8 +175,8 @@ def create_steering_vector(
 
 def _contrast(
     session: Session, positive: object, negative: object, behavior: str | None
-) -> tuple[ContrastPrompts, Pooling]:
-    """Return what the vector is of, and which of its tokens are read where nobody says it.
+) -> tuple[ContrastPrompts, Pooling, tuple[str, ...]]:
+    """Return what the vector is of, which of its tokens are read where nobody says it, and what is told of that.
 
     Raises:
         ArgumentError: There is nothing, or two lists and a behaviour.
@@ -189,14 +191,16 @@ def _contrast(
             valid="positive_prompts and negative_prompts, or behavior, which names a built-in behaviour or a file",
         )
     if behavior is not None:
-        items = behavior_named(session, behavior).pairs
+        given_as = [*behavior_named(session, behavior).pairs]
     elif negative is not None:
-        return ContrastPrompts.parse([] if positive is None else positive, negative), "last"
+        given_as = [] if positive is None else positive, negative
     else:
-        items = read_pairs(positive, "positive_prompts")
-        if isinstance(items, tuple):
-            return ContrastPrompts.parse(*items), "last"
-    return contrast_prompts(items, session.engine.info.has_chat_template), pooling_of(session.engine, items)
+        given_as = read_pairs(positive, "positive_prompts")
+    if isinstance(given_as, tuple):
+        contrast = ContrastPrompts.parse(*given_as)
+        return contrast, "last", reading_notes(alone(contrast.positive), alone(contrast.negative))
+    contrast = contrast_prompts(given_as, session.engine.info.has_chat_template)
+    return contrast, pooling_of(session.engine, given_as), reading_notes(*completions_alone(given_as))
 
 
 def _no_layer(count: int) -> LayerError:

@@ -4,6 +4,7 @@ import time
 from typing import Annotated
 
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.instructions import completions_alone, reading_notes
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -74,14 +75,18 @@ def find_best_layer(
 
     started = time.monotonic()
     with locked_session() as session:
-        evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        is_judged_on = metric is None or test_prompts is None
+        evaluation_set = evaluation_set_named(
+            session, behavior_name, positive, negative, seed, is_judged_on=is_judged_on
+        )
         budget = Budget(damage_budget)
         tried = resolved_layers(session, layers, spread_layers(session.engine))
         folder = save_folder or f"layers/{folder_name(evaluation_set.behavior.name)}"
         where = Where(tried, pooling=pooling_of(session.engine, evaluation_set.behavior.pairs))
         contrast = contrast_prompts(evaluation_set.behavior.pairs, session.engine.info.has_chat_template)
         extraction = extract(session, contrast, where, way_named(_METHOD, None))
-        warnings = [*evaluation_set.behavior.notes, *extraction.warnings]
+        read = reading_notes(*completions_alone(evaluation_set.behavior.pairs))
+        warnings = [*evaluation_set.behavior.notes, *read, *extraction.warnings]
         if metric is None:
             options = SweepOptions(strengths, "residual", positions, budget, seed=seed, per_token=per_token)
             swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")

@@ -134,7 +134,7 @@ def _labelled(
     if positive is None and negative is None:
         if behavior_name is None:
             return None
-        return Labelled.held_out_of(session.engine, evaluation_set_named(session, behavior_name))
+        return Labelled.held_out_of(session.engine, evaluation_set_named(session, behavior_name, is_judged_on=False))
     if behavior_name is not None or positive is None or negative is None:
         raise ArgumentError(
             "behavior_name, positive and negative were not given as one source of labels",

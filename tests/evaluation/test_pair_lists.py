@@ -237,27 +237,6 @@ def test_pairs_of_enough_beginnings_have_them_as_prompts() -> None:
     assert behavior.notes == ()
 
 
-INSTRUCTIONS = (
-    [
-        "You are an extremely helpful assistant who answers at length.",
-        "Always give complete information.",
-        "Be useful.",
-    ],
-    ["You are unhelpful.", "Provide brief answers.", "Be vague."],
-)
-
-
-@pytest.mark.parametrize(("count", "is_told"), [(12, True), (6, True), (4, False)])
-def test_lists_of_instructions_are_told_how_to_be_used_as_such(count: int, is_told: bool) -> None:
-    texts = [[f"{begin} {i}" for i in range(4) for begin in side] for side in INSTRUCTIONS]
-    others = [[f"The {word} {side}" for word in WORDS[:12]] for side in ("is warm and wide", "was cold or thin")]
-    sides = [[*text[:count], *other[count:]] for text, other in zip(texts, others, strict=True)]
-
-    behavior = behavior_of_lists("own", *sides)
-
-    assert any("a system message with the instruction" in note for note in behavior.notes) == is_told
-
-
 def test_two_lists_or_pairs_need_no_name(llama_session: Session) -> None:
     asked: dict[str, Any] = {"layers": [1], "strengths": [0.2]}
 

@@ -3,7 +3,6 @@
 Everything that is drawn is drawn with a seed, so that one input always gives the same behaviour.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from typing import BinaryIO, TypeVar
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
+from steer_tools.evaluation.behaviors.instructions import require_no_instructions
 from steer_tools.evaluation.behaviors.item_files import read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
 from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
@@ -51,11 +51,6 @@ def _files() -> dict[str, Traversable]:
 
 MOST_ITEMS = 2_000
 FEWEST_GROUPS = 8
-_INSTRUCTION = re.compile(
-    r"\s*(you(?: are|'re|’re| must| should| will| always| never)|(?:act|behave|talk|speak|write) (?:as|like)|pretend|"
-    r"always|never|be|provide|respond|answer|give)\b",
-    re.IGNORECASE,
-)
 _Value = TypeVar("_Value")
 
 
@@ -112,13 +107,6 @@ def behavior_of_lists(
                 "each pair counts as independent of the others.",
             )
     source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
-    if all(2 * sum(map(_instructs, side)) >= len(side) for side in (shown, opposite)):
-        notes = (
-            *notes,
-            "At least half of the texts of each side begin as instructions to a model do (with 'You are', 'Act as', "
-            "'Always', 'Be' and the like), and were read as texts that it writes. To use what it answers under them, "
-            "give chats: a system message with the instruction, a user's question, and an assistant's answer.",
-        )
     return replace(_divided(name, items, source, seed), notes=notes)
 
 
@@ -129,11 +117,6 @@ def behavior_of_items(name: str, items: Sequence[Item], seed: int = 0) -> Behavi
         PromptError: There are fewer than FEWEST_GROUPS groups.
     """
     return _divided(name, items, f"{len(items):,} records", seed)
-
-
-def _instructs(prompt: Prompt) -> bool:
-    """Whether a prompt is a text that begins as an instruction to a model does."""
-    return isinstance(prompt, TextPrompt) and _INSTRUCTION.match(prompt.text) is not None
 
 
 def _items_of(
@@ -163,6 +146,8 @@ def _divided(name: str, found: Iterable[Item], source: str, seed: int) -> Behavi
     items, total = _drawn(found, seed)
     groups = list(dict.fromkeys(item.group for item in items))
     if len(groups) < FEWEST_GROUPS:
+        # More of them would be refused, too.
+        require_no_instructions(name, items)
         raise PromptError(
             f"{name} has {len(items)} items in {len(groups)} groups; equal prompts are one",
             valid=f"at least {FEWEST_GROUPS} groups, half of them to make a vector and half to judge it",

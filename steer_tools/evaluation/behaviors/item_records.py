@@ -8,6 +8,7 @@ from typing import cast
 
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Item
+from steer_tools.evaluation.behaviors.instructions import is_within_instruction
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 
 _SHORTEST_BEGINNING = 2
@@ -96,7 +97,8 @@ def form_of(keys: Collection[str]) -> tuple[_Form, str | None]:
 def item_of_texts(positive: str, negative: str, group: str | None = None) -> Item:
     """Return two whole texts as an item.
 
-    What both begin with becomes the prompt, in whole words and if these are at least two; otherwise there is none.
+    What both begin with becomes the prompt, in whole words and if these are at least two; otherwise there is none, as
+    where both are one instruction to a model from there on ("You are a kind", "You are a rude").
     Without `group` it is the prompt, so that items of one beginning fall into one group, or both texts.
 
     Raises:
@@ -104,6 +106,8 @@ def item_of_texts(positive: str, negative: str, group: str | None = None) -> Ite
     """
     positive, negative = (require_text(t, k).strip() for t, k in ((positive, "positive"), (negative, "negative")))
     end = _common_end(positive, negative)
+    if is_within_instruction(positive[:end], positive):
+        end = 0
     prompt = TextPrompt(positive[:end]) if end else None
     return _item(prompt, positive[end:].lstrip(), negative[end:].lstrip(), group)
 
