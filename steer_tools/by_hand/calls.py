@@ -58,7 +58,7 @@ def by_hand(function: _Function) -> _Function:
 
 def _acting(
     tool: Tool, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[AbstractContextManager[Any], tuple[Any, ...], Mapping[str, Any]]:
+) -> tuple[AbstractContextManager[Any], tuple[Any, ...], dict[str, Any]]:
     """Return what steers while the tool runs, and the arguments without it.
 
     The vector is a keyword, or the first argument where the tool's own first one has a keyword and it is said how the

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Ge
 from typing_extensions import TypedDict
@@ -32,9 +32,6 @@ from steer_tools.tools.sweep_results import (
     window,
 )
 
-if TYPE_CHECKING:
-    pass
-
 # With fewer controls no effect can be told from chance at p = 0.05.
 _FEWEST_CONTROLS = 19
 
@@ -51,6 +48,9 @@ BehaviorName = Annotated[
 Controls = Annotated[
     int, given.Doc("Control directions that the effect is held against; fewer tell nothing from chance."), Ge(19)
 ]
+
+
+TextTokens = Annotated[int | None, given.Doc("The most new tokens of a text."), given.ONLY_IN_PYTHON]
 
 
 class ControlsStatus(TypedDict):
@@ -120,6 +120,7 @@ def steering_experiment(
     per_token: given.PerToken = False,
     metric: given.OwnMetric = None,
     metric_name: given.MetricName = None,
+    max_new_tokens: TextTokens = None,
 ) -> ExperimentResult:
     """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
 
@@ -149,7 +150,9 @@ def steering_experiment(
             )
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
         evaluation_set = replace(
-            evaluation_set, scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)}
+            evaluation_set,
+            scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)},
+            text_tokens=evaluation_set.text_tokens if max_new_tokens is None else max_new_tokens,
         )
         options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
         folder = save_folder or f"experiments/{folder_name(evaluation_set.behavior.name)}"
@@ -260,5 +263,5 @@ TOOL = Card(
     command="experiment",
     about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
     positional=("behavior_name",),
-    not_typed=("metric", "metric_name"),
+    not_typed=("metric", "metric_name", "max_new_tokens"),
 ).tool(steering_experiment, show)

@@ -85,7 +85,9 @@ def test_a_function_runs_under_the_vector_that_it_is_given(vector: str, llama_se
         with steer_tools.steering(vector, 1, 30.0):
             wanted = steer_tools.generate(PROMPTS, max_new_tokens=3)
 
-        given = steer_tools.generate(PROMPTS, max_tokens=3, steering_vector=vector, layer_idx=1, multiplier=np.int64(30))
+        given = steer_tools.generate(
+            PROMPTS, max_tokens=3, steering_vector=vector, layer_idx=1, multiplier=np.int64(30)
+        )
 
     assert given == wanted
     assert given["texts"] != plain["texts"]

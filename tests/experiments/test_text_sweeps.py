@@ -162,13 +162,21 @@ def test_two_lists_in_a_vectors_place_are_sent_to_the_tool_that_makes_one(vector
 def test_an_experiment_shows_the_metric_beside_its_log_odds(llama_session: Session) -> None:
     positive, negative = ([f"{prompt} {end}" for prompt in PROMPTS] for end in ("lili", "zuzu"))
 
-    found = steering_experiment(
-        "own", positive, negative, layers=[1], strengths=[0.2], controls=19, metric=letters, metric_name="count of a"
-    )
+    def experiment(max_new_tokens: int | None) -> list[float | None]:
+        found = steering_experiment(
+            *("own", positive, negative, [1], [0.2]),
+            controls=19,
+            metric=letters,
+            metric_name="count of a",
+            max_new_tokens=max_new_tokens,
+        )
+        return found["side_effects"]["text_scores"]["count of a"]
 
-    before, after = found["side_effects"]["text_scores"]["count of a"]
+    before, after = experiment(None)
     assert before is not None and before > 1
     assert after is not None
+    (short, _) = experiment(2)
+    assert short is not None and short < before / 4
 
 
 # Metrics
