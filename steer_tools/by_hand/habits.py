@@ -40,6 +40,7 @@ SYNONYMS: Synonyms = {
     **dict.fromkeys(("n_random", "n_controls", "num_controls"), ("controls",)),
     **dict.fromkeys(("model_name", "model_id", "model_path", "pretrained_model_name_or_path"), ("name_or_path",)),
     "name": ("name_or_path",),
+    "layer_type": ("component",),
     "torch_dtype": ("dtype",),
     "device": ("device_map",),
     "steering_id": ("steering_id",),
@@ -101,7 +102,6 @@ NEEDLESS = frozenset(
         "return_tensors",
         "pad_token_id",
         "model_type",
-        "layer_type",
         "name",
     }
 )

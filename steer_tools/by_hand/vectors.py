@@ -16,6 +16,7 @@ from torch import Tensor
 from steer_tools import formats
 from steer_tools.by_hand.calls import by_hand
 from steer_tools.by_hand.habits import ATTRIBUTES, NEEDLESS
+from steer_tools.by_hand.plain_values import plain_value
 from steer_tools.core import vectors as core
 from steer_tools.core.registry import Applied
 from steer_tools.core.site import Component
@@ -45,7 +46,7 @@ class SteeringVector(core.SteeringVector):
         means: By layer, (width,): the middle of the two classes' mean activations.
         erasers: By layer, (width,): see LEACE among the interventions.
         layer: Of one direction.
-        others: Names that other libraries have for the directions.
+        others: Names that other libraries have for the directions and the component.
 
     Raises:
         DirectionError: A direction is not a finite vector of the others' width, or is all zero.
@@ -65,6 +66,7 @@ class SteeringVector(core.SteeringVector):
         **others: Any,
     ) -> None:
         given = others.pop("layer_activations", None) if directions is None else directions
+        part = plain_value(component or others.pop("layer_type", None), Component, "component")
         strange = sorted(others.keys() - NEEDLESS)
         if strange or given is None:
             raise ArgumentError(
@@ -76,7 +78,7 @@ class SteeringVector(core.SteeringVector):
                 raise ArgumentError("An array does not say its layer", valid="layer= beside it, or {layer: array}")
             given = {layer: given}
         by_layer = {int(at): array for at, array in given.items()}
-        super().__init__(by_layer, component or "residual", info or VectorInfo(), head, means or {}, erasers or {})
+        super().__init__(by_layer, part or "residual", info or VectorInfo(), head, means or {}, erasers or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, layer: int | None = None) -> "SteeringVector":

@@ -50,6 +50,24 @@ def test_an_argument_may_have_the_name_that_the_field_gives_it(vector: str) -> N
     assert ours["variants"][0]["texts"] != ours["baseline"]["texts"]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("mlp", "mlp"), ("self_attn", "attention"), ("decoder_block", "residual")]
+)
+def test_the_type_of_a_layer_is_the_component_that_is_read(llama_session: Session, theirs: str, ours: str) -> None:
+    made = steer_tools.create_steering_vector(POSITIVE, NEGATIVE, 2, layer_type=theirs).steering_vector  # type: ignore[call-arg]
+
+    assert made == steer_tools.create_steering_vector(POSITIVE, NEGATIVE, 2, component=ours).steering_vector  # type: ignore[arg-type]
+    assert made.component == ours
+    assert steer_tools.SteeringVector({1: np.ones(4)}, layer_type=theirs).component == ours
+
+
+def test_a_type_of_layer_is_not_passed_over_where_it_means_nothing(vector: str) -> None:
+    with pytest.raises(ArgumentError, match="has no argument 'layer_type'"):
+        steer_tools.apply_steering_vector(vector, layer_type="mlp")  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match="component is 'input_layernorm'"):
+        steer_tools.SteeringVector({1: np.ones(4)}, layer_type="input_layernorm")
+
+
 def test_of_strength_and_strengths_several_values_are_the_second(vector: str) -> None:
     one = steer_tools.compare_generations(PROMPTS, vector, coefficient=2, max_new_tokens=2)
     several = steer_tools.compare_generations(PROMPTS, vector, coefficient=(2, 3), max_new_tokens=2)
