@@ -118,7 +118,6 @@ INSTEAD: dict[str, str] = {
     "metric": "sweep_steering, find_best_layer and steering_experiment take metric=",
     "vector": f"{_AROUND}, or compare_generations(prompts, vector)",
     "strength": f"apply_steering_vector(vector, layer, strength) first, or {_AROUND}",
-    "tokens": "top=100 lists more tokens",
     "dtype": "the model's own dtype is used; load_model takes dtype",
     "hooks": "steering, recording and apply_steering_vector set the hooks",
     "val_positives": _DIVIDED,

@@ -14,7 +14,7 @@ from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
-from steer_tools.prompts import Prompt
+from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
 from steer_tools.session.edit_lengths import applied_warnings, length_warnings
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
 from steer_tools.session.session import Session
@@ -73,7 +73,7 @@ class NextTokens:
     """What may come next after one prompt; the first column is the unsteered model's, then one a plan.
 
     Attributes:
-        tokens: The ids of the likeliest tokens of any column, the likeliest first.
+        tokens: The ids of the likeliest tokens of any column and of those asked for, the likeliest first.
         probabilities: Of each by its text, told apart from those of the others.
         divergences: KL(unsteered to steered) in nats, one a plan.
     """
@@ -83,11 +83,38 @@ class NextTokens:
     divergences: tuple[float, ...]
 
 
-def next_tokens(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], top: int) -> tuple[NextTokens, ...]:
-    """Read the next token's distribution of every prompt without a plan and under each of `plans`, in one batch."""
+def next_tokens(
+    engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], top: int, asked: Sequence[int] = ()
+) -> tuple[NextTokens, ...]:
+    """Read the next token's distribution of every prompt without a plan and under each of `plans`, in one batch.
+
+    The tokens `asked` for are told of, too, however unlikely they are.
+    """
     every: list[Plan] = [(), *plans]
     found = torch.stack(engine.distributions([Row(prompt, plan) for prompt in prompts for plan in every]))
-    return tuple(_next_tokens(engine, own, top) for own in found.reshape(len(prompts), len(every), -1))
+    return tuple(_next_tokens(engine, own, top, asked) for own in found.reshape(len(prompts), len(every), -1))
+
+
+def asked_tokens(engine: Engine, tokens: Sequence[object]) -> tuple[list[int], list[str]]:
+    """Return the ids of tokens that are given as text or as ids, and warnings of those that have another text.
+
+    Raises:
+        ArgumentError: One is neither, or its text is several tokens.
+        PromptError: An id is not in the vocabulary, or a text not in a closed language.
+    """
+    ids: list[int] = []
+    warnings: list[str] = []
+    for token in tokens:
+        if isinstance(token, str) and token:
+            ids.append(_token_of(engine, token))
+            (text,) = engine.texts(ids[-1:])
+            if text != token:
+                warnings.append(f"{token!r} is no token of its own here: {text!r} is shown for it.")
+        elif isinstance(token, int) and not isinstance(token, bool) and token >= 0:
+            ids.extend(engine.tokenize(TokenPrompt((token,))).tokens)
+        else:
+            raise ArgumentError(f"tokens has {token!r:.80}", valid="texts of one token each, or ids")
+    return ids, warnings
 
 
 def tried_plans(
@@ -114,9 +141,38 @@ def tried_plans(
     return [*tried], [*warnings, *length_warnings(session, tried)]
 
 
-def _next_tokens(engine: Engine, log_probs: Tensor, top: int) -> NextTokens:
-    """Return the tokens that are among the first `top` of any row of log_probs (plans + 1, vocabulary)."""
-    ids = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.unique()
+def _token_of(engine: Engine, text: str) -> int:
+    """Return the token that a text is as it stands or, where it is none so, with another space before it.
+
+    Raises:
+        ArgumentError: It is several.
+    """
+    # Some tokenizers put a space before a text by themselves, but behind a line break they do not.
+    ways = [engine.tokenize(TextPrompt(f"{before}{text}")) for before in ("", "\n", " ")]
+    lasts = [
+        one.tokens[-1]
+        for one in ways
+        if all(
+            is_special or not piece.strip() for piece, is_special in zip(one.texts[:-1], one.special[:-1], strict=True)
+        )
+    ]
+    written = dict(zip(engine.texts(lasts), lasts, strict=True))
+    for accepted in (text, f" {text}", text.removeprefix(" ")):
+        if accepted in written:
+            return written[accepted]
+    (whole, *_), first = ways, ways[0].first
+    pieces = whole.texts[first:]
+    raise ArgumentError(
+        f"tokens has {text!r:.80}, which is no single token of this model but {', '.join(map(repr, pieces))}",
+        valid="texts of one token each, or ids",
+        fix=f"Give {whole.tokens[first]}, the id of {pieces[0]!r}, with which it begins.",
+    )
+
+
+def _next_tokens(engine: Engine, log_probs: Tensor, top: int, asked: Sequence[int]) -> NextTokens:
+    """Return the tokens among the first `top` of any row of log_probs (plans + 1, vocabulary), and those asked for."""
+    likeliest = log_probs.topk(min(top, log_probs.shape[1]), dim=1).indices.flatten()
+    ids = torch.cat([likeliest, torch.tensor(asked, dtype=likeliest.dtype)]).unique()
     tokens: list[int] = ids[log_probs[:, ids].amax(dim=0).argsort(descending=True)].tolist()
     texts = distinct(engine.texts(tokens), tokens)
     divergences = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(dim=1)

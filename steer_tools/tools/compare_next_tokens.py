@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from typing_extensions import TypedDict
 
@@ -13,6 +13,12 @@ from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
 from steer_tools.tools.results import added_strength, short
+
+AskedTokens = Annotated[
+    list[str | int] | None,
+    given.Doc("Tokens to show as well, however unlikely: texts of one token each, or ids."),
+    given.ONLY_IN_PYTHON,
+]
 
 
 class NextTokensStatus(TypedDict):
@@ -47,12 +53,13 @@ def compare_next_tokens(
     allow_other_model: given.AllowOtherModel = False,
     intervention: given.Intervention = "add",
     target: given.TriedTarget = None,
+    tokens: AskedTokens = None,
 ) -> NextTokensResult:
     """Show the likeliest next tokens, unsteered and steered, of a single forward pass; nothing stays applied.
 
     The quickest look at an intervention: no text is written. The rest is as in compare_generations.
     """
-    from steer_tools.session.comparison import acting, next_tokens, tried_plans
+    from steer_tools.session.comparison import acting, asked_tokens, next_tokens, tried_plans
     from steer_tools.session.placement import PlacementOptions
     from steer_tools.session.unreached_prompts import unreached_warnings
 
@@ -61,7 +68,8 @@ def compare_next_tokens(
         options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
         require_at_least_one("top", top)
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
-        found = next_tokens(engine, parsed, [plan for _, plan in tried], top)
+        asked, told = asked_tokens(engine, tokens or ())
+        found = next_tokens(engine, parsed, [plan for _, plan in tried], top, asked)
         return NextTokensResult(
             strengths=[strength for strength, _ in tried],
             residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
@@ -74,7 +82,7 @@ def compare_next_tokens(
                 for one in found
             ],
             steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
-            warnings=[*warnings, *unreached_warnings(engine, parsed, [plan for _, plan in tried])],
+            warnings=[*warnings, *told, *unreached_warnings(engine, parsed, [plan for _, plan in tried])],
         )
 
 
@@ -110,6 +118,7 @@ TOOL = Card(
     command="next-tokens",
     about="Show the likeliest next tokens, unsteered and steered, of one forward pass.",
     required=("vector_path",),
+    not_typed=("tokens",),
     positional=("prompts",),
     is_read_only=True,
     items="prompts",

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WORDS
+from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model
 from steer_tools import (
     apply_steering_vector,
     compare_next_tokens,
@@ -27,12 +29,16 @@ from steer_tools.bundled_model.language import contrast_pairs
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.directions.statistics import Examples
+from steer_tools.engines.base import Row
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, LayerError, PromptError
 from steer_tools.evaluation.intervals import roc_interval
 from steer_tools.inspection.readings import fit_detector
 from steer_tools.prompts import parse_prompt
+from steer_tools.session.comparison import asked_tokens
 from steer_tools.session.session import Session
 
+PIECES = ("A", "▁A", "B", "▁only", "▁", "\n")
 # Words that only one side has, in prompts that made no vector of these tests.
 MARKED = [f"{PROMPTS[i % 4]} {word} baba" for i, word in enumerate(WORDS[:16])]
 UNMARKED = [f"{PROMPTS[i % 4]} {word} zuzu" for i, word in enumerate(WORDS[:16])]
@@ -399,6 +405,48 @@ def test_tokens_that_only_the_output_matrix_has_keep_their_own_names(llama_sessi
     assert len(found["tokens"]) == size
     assert sum(own[0] for own in found["tokens"].values()) == pytest.approx(1, abs=1e-3)
     assert len(named) > 5
+
+
+def test_tokens_that_are_asked_for_are_told_of_whatever_their_rank(llama_session: Session) -> None:
+    name, (prompt,) = random_vector(llama_session), ["keke baba"]
+    plain = llama_session.engine.distributions([Row(parse_prompt(prompt))])[0].exp()
+    unlikely = plain[8:108].argsort()[:2].add(8).tolist()  # Words, since only those have a text of their own.
+    texts = llama_session.engine.texts(unlikely)
+
+    without = compare_next_tokens([prompt], name, strengths=[0], top=2)
+    by_text, by_id = (
+        compare_next_tokens([prompt], name, strengths=[0], top=2, tokens=asked) for asked in (texts, unlikely)
+    )
+
+    assert by_text["prompts"] == by_id["prompts"]
+    assert by_text["warnings"] == by_id["warnings"] == without["warnings"]
+    (found,), (likeliest,) = by_text["prompts"], without["prompts"]
+    assert not {*unlikely} & {*likeliest["ids"]}
+    assert {*found["ids"]} == {*likeliest["ids"], *unlikely}
+    assert [found["tokens"][text][0] for text in texts] == pytest.approx(plain[unlikely].tolist(), rel=1e-3)
+
+
+def test_a_text_is_its_token_as_it_stands_or_else_behind_a_space(empty_session: Session) -> None:
+    core = Tokenizer(models.Unigram([("<unk>", 0.0), *((own, -1.0) for own in PIECES)], unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<unk>")
+    engine = HuggingFaceEngine(make_model("llama"), tokenizer)
+
+    found = {text: asked_tokens(engine, [text]) for text in ("A", " A", "only", "\n")}
+
+    said = {text: ([PIECES[own - 1] for own in ids], len(warnings)) for text, (ids, warnings) in found.items()}
+    assert said == {"A": (["A"], 0), " A": (["▁A"], 0), "only": (["▁only"], 1), "\n": (["\n"], 0)}
+    assert found["only"][1] == ["'only' is no token of its own here: ' only' is shown for it."]
+    with pytest.raises(ArgumentError, match=r"no single token of this model but ' A', 'B'.* Give 2, the id of ' A'"):
+        asked_tokens(engine, ["AB"])
+
+
+@pytest.mark.parametrize("token", [-1, True, "", 1.5, None])
+def test_what_is_no_token_is_refused(llama_session: Session, token: Any) -> None:
+    with pytest.raises(ArgumentError, match="tokens has"):
+        compare_next_tokens(["keke"], random_vector(llama_session), tokens=[token])
+    with pytest.raises(PromptError, match="The token id 9999 is not in the model's vocabulary"):
+        compare_next_tokens(["keke"], "own", tokens=[9999])
 
 
 @pytest.mark.parametrize("top", [0, -1, 1.5, True])
