@@ -19,7 +19,7 @@ from steer_tools.bundled_model.language import TRAITS, contrast_pairs
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
-from steer_tools.inspection.patching import Pair, attribute, patch
+from steer_tools.inspection.patching import LogOdds, Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import current_session
 
@@ -40,14 +40,16 @@ def pairs_of(engine: Engine, trait: str, count: int) -> list[Pair]:
         shortest = min(map(len, sides))
         alike = next(i for i in range(shortest) if sides[0][-1 - i] != sides[1][-1 - i])
         sides = [own[: shortest - alike] + own[len(own) - alike :] for own in sides]
-        found.append(Pair(*(TokenPrompt(tuple(own)) for own in sides), item.positive, item.negative))
+        found.append(Pair(*(TokenPrompt(tuple(own)) for own in sides), LogOdds(item.positive, item.negative)))
     return found
 
 
 def one_slope(engine: Engine, pair: Pair, sites: list[Site]) -> np.ndarray:
     """Estimate patches by the gradient at the target alone, as the first attribution patching did."""
     source, target = engine.trace([pair.source, pair.target], sites)
-    positive, negative = engine.gradients([Row(pair.target)] * 2, [pair.positive, pair.negative], sites)
+    assert isinstance(pair.answer, LogOdds)
+    completions = [pair.answer.positive, pair.answer.negative]
+    positive, negative = engine.gradients([Row(pair.target)] * 2, completions, sites)
     length = len(target[sites[0]])
     return torch.stack(
         [

@@ -204,7 +204,10 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     arguments.model_rebuild(force=True)
     listed = _without_titles(arguments.model_json_schema(by_alias=True))
     needed = [name for name, hint in hints.items() if NEEDED in getattr(hint, "__metadata__", ())]
-    described.parameters = {**listed, "required": needed} if needed else listed
+    for name in needed:
+        listed["properties"][name].pop("default")  # What must be given has none.
+    required = [*listed.get("required", ()), *needed]
+    described.parameters = {**listed, "required": required} if required else listed
     described.fn_metadata.output_schema = _without_titles(described.fn_metadata.output_schema)
     return described
 

@@ -13,7 +13,7 @@ _STRENGTH = ("strength", "strengths")
 _LAYER = ("layer", "layers", "vector_layer")
 _BEHAVIOR = ("behavior_name", "behavior", "dataset")
 _VECTOR = ("vector_path", "vector", "vector_paths")
-_TOKENS = ("positions", "pooling")
+_TOKENS = ("positions", "pooling", "position")
 _FOLDER = ("save_folder", "save_path")
 _POSITIVE, _NEGATIVE = ("positive_prompts", "positive"), ("negative_prompts", "negative")
 
@@ -33,6 +33,7 @@ SYNONYMS: Synonyms = {
     **dict.fromkeys(("prompt", "text", "texts", "inputs", "test_prompts"), ("prompts",)),
     **dict.fromkeys(("clean", "clean_prompt", "source"), ("source_prompt",)),
     **dict.fromkeys(("corrupted", "corrupt", "corrupted_prompt", "corrupt_prompt", "target_text"), ("target_prompt",)),
+    **dict.fromkeys(("patching_metric", "metric_fn"), ("metric",)),
     **dict.fromkeys(("top_k", "topk", "k"), ("top",)),
     **dict.fromkeys(("max_tokens", "n_tokens", "num_tokens"), ("max_new_tokens",)),
     **dict.fromkeys(("mode", "operation", "edit"), ("intervention",)),
@@ -115,7 +116,7 @@ INSTEAD: dict[str, str] = {
     "top_p": _OWN_GENERATE,
     "stop": _OWN_GENERATE,
     "max_length": "max_new_tokens counts new tokens alone; max_length would count the prompt's, too",
-    "metric": "sweep_steering, find_best_layer and steering_experiment take metric=",
+    "metric": "sweep_steering, find_best_layer and steering_experiment take metric=, patch_activations one of logits",
     "vector": f"{_AROUND}, or compare_generations(prompts, vector)",
     "strength": f"apply_steering_vector(vector, layer, strength) first, or {_AROUND}",
     "dtype": "the model's own dtype is used; load_model takes dtype",
@@ -130,11 +131,6 @@ _APPLIED_FIRST = (
 )
 # The same for one function.
 INSTEAD_IN: dict[str, dict[str, str]] = {
-    "patch_activations": {
-        "metric": "what is measured is log p(positive) - log p(negative): give positive=' Yes' and negative=' No'",
-        "position": "every token is patched by itself, and the result has each",
-        "positions": "every token is patched by itself, and the result has each",
-    },
     "save_edited_model": {"strength": _APPLIED_FIRST},
     "steering_experiment": {
         "n_samples": "it asks all questions of the behaviour; find_best_layer is quicker",

@@ -133,15 +133,21 @@ def metric_of(function: Callable[..., object], name: str | None = None) -> tuple
         except Exception as error:
             error.add_note(f"The metric {said} raised this on the prompt {_shown(prompt)}.")
             raise
-        if hasattr(value, "item"):
-            value = cast(Any, value).item()  # Of a tensor or array with one number.
-        if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
-            raise ArgumentError(
-                f"The metric {said} returned {_shown(value)} on the prompt {_shown(prompt)}", valid="a finite number"
-            )
-        return float(value)
+        return finite_number(value, f"The metric {said}", f"on the prompt {_shown(prompt)}")
 
     return said, measure
+
+
+def finite_number(value: object, said: str, where: str) -> float:
+    """Return what a caller's function returned as a number; a tensor or array may hold it.
+
+    Raises:
+        ArgumentError: It is no finite number.
+    """
+    number = cast(Any, value).item() if math.prod(getattr(value, "shape", (0,))) == 1 else value
+    if not isinstance(number, Real | np.bool_) or not math.isfinite(number):
+        raise ArgumentError(f"{said} returned {_shown(value)} {where}", valid="a finite number")
+    return float(number)
 
 
 def mean_score(scores: Iterable[float | None]) -> MeanScore:

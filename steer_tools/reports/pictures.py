@@ -73,8 +73,7 @@ def ablation_picture(parts: Sequence[Component], effects: Floats, behavior: str,
 
 def patch_picture(found: Patches, component: str) -> bytes:
     """Return what each token's activation recovers at each layer."""
-    pairs = zip(found.source_prompt.texts, found.target_prompt.texts, strict=True)
-    names = [readable(source if source == target else f"{source}→{target}") for source, target in pairs]
+    names = [readable(source if source == own else f"{source}→{own}") for source, own in found.tokens.texts]
     rows, label = [str(site.layer) for site in found.sites], "share of the way to the source"
     shown = Matrix(found.recovered.tolist(), rows, names, "token (source→target)", label)
     return matrix(shown, title=f"Patching the {component}")

@@ -86,7 +86,8 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
         (steer_tools.generate, "lacks prompts"),
         (lambda: steer_tools.generate(PROMPTS, prompt="again"), "prompts of generate was given twice"),
         (lambda: steer_tools.save_edited_model("there", strength=2), "positions='all'"),
-        (lambda: steer_tools.patch_activations("a", "b", metric=len), r"log p\(positive\)"),
+        (lambda: steer_tools.patch_activations("a", "b", positive="c"), "patch_activations lacks negative"),
+        (lambda: steer_tools.ablate_component("v", metric=len), "patch_activations one of logits"),
         (lambda: steer_tools.load_model("bundled", torch_dtyp="auto"), "no argument 'torch_dtyp'"),
     ],
 )

@@ -37,7 +37,7 @@ from steer_tools.inspection.ablation import (
     score_of,
     stream_direction,
 )
-from steer_tools.inspection.patching import Pair, attribute, patch
+from steer_tools.inspection.patching import LogOdds, Pair, attribute, patch
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, parse_prompt
 from steer_tools.session.session import Session
 
@@ -282,7 +282,7 @@ def test_a_model_without_heads_side_by_side_says_so(engine: HuggingFaceEngine, m
 
 
 def test_a_patch_is_the_source_put_in_by_hand_and_at_all_tokens_gives_the_source(engine: HuggingFaceEngine) -> None:
-    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6, 8)), "baba", "zuzu")
+    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6, 8)), LogOdds("baba", "zuzu"))
     sites = [Site(0), Site(1), Site(2, "attention")]
 
     found = patch(engine, pair, sites)
@@ -293,20 +293,20 @@ def test_a_patch_is_the_source_put_in_by_hand_and_at_all_tokens_gives_the_source
     last = patch(engine, pair, [Site(engine.info.layers - 1)])
     assert last.recovered[0, -1] == pytest.approx(1.0, abs=0.05)
     np.testing.assert_allclose(last.effects[0, :-1], 0, atol=1e-4)
-    assert found.source_prompt.texts[1] != found.target_prompt.texts[1]
+    assert found.tokens.source.texts[1] != found.tokens.target.texts[1]
 
 
 def test_prompts_of_unequal_lengths_or_of_no_difference_are_refused(engine: HuggingFaceEngine) -> None:
     with pytest.raises(PromptError, match="4 tokens and the target 3"):
-        patch(engine, Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6)), "baba", "zuzu"), [Site(0)])
+        patch(engine, Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 20, 6)), LogOdds("baba", "zuzu")), [Site(0)])
     with pytest.raises(PromptError, match="the same log-odds"):
-        attribute(engine, Pair(PROMPTS[0], PROMPTS[0], "baba", "zuzu"), [Site(0)])
+        attribute(engine, Pair(PROMPTS[0], PROMPTS[0], LogOdds("baba", "zuzu")), [Site(0)])
 
 
 def test_the_estimate_adds_up_the_slopes_on_the_way_that_a_token_goes_with_every_fourth_other(
     engine: HuggingFaceEngine,
 ) -> None:
-    pair = Pair(TokenPrompt((9, 14, 6, 7, 30, 8)), TokenPrompt((25, 8, 11, 31, 12, 6)), "baba", "zuzu")
+    pair = Pair(TokenPrompt((9, 14, 6, 7, 30, 8)), TokenPrompt((25, 8, 11, 31, 12, 6)), LogOdds("baba", "zuzu"))
     sites, step = [Site(0), Site(1, "attention")], 2e-3
 
     estimate = attribute(engine, pair, sites)
@@ -328,7 +328,7 @@ def test_the_estimate_adds_up_the_slopes_on_the_way_that_a_token_goes_with_every
 
 
 def test_where_the_prompts_agree_up_to_a_token_the_estimate_is_zero_as_the_patch_is(engine: HuggingFaceEngine) -> None:
-    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 14, 6, 8)), "baba", "zuzu")
+    pair = Pair(TokenPrompt((9, 14, 6, 7)), TokenPrompt((9, 14, 6, 8)), LogOdds("baba", "zuzu"))
 
     exact, estimate = (own(engine, pair, [Site(0), Site(1, "attention")]) for own in (patch, attribute))
 

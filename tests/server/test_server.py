@@ -296,6 +296,7 @@ STEERING_ERRORS = {
     "texts that do not fit": ("generate", {"prompts": ["keke"], "max_new_tokens": 5_000}),
     "equal sides": ("create_steering_vector", {**CREATE, "negative_prompts": POSITIVE}),
     "nothing to compare": ("compare_generations", {"prompts": ["keke"]}),
+    "half an answer": ("patch_activations", {"source_prompt": "keke", "target_prompt": "lili", "positive": "baba"}),
     "nothing to check": ("check_steering", {}),
 }
 
