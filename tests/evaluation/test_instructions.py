@@ -142,7 +142,7 @@ def test_lists_of_instructions_are_not_judged_and_told_how_to_be_used(
         judge(vector)
 
     told = str(caught.value)
-    assert "are mostly instructions to a model, as 'You are a" in told
+    assert "are mostly instructions to a model, as 'You are a" in told and "' is, and" in told
     for way in ("'prompt': ", "create_steering_vector", "sweep_steering", "scorer", "metric"):
         assert way in told
 

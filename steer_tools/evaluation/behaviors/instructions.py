@@ -6,6 +6,7 @@ judged by how likely they are.
 
 import re
 from collections.abc import Sequence
+from textwrap import shorten
 
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.behaviors.behavior import Item
@@ -63,7 +64,7 @@ def reading_notes(*sides: Sequence[str | None]) -> tuple[str, ...]:
     if not are_instructions(*sides):
         return ()
     return (
-        f"The prompts are mostly instructions to a model, as {_first(sides[0])}, and were read as plain texts. To read "
+        f"The prompts are mostly instructions to a model, as {_first(sides[0])} is, and were read as plain texts. To read "
         "what a model makes of them before it answers, give chats: [{'role': 'system', 'content': the instruction}, "
         "{'role': 'user', 'content': a question}].",
     )
@@ -78,15 +79,18 @@ def require_no_instructions(name: str, items: Sequence[Item]) -> None:
     sides = completions_alone(items)
     if are_instructions(*sides):
         raise ArgumentError(
-            f"The texts of {name} are mostly instructions to a model, as {_first(sides[0])} is, and nothing is judged "
-            "by how likely a model writes its instructions",
+            f"The texts of behaviour {name!r} are mostly instructions to a model, as {_first(sides[0])} is, and nothing "
+            "is judged by how likely a model writes its instructions",
             valid="what a model writes, best after what it is asked: records {'prompt': ..., 'positive': ..., "
             "'negative': ...}, whose prompt may be a chat with an instruction as its system message",
-            fix="To steer by the instructions, make the vector with create_steering_vector, of both lists as they are "
-            "or each in a chat, and judge it with sweep_steering: on a behaviour that has questions, or with prompts "
-            "and a scorer of the texts that are written to them (in Python also a metric).",
+            fix="To steer by the instructions, make their vector with create_steering_vector(positive_prompts, "
+            "negative_prompts, layer), and judge that: sweep_steering(vector_path, 'formality') or another behaviour "
+            "that has questions, or sweep_steering(vector_path, prompts=[...], scorer={'keywords': [...]}), in Python "
+            "also with metric=, a function of a text that is written.",
         )
 
 
 def _first(side: Sequence[str | None]) -> str:
-    return next(f"{text!r:.80}" for text in side if text is not None and is_instruction(text))
+    return next(
+        repr(shorten(text, 60, placeholder=" ...")) for text in side if text is not None and is_instruction(text)
+    )
