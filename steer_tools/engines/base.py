@@ -92,6 +92,8 @@ class Sampling:
         top_k: Keep this many tokens; 0 keeps all.
         beams: Above 1, beam search; greedy only.
         use_cache: Whether keys and values are kept between steps.
+        repetition_penalty: Before all else, the logits of the tokens in a row's prompt and text so far are divided by
+            it where they are positive, and multiplied where negative (Keskar et al. 2019, arXiv 1909.05858); 1 is none.
     """
 
     max_new_tokens: int = 64
@@ -100,6 +102,7 @@ class Sampling:
     top_k: int = 0
     beams: int = 1
     use_cache: bool = True
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for name, kind, least, most in (
@@ -108,12 +111,14 @@ class Sampling:
             ("top_p", float, ulp(0), 1),  # Any number above 0.
             ("top_k", int, 0, inf),
             ("beams", int, 1, inf),
+            ("repetition_penalty", float, ulp(0), sys.float_info.max),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
                 raise ArgumentError(
                     f"{name} is {value!r}",
-                    valid="max_new_tokens >= 1, temperature >= 0 (0 is greedy), 0 < top_p <= 1, top_k >= 0, beams >= 1",
+                    valid="max_new_tokens >= 1, temperature >= 0 (0 is greedy), 0 < top_p <= 1, top_k >= 0, beams >= 1"
+                    ", repetition_penalty > 0 (1 is none)",
                 )
         if self.beams > 1 and self.temperature > 0:
             raise UnsupportedFeatureError(

@@ -263,8 +263,10 @@ class FakeEngine:
         log_probs: list[Tensor] = []
         while len(tokens) < sampling.max_new_tokens:
             state = self._states(row, encoded, tokens)[Site(_LAYERS - 1)][-1]
-            log = (self._unembedding @ state).log_softmax(dim=-1)
-            token = int(_chosen(log, sampling, generator))
+            logits = self._unembedding @ state
+            log = logits.log_softmax(dim=-1)
+            seen = torch.tensor((*encoded.tokens, *tokens))
+            token = int(_chosen(_penalized(logits, seen, sampling.repetition_penalty), sampling, generator))
             if token == _END:
                 break
             tokens.append(token)
@@ -290,11 +292,17 @@ def _id(word: str) -> int:
     return len(_SPECIAL) + int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % len(_WORDS)
 
 
-def _chosen(log: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+def _penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Return the logits with those of `seen` tokens made smaller by a penalty above 1."""
+    of_seen = logits[seen]
+    return logits.scatter(0, seen, torch.where(of_seen < 0, of_seen * penalty, of_seen / penalty))
+
+
+def _chosen(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Return the token of a step: the likeliest, or one drawn from the warped distribution."""
     if sampling.temperature == 0:
-        return log.argmax()
-    warped, order = (log / sampling.temperature).softmax(dim=-1).sort(descending=True)
+        return logits.argmax()
+    warped, order = (logits / sampling.temperature).softmax(dim=-1).sort(descending=True)
     allowed = warped.cumsum(dim=0) - warped < sampling.top_p
     if sampling.top_k:
         allowed[sampling.top_k :] = False

@@ -184,3 +184,11 @@ OwnMetric = Annotated[
     ONLY_IN_PYTHON,
 ]
 MetricName = Annotated[str | None, Doc("What the metric is called; its function's name if omitted."), ONLY_IN_PYTHON]
+RepetitionPenalty = Annotated[
+    float,
+    Doc(
+        "The logits of tokens in the prompt and the text so far are divided by it where positive, multiplied where "
+        "negative, as by transformers; 1 is none. Metrics of texts are without it."
+    ),
+    ONLY_IN_PYTHON,
+]

@@ -19,7 +19,7 @@ class Card:
         about: What the command does, in a line, where the tool says it for who calls it.
         positional: Parameters that the command takes without a flag, in their order.
         required: Parameters that the command must be given, though the tool need not.
-        not_typed: Parameters that the command does without, since another one says the same.
+        not_typed: Parameters that the command does without, since another one says the same or only Python has them.
         flags: Names on the command line of parameters whose usual ones are taken.
         vector: Whether the command may or must be given a vector that acts while the tool runs.
         instead_of_vector: A parameter that names another vector, of which one is needed.

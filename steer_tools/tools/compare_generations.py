@@ -84,6 +84,7 @@ def compare_generations(
     target: given.TriedTarget = None,
     condition: given.TriedCondition = None,
     strength: OneStrength = None,
+    repetition_penalty: given.RepetitionPenalty = 1.0,
 ) -> CompareResult:
     """Show unsteered and steered texts side by side, and leave what is applied as it is.
 
@@ -107,7 +108,7 @@ def compare_generations(
             strengths = [strength]
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
         plans = [plan for _, plan in tried]
-        sampling = Sampling(max_new_tokens, temperature)
+        sampling = Sampling(max_new_tokens, temperature, repetition_penalty=repetition_penalty)
         baseline, *variants = compare(engine, parsed, plans, sampling, seed)
         # The strengths have one condition.
         steered = acting(engine, parsed, plans[:1])
@@ -197,7 +198,7 @@ TOOL = Card(
     about="Show unsteered and steered texts side by side.",
     required=("vector_path",),
     positional=("prompts",),
-    not_typed=("strength",),
+    not_typed=("strength", "repetition_penalty"),
     is_read_only=True,
     items=rows,
     rows=rows,

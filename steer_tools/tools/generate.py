@@ -29,6 +29,7 @@ def generate(
     max_new_tokens: given.MaxNewTokens = 64,
     temperature: given.Temperature = 0.0,
     seed: given.Seed = 0,
+    repetition_penalty: given.RepetitionPenalty = 1.0,
 ) -> GenerateResult:
     """Continue prompts under what is applied now; returns only the new text."""
     from steer_tools.engines.base import Row, Sampling, row_seed
@@ -39,7 +40,8 @@ def generate(
     with locked_session() as session:
         plan, parsed = session.registry.plan(), parse_prompts(prompts)
         rows = [Row(prompt, plan, row_seed(seed, prompt)) for prompt in parsed]
-        generations = session.engine.generate(rows, Sampling(max_new_tokens, temperature))
+        sampling = Sampling(max_new_tokens, temperature, repetition_penalty=repetition_penalty)
+        generations = session.engine.generate(rows, sampling)
         return GenerateResult(
             texts=[generation.text for generation in generations],
             ended=[generation.ended for generation in generations],
@@ -69,6 +71,7 @@ TOOL = Card(
     about="Continue prompts, with a vector or without.",
     vector="optional",
     positional=("prompts",),
+    not_typed=("repetition_penalty",),
     is_read_only=True,
     items="texts",
     rows=lambda result: [

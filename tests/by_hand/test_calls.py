@@ -80,9 +80,10 @@ def test_of_strength_and_strengths_several_values_are_the_second(vector: str) ->
     ("call", "told"),
     [
         (lambda: steer_tools.generate(PROMPTS, max_new_token=3), "no argument 'max_new_token'.*'max_new_tokens'"),
-        (lambda: steer_tools.generate(PROMPTS, repetition_penalty=1.1), r"Your own model\.generate"),
+        (lambda: steer_tools.generate(PROMPTS, top_p=0.9), r"Your own model\.generate"),
+        (lambda: steer_tools.check_steering(PROMPTS, repetition_penalty=1.1), r"Your own model\.generate"),
         (lambda: steer_tools.show_tokens(PROMPTS, vector="v"), "with steering"),
-        (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 5), "given 5 arguments"),
+        (lambda: steer_tools.generate(PROMPTS, 3, 0.0, 0, 1.0, 6), "given 6 arguments"),
         (steer_tools.generate, "lacks prompts"),
         (lambda: steer_tools.generate(PROMPTS, prompt="again"), "prompts of generate was given twice"),
         (lambda: steer_tools.save_edited_model("there", strength=2), "positions='all'"),

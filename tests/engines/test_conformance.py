@@ -358,6 +358,29 @@ def test_greedy_is_the_likeliest_token_and_so_is_sampling_among_one(engine: Engi
         assert generation.ended or generation.tokens[0] == int(distribution.argmax())
 
 
+def test_a_repetition_penalty_counts_the_tokens_of_each_row_by_itself(engine: Engine) -> None:
+    mixed = [Row(prompt, plan) for prompt in prompts() for plan in ((), (add(engine),))]
+    penalized, drawn = Sampling(STEPS, repetition_penalty=1e6), Sampling(STEPS, 1.0, top_k=1, repetition_penalty=1e6)
+
+    together = engine.generate(mixed, penalized)
+    alone = [engine.generate([row], penalized)[0] for row in mixed]
+
+    assert tokens_of(together) == tokens_of(alone) == tokens_of(engine.generate(mixed, drawn))
+    assert not any(map(repeats, together))
+    assert any(map(repeats, engine.generate(mixed, GREEDY)))
+    first, rewarded = (engine.generate(mixed, Sampling(1, repetition_penalty=penalty)) for penalty in (1.0, 1e-6))
+    assert sum(map(repeats, rewarded)) > sum(map(repeats, first))
+    # Step log-probabilities are the model's own, without the penalty.
+    for row, generation in zip(mixed, together, strict=True):
+        torch.testing.assert_close(generation.log_probs, engine.score([row], [generation.tokens])[0], atol=1e-4, rtol=0)
+
+
+def repeats(generation: Generation) -> bool:
+    """Return whether a text has a token that was in its row before."""
+    seen = [*generation.prompt_tokens]
+    return any(token in [*seen, *generation.tokens[:i]] for i, token in enumerate(generation.tokens))
+
+
 def test_every_call_reports_progress_and_can_be_cancelled(engine: Engine) -> None:
     seen: list[tuple[int, int, str]] = []
     with reporting_to(lambda *progress: seen.append(progress)):

@@ -618,6 +618,13 @@ def test_a_temperature_is_any_number_from_zero(steered: Steered, temperature: An
     assert len(generate(PROMPTS, max_new_tokens=2, temperature=temperature)["texts"]) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("penalty", [0, -1.1, float("nan"), float("inf"), "strong", True, None])
+def test_a_repetition_penalty_that_is_no_finite_number_above_zero_is_refused(steered: Steered, penalty: Any) -> None:
+    for tool in (generate, compare_generations):
+        with refused(steered.session, ArgumentError, "repetition_penalty is", "repetition_penalty > 0"):
+            tool(PROMPTS, max_new_tokens=2, repetition_penalty=penalty)
+
+
 @pytest.mark.parametrize("options", [{"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}, {"beams": 0}], ids=repr)
 def test_sampling_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=rf"{next(iter(options))} is .* 0 < top_p <= 1"):

@@ -15,6 +15,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -97,12 +98,15 @@ class Decoder:
     ) -> Tensor:
         """Return the new tokens (rows, steps) after left-padded `ids`, on the CPU.
 
-        Without `processor` the most likely token is taken, or beams are searched; without `stops` no token ends a row.
+        `processor` chooses; without it the most likely token is taken, or beams are searched. Without `stops` no token
+        ends a row.
         """
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             num_beams=sampling.beams,
+            # A processor sees the model's own logits.
+            repetition_penalty=1.0 if processor else float(sampling.repetition_penalty),
             use_cache=sampling.use_cache,
             pad_token_id=self._tokens.pad_token,
             eos_token_id=list(self._tokens.stop_tokens) if stops and self._tokens.stop_tokens else None,
@@ -142,14 +146,20 @@ class ChoosingProcessor(LogitsProcessor):
     """Picks each row's token and leaves it as the only finite score; keeps its log-probability.
 
     `log_probs` has one (rows,) tensor a step: of the picked tokens, under the unwarped model.
+
+    `real` is (rows, columns), false at the padding that is left of the prompts.
     """
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], real: Tensor) -> None:
         self.log_probs: list[Tensor] = []
         self._seeds = seeds
         self._generators: list[torch.Generator] = []
         self._warpers = LogitsProcessorList()
         self._samples = sampling.temperature > 0
+        # In the order in which transformers puts them itself.
+        if sampling.repetition_penalty != 1:
+            penalty, padding = float(sampling.repetition_penalty), (~real).sum(dim=1)
+            self._warpers.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding))
         if self._samples:
             self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
             if sampling.top_k:
@@ -160,7 +170,8 @@ class ChoosingProcessor(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Map (rows, vocabulary) logits to scores that hold one choice a row."""
         logits: Tensor = scores.float()
-        ranked: Tensor = self._warpers(input_ids, logits) + self._noise(logits) if self._samples else logits
+        warped: Tensor = self._warpers(input_ids, logits)
+        ranked = warped + self._noise(logits) if self._samples else warped
         chosen = ranked.argmax(dim=-1, keepdim=True)
         self.log_probs.append((logits.gather(1, chosen) - logits.logsumexp(dim=-1, keepdim=True)).squeeze(1))
         return torch.full_like(logits, -torch.inf).scatter(1, chosen, 0.0)

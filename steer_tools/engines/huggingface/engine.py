@@ -222,8 +222,8 @@ class HuggingFaceEngine:
         generations: dict[int, Generation] = {}
         for batch in batches_by_length(lengths, budget, equal_only=company == "equal"):
             batch_rows, prompts = [rows[i] for i in batch], [encoded[i] for i in batch]
-            chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows])
             ids, real = pad([prompt.tokens for prompt in prompts], self._tokens.pad_token, left=True)
+            chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows], real)
             run = self._plans.run(batch_rows, prompts, real)
             with self._hooks.running(run), self._hooks.generating(GenerateCall()):
                 new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None)
@@ -283,14 +283,15 @@ class HuggingFaceEngine:
             edits.append(ObservedEdit(site, start, before, after))
             passes[site] += 1
 
-        chooser = ChoosingProcessor(sampling, [0])
+        real = torch.ones_like(ids, dtype=torch.bool)
+        chooser = ChoosingProcessor(sampling, [0], real)
         with (
             # As what is applied to every caller, without the layout that the engine's own batches have.
             self._hooks.running(self._plans.ambient(row.plan) or Run()) as run,
             self._hooks.witnessing(passes, record),
             self._hooks.generating(GenerateCall(ids.shape[1], ids=ids)),
         ):
-            new = self._decoder.decode(ids, torch.ones_like(ids), sampling, chooser, stops=False)
+            new = self._decoder.decode(ids, real, sampling, chooser, stops=False)
         log_probs = torch.stack(chooser.log_probs, dim=1)[0].cpu()
         return Observation(
             generation=self._decoder.finish(encoded, new[0].tolist(), log_probs, stops=False),
