@@ -9,12 +9,11 @@ from statistics import fmean
 
 import torch
 
-from steer_tools import bundled_model
+from steer_tools import bundled_model, load_vector
 from steer_tools.bundled_model.language import TRAITS, contrast_pairs, held_out_prompts, score
 from steer_tools.bundled_model.planted import load_planted_directions
 from steer_tools.cli.demo import ANSWER_TOKENS, study_trait
 from steer_tools.cli.demo_report import Dose, Study
-from steer_tools.formats import load_vector
 from steer_tools.session.session import current_session
 from steer_tools.tools import generate, load_model
 from steer_tools.workspace import Workspace

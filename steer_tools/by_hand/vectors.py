@@ -22,6 +22,7 @@ from steer_tools.core.registry import Applied
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
+from steer_tools.formats.base import Unsaid
 from steer_tools.inspection.vector_meaning import lens_ranking
 from steer_tools.session.placement import steering
 from steer_tools.session.session import current_session
@@ -130,7 +131,8 @@ def load_vector(
 
     Args:
         path: A file below the workspace, or an absolute path; of a file with several arrays with the one that is meant,
-            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`.
+            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a `SteeringVectorSet` that rotalabs-steer
+            saved is one vector with several layers.
         layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
         rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
             "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
@@ -144,9 +146,8 @@ def load_vector(
         UnsupportedFeatureError: It asks for something that a steering vector does not have.
         WorkspacePathError: The path leaves a confined workspace.
     """
-    read = formats.load_vector(
-        path, layer_if_unknown=layer_if_unknown, rows=rows, workspace=workspace or current_session().workspace
-    )
+    unsaid = Unsaid(layer_if_unknown, rows)
+    read = formats.read_vector(path, unsaid, workspace=workspace or current_session().workspace).vector
     return SteeringVector(read.directions, read.component, read.info, read.head, read.means, read.erasers)
 
 
@@ -159,7 +160,8 @@ def save_vector(
 ) -> Path:
     """Write a vector and return the absolute path of the file, which has a suffix even where `path` has none.
 
-    Relative paths are below the workspace. `format_name` chooses between formats of one ending: "pt" (the default for
+    Of what the format has no place for, a `UserWarning` gives the names and the ending that keeps it. Relative paths
+    are below the workspace. `format_name` chooses between formats of one ending: "pt" (the default for
     .pt) or "rotalabs", a .pt and a .json file.
 
     Raises:

@@ -24,7 +24,7 @@ from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.questions import pooling_of, propensities, questions
 from steer_tools.experiments.null_distribution import random_plans
 from steer_tools.figures.text_cards import text_cards
-from steer_tools.formats import load_vector
+from steer_tools.formats import read_vector
 from steer_tools.prompts import PromptLike
 from steer_tools.session.placement import PlacementOptions, Unit, place, steering
 from steer_tools.session.session import current_session
@@ -123,7 +123,7 @@ def study_trait(trait: str, layer: int, save_path: str, strengths: Sequence[floa
         [*prompts], path, strengths=list(strengths), unit="contrast", max_new_tokens=ANSWER_TOKENS
     )
     doses = [_trait_dose(strength, texts, metrics, prompts) for strength, texts, metrics in _sides(compared)]
-    cosine = load_planted_directions().cosine(trait, load_vector(path).directions[layer])
+    cosine = load_planted_directions().cosine(trait, read_vector(path).vector.directions[layer])
     return Study(trait, created, tuple(prompts), tuple(doses), planted_cosine=cosine)
 
 

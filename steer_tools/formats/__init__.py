@@ -1,4 +1,4 @@
-"""A steering vector ↔ one file; `load_vector` and `save_vector` choose the format by the name's ending.
+"""A steering vector ↔ one file; `read_vector` and `write_vector` choose the format by the name's ending.
 
 A new format is one file here whose name ends in _format, with one small class: FORMATS finds it. Formats turn a vector
 into bytes and back; the workspace does the reading and writing. They must not know models.
@@ -6,7 +6,6 @@ into bytes and back; the workspace does the reading and writing. They must not k
 
 import os
 import re
-import warnings
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import isabstract
@@ -49,6 +48,7 @@ FORMATS = _formats()
 SUFFIXES = (".safetensors", ".npy", ".gguf")
 _INDEXED = re.compile(r"(?P<path>.+)\[(?P<index>[^\[\]]+)\]", re.DOTALL)
 _ALL_SUFFIXES = tuple({vector_format.suffix: None for vector_format in FORMATS})
+_NOTHING = Unsaid()
 _VALID_FILES = f"a file as one of these is: {', '.join(_ALL_SUFFIXES)}"
 
 
@@ -130,31 +130,6 @@ def format_for(path: str | os.PathLike[str], layer_count: int = 1, name: str | N
     return chosen
 
 
-def save_vector(
-    vector: SteeringVector,
-    path: str | os.PathLike[str],
-    *,
-    format_name: str | None = None,
-    workspace: Workspace | None = None,
-) -> Path:
-    """Write `vector` and return the absolute path of the file, which has a suffix even where `path` has none.
-
-    Of what the format has no place for, a `UserWarning` gives the names and the ending that keeps it. Relative paths
-    are below `workspace`, or the default one. `format_name` chooses between formats of one ending: "pt" (the default
-    for .pt) or "rotalabs", a .pt and a .json file.
-
-    Raises:
-        UnsupportedFeatureError: The format cannot hold the vector's layers or component.
-        ArgumentError: There is no such format, or the path ends as another format's do.
-        VectorFileError: It cannot be written, or a file beside it would say something else of it.
-        WorkspacePathError: The path leaves a confined workspace.
-    """
-    written = write_vector(vector, path, format_name=format_name, workspace=workspace)
-    for warning in written.warnings:
-        warnings.warn(warning, stacklevel=2)
-    return written.path
-
-
 def write_vector(
     vector: SteeringVector,
     path: str | os.PathLike[str],
@@ -162,7 +137,13 @@ def write_vector(
     format_name: str | None = None,
     workspace: Workspace | None = None,
 ) -> Written:
-    """Do as `save_vector`, and return what it warns of."""
+    """Write a vector and return its file with what of the vector that does not say; see `steer_tools.save_vector`.
+
+    Relative paths are below `workspace`, or the default one.
+
+    Raises:
+        SteeringError: As `steer_tools.save_vector`.
+    """
     workspace = workspace or Workspace()
     target = workspace.resolve(path)
     chosen = format_for(path, len(vector.directions), format_name)
@@ -181,38 +162,16 @@ def write_vector(
     return Written(target.with_name(Path(name).name), chosen, chosen.lost(vector), vector.layers)
 
 
-def load_vector(
-    path: str | os.PathLike[str],
-    *,
-    layer_if_unknown: int | None = None,
-    rows: str | None = None,
-    workspace: Workspace | None = None,
-) -> SteeringVector:
-    """Read a steering vector; a path without a known suffix means `.safetensors`, as it does in `save_vector`, or else
-    the one file of that name with another suffix, or with none.
+def read_vector(
+    path: str | os.PathLike[str], unsaid: Unsaid = _NOTHING, *, workspace: Workspace | None = None
+) -> Loaded:
+    """Read a vector's file or set, with its format and what one should know of it; see `steer_tools.load_vector`.
 
-    Args:
-        path: A file below `workspace`, or an absolute path; of a file with several arrays with the one that is meant,
-            as `dirs.pt[-1, 12]` or `vectors.npz[refusal]`. The folder of a `SteeringVectorSet` that rotalabs-steer
-            saved is one vector with several layers.
-        layer_if_unknown: The layer of a bare array, whose file does not say it; unused where the file does.
-        rows: What row i of a stack is, whose file does not say it: "block_outputs" (the output of block i),
-            "block_inputs" (its input) or "hidden_states" (its input, as in `output_hidden_states`, with one row more);
-            unused where the file says its layers.
-        workspace: The folder that relative paths are below; None is the default one.
+    Relative paths are below `workspace`, or the default one.
 
     Raises:
-        VectorFileError: The file is missing, malformed or forged, or does not say its layer or which of its arrays is
-            meant, and neither do you.
-        DirectionError: A direction in it is not a finite vector, or it is a stack and you do not say what its rows are.
-        UnsupportedFeatureError: It asks for something that a steering vector does not have.
-        WorkspacePathError: The path leaves a confined workspace.
+        SteeringError: As `steer_tools.load_vector`.
     """
-    return read_vector(path, Unsaid(layer_if_unknown, rows), workspace=workspace).vector
-
-
-def read_vector(path: str | os.PathLike[str], unsaid: Unsaid, *, workspace: Workspace | None = None) -> Loaded:
-    """Do as `load_vector`, and say of what format the file is and what one should know about the reading."""
     workspace = workspace or Workspace()
     place = locate(path, workspace)
     unsaid = replace(unsaid, index=(*place.index, *unsaid.index))

@@ -36,7 +36,7 @@ def convert_vector(
 
     Raises:
         LayerError: The source says its layers, and that one is none of them.
-        SteeringError: As `load_vector` and `save_vector` do.
+        SteeringError: As `read_vector` and `write_vector` do.
     """
     loaded = read_vector(source, unsaid, workspace=workspace)
     vector = loaded.vector if unsaid.layer is None else _only(loaded.vector, unsaid.layer)

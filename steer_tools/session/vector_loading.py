@@ -16,7 +16,8 @@ from torch import Tensor
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
-from steer_tools.formats import SUFFIXES, load_vector, locate, save_vector
+from steer_tools.formats import SUFFIXES, locate, read_vector, write_vector
+from steer_tools.formats.base import Unsaid
 from steer_tools.session.session import Session
 from steer_tools.workspace import Workspace
 
@@ -74,8 +75,8 @@ def read_vector_like(
         return SteeringVector(dict.fromkeys(layers, cast(Tensor, vector))), _IN_MEMORY
     place = locate(vector, workspace)
     index = f"[{', '.join(place.index)}]" if place.index else ""
-    read = load_vector(vector, layer_if_unknown=layers[0] if layers else None, workspace=workspace)
-    return read, f"{workspace.resolve(place.name)}{index}"
+    read = read_vector(vector, Unsaid(layers[0] if layers else None), workspace=workspace)
+    return read.vector, f"{workspace.resolve(place.name)}{index}"
 
 
 def path_of(workspace: Workspace, vector: VectorLike, layers_if_unknown: Sequence[int] = ()) -> str:
@@ -85,7 +86,7 @@ def path_of(workspace: Workspace, vector: VectorLike, layers_if_unknown: Sequenc
     loaded, _ = read_vector_like(workspace, vector, layers_if_unknown)
     content = b"".join(direction.numpy().tobytes() for direction in loaded.directions.values())
     name = sha256(repr((loaded.layers, loaded.component, loaded.head)).encode() + content).hexdigest()[:12]
-    return str(save_vector(loaded, f"vectors/{name}", workspace=workspace))
+    return str(write_vector(loaded, f"vectors/{name}", workspace=workspace).path)
 
 
 def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
@@ -95,7 +96,7 @@ def saved_vectors(workspace: Workspace) -> dict[str, SteeringVector]:
         # Beside a config lie a model's weights.
         if not (path.parent / "config.json").is_file():
             with suppress(SteeringError):
-                found[str(path)] = load_vector(path, workspace=workspace)
+                found[str(path)] = read_vector(path, workspace=workspace).vector
     return found
 
 

@@ -93,11 +93,12 @@ def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
 
 
 def _saved_status(session: Session, path: Path) -> SavedStatus:
-    from steer_tools.formats import load_vector
+    from steer_tools.formats import read_vector
+    from steer_tools.formats.base import Unsaid
 
     try:
         # A bare array has no layer of its own; any will do to read it.
-        vector = load_vector(path, layer_if_unknown=0, workspace=session.workspace)
+        vector = read_vector(path, Unsaid(layer=0), workspace=session.workspace).vector
     except SteeringError as error:
         return SavedStatus(vector_path=str(path), layer=None, method=None, problem=str(error))
     layer = one_or_list(vector.layers) if vector.info.method is not None else None

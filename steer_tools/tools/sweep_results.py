@@ -228,7 +228,7 @@ def window(grid: Grid) -> list[WindowStatus]:
 def saved_vector(session: Session, extraction: Extraction, swept: Sweep | TextSweep, folder: str) -> str:
     """Write a vector into the folder, with the cell that was chosen for it, and return its path."""
     from steer_tools.core.vectors import ChosenCell
-    from steer_tools.formats import save_vector
+    from steer_tools.formats import write_vector
 
     (placement,), cell = swept.placed.unit_placements, swept.cell
     chosen = ChosenCell(
@@ -236,7 +236,7 @@ def saved_vector(session: Session, extraction: Extraction, swept: Sweep | TextSw
     )
     info = extraction.vector.info.model_copy(update={"chosen": chosen})
     vector = replace(extraction.vector, info=info)
-    return str(save_vector(vector, f"{folder}/{_VECTOR}", workspace=session.workspace))
+    return str(write_vector(vector, f"{folder}/{_VECTOR}", workspace=session.workspace).path)
 
 
 def kept_behavior(session: Session, evaluation_set: EvaluationSet, folder: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.engines.huggingface.checkpoint import Sizes
-from steer_tools.formats import save_vector
+from steer_tools.formats import write_vector
 from steer_tools.inspection.vector_meaning import nearest, nearest_anywhere
 from steer_tools.progress import report
 from steer_tools.session.vector_loading import saved_vectors
@@ -176,7 +176,7 @@ def save_findings(found: Audit, base: Checkpoint, workspace: Workspace, folder: 
     others = {path: own for path, own in saved_vectors(workspace).items() if path not in paths.values()}
     recovered: list[Recovered] = []
     for name, (vector, findings) in vectors.items():
-        save_vector(vector, paths[name], workspace=workspace)
+        write_vector(vector, paths[name], workspace=workspace)
         for finding in findings:
             layer = finding.layers[0]
             # An ablation has neither a sign nor a layer of its own.

@@ -26,6 +26,7 @@ from steer_tools import (
     create_steering_vector,
     generate,
     load_model,
+    load_vector,
     remove_all_steering_vectors,
     steering_status,
 )
@@ -48,7 +49,6 @@ from steer_tools.cli import main
 from steer_tools.cli.demo import ANSWER_TOKENS, study_trait
 from steer_tools.cli.demo_report import Study
 from steer_tools.core.site import Site
-from steer_tools.formats import load_vector
 from steer_tools.prompts import TextPrompt
 from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Workspace

@@ -155,10 +155,10 @@ def test_without_a_workspace_a_relative_path_is_below_the_default_one(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
-    path = formats.save_vector(vector_at(2), "deep/v")
+    path = formats.write_vector(vector_at(2), "deep/v").path
 
     assert path == tmp_path / "workspace" / "deep" / "v.safetensors"
-    assert is_same(formats.load_vector("workspace/deep/v"), vector_at(2))
+    assert is_same(formats.read_vector("workspace/deep/v").vector, vector_at(2))
 
 
 @pytest.mark.parametrize("layers", [(0,), (2, 5), (5, 2, 0), tuple(range(40))])

@@ -346,7 +346,7 @@ def test_a_tool_that_imports_another_tool_is_found() -> None:
         ("steer_tools/formats/npy_format.py", "from .base import Header"),
         ("steer_tools/experiments/sweeps.py", "from steer_tools import __version__"),
         ("steer_tools/figures/strips.py", "def f():\n    from matplotlib.axes import Axes"),
-        ("steer_tools/cli/app.py", "def f():\n    from steer_tools.formats import load_vector"),
+        ("steer_tools/cli/app.py", "def f():\n    from steer_tools.formats import read_vector"),
         ("mcp_server/server.py", "from mcp.server import MCPServer\nfrom steer_tools.tools import TOOLS"),
     ],
 )

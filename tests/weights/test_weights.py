@@ -27,6 +27,7 @@ from steer_tools import (
     SteeringVector,
     apply_steering_vector,
     create_steering_vector,
+    load_vector,
     save_edited_model,
     save_vector,
     steering_status,
@@ -41,7 +42,6 @@ from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.facets import OutputParameter
 from steer_tools.engines.huggingface.checkpoint import find_bias_flag, names_on_disk
 from steer_tools.errors import ArgumentError, BakingError, LayerError, SteeringError, WorkspacePathError
-from steer_tools.formats import load_vector
 from steer_tools.prompts import parse_prompts
 from steer_tools.session.session import Session
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, ablation_everywhere, read_plan, writing_sites
