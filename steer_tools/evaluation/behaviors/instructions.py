@@ -64,9 +64,9 @@ def reading_notes(*sides: Sequence[str | None]) -> tuple[str, ...]:
     if not are_instructions(*sides):
         return ()
     return (
-        f"The prompts are mostly instructions to a model, as {_first(sides[0])} is, and were read as plain texts. To read "
-        "what a model makes of them before it answers, give chats: [{'role': 'system', 'content': the instruction}, "
-        "{'role': 'user', 'content': a question}].",
+        f"The prompts are mostly instructions to a model, as {_first(sides[0])} is, and were read as plain texts. To "
+        "read what a model makes of them before it answers, give chats: [{'role': 'system', 'content': the "
+        "instruction}, {'role': 'user', 'content': a question}].",
     )
 
 
@@ -79,8 +79,8 @@ def require_no_instructions(name: str, items: Sequence[Item]) -> None:
     sides = completions_alone(items)
     if are_instructions(*sides):
         raise ArgumentError(
-            f"The texts of behaviour {name!r} are mostly instructions to a model, as {_first(sides[0])} is, and nothing "
-            "is judged by how likely a model writes its instructions",
+            f"The texts of behaviour {name!r} are mostly instructions to a model, as {_first(sides[0])} is, and "
+            "nothing is judged by how likely a model writes its instructions",
             valid="what a model writes, best after what it is asked: records {'prompt': ..., 'positive': ..., "
             "'negative': ...}, whose prompt may be a chat with an instruction as its system message",
             fix="To steer by the instructions, make their vector with create_steering_vector(positive_prompts, "
