@@ -4,7 +4,7 @@ SteeringError
 ├── NoModelError              nothing to steer is attached
 ├── UnsupportedModelError     this model cannot be steered, with what was found in it
 ├── UnsupportedCallError      the model was called in a way whose token positions cannot be known
-├── UnsupportedFeatureError   the engine or the file format does not have what was asked for
+├── UnsupportedFeatureError   the engine, file format or installation lacks what was asked for
 ├── PromptError               prompts that are empty, one-sided, unequal or too long
 ├── ArgumentError             another argument that is out of range or of the wrong kind
 │   ├── LayerError
@@ -44,7 +44,7 @@ class UnsupportedCallError(SteeringError):
 
 
 class UnsupportedFeatureError(SteeringError):
-    """The engine or file format lacks what was asked for."""
+    """The engine, file format or installation lacks what was asked for."""
 
 
 class PromptError(SteeringError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_tools.by_hand.habits import ENTRIES
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.tools.card import Tool
 from steer_tools.tools.remove_steering_vector import remove_steering_vector
 
@@ -71,8 +71,16 @@ class Result(dict[str, Any]):
 
         Raises:
             ArgumentError: It has no table.
+            UnsupportedFeatureError: pandas is not installed.
         """
-        import pandas as pd
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise UnsupportedFeatureError(
+                "A data frame needs pandas, which is not installed",
+                valid="the result's own entries, or summary() for its table as text",
+                fix='Install it: pip install "steer-tools[pandas]"',
+            ) from error
 
         rows = self._tool.card.rows
         if rows is None:

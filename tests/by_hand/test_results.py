@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ import steer_tools
 from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS
 from steer_tools import SteeringVector
 from steer_tools.core import vectors as core
-from steer_tools.errors import ArgumentError, LayerError, UnknownSteeringIdError, VectorFileError
+from steer_tools.errors import (
+    ArgumentError,
+    LayerError,
+    UnknownSteeringIdError,
+    UnsupportedFeatureError,
+    VectorFileError,
+)
 from steer_tools.session.session import Session
 
 
@@ -115,6 +122,14 @@ def test_a_result_with_a_table_is_a_data_frame(created: Any) -> None:
     assert list(table["+1"]) == compared["variants"][1]["texts"]
     with pytest.raises(ArgumentError, match="returns no table"):
         steer_tools.steering_status().to_dataframe()
+
+
+def test_without_pandas_a_table_says_what_to_install(llama_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = steer_tools.generate(PROMPTS, max_new_tokens=1)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(UnsupportedFeatureError, match=r'pip install "steer-tools\[pandas\]"'):
+        texts.to_dataframe()
 
 
 def test_what_made_a_vector_stands_for_it(created: Any, llama_session: Session) -> None:
