@@ -446,7 +446,7 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
             ),
             {"behavior_name": "honesty", **GRID_ARGUMENTS, "method": "lda", "controls": 20, "save_folder": "f"}
             | {"scorer": {"pattern": "a+"}, "positive": None, "negative": None, "seed": 3}
-            | {"metric": None, "metric_name": None},
+            | {"metric": None, "metric_name": None, "max_new_tokens": None},
         ),
         (
             ("sweep", "v", "honesty", *GRID, "--seed", 3, *UNIT, "--save", "f"),

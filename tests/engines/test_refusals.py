@@ -527,7 +527,7 @@ def test_every_known_unit_is_taken(steered: Steered, unit: Any) -> None:
         "first;last",
         "prompt,",
         ",",
-        5,
+        2.5,
         ["all"],
         f"0:{10**20}",
         "0:" + "9" * 5000,
