@@ -1,6 +1,6 @@
 """Everything that users call by name: commands with their options, tools with their schemas, read from the objects.
 
-`python tests/surface.py` prints it as JSON.
+`python -m helpers.surface`, run in tests/, prints it as JSON.
 """
 
 from __future__ import annotations

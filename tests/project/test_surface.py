@@ -1,4 +1,7 @@
-"""What users call by name stays as it was when the rooms were rebuilt, but for listed changes, each with its reason."""
+"""What users call by name stays as `surface.json` has it, but for listed changes, each with its reason.
+
+`python -m helpers.surface > data/surface.json`, in tests/, takes it anew.
+"""
 
 from __future__ import annotations
 
