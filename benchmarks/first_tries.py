@@ -95,7 +95,7 @@ def main() -> int:
             told = run(one["code"], namespace(model, tokenizer))
             found[one["id"]] = MISSED.get(one["id"], "")
         except Exception as error:  # noqa: BLE001  # Whatever a try runs into is what is written down.
-            told, found[one["id"]] = "", f"{type(error).__name__}: {error}"
+            told, found[one["id"]] = "", f"{type(error).__name__}: {error}".replace(f"{Path.cwd()}/", "")
         print(one["id"], found[one["id"]] or "works", flush=True)
         if options.print:
             print(told)
@@ -112,6 +112,10 @@ def table(tries: list[dict[str, str]], found: dict[str, str]) -> str:
         "",
         f"Of 80 first tries on SmolLM2, {len(BEFORE)} worked when they were collected, and {works} work now. How they",
         "were collected and judged is said in `benchmarks/first_tries.py`; their code is `first_tries.json` beside it.",
+        "",
+        "Results are plain dicts, ready for JSON. That costs 11 of the tries: eight give a result to `pandas.DataFrame`",
+        "(which takes a dict's entries for columns before it asks anything else; `result.to_dataframe()` is the table),",
+        "one to `torch.tensor`, one asks a result's `items()` for vectors, and one a tensor for its `vector`.",
         "",
         "| try | wish | before | now |",
         "|---|---|---|---|",
