@@ -73,11 +73,16 @@ class Registry:
             fix="apply_steering_vector returns the id, steering_status lists all.",
         )
 
-    def add(self, applied: Applied) -> Applied:
-        """Append `applied` under a new handle and return it."""
+    def reserve(self) -> str:
+        """Return a new handle."""
         with self._lock:
             self._count += 1
-            entry = replace(applied, steering_id=f"steer-{self._count}")
+            return f"steer-{self._count}"
+
+    def add(self, applied: Applied) -> Applied:
+        """Append `applied`, under a new handle where it has none, and return it."""
+        entry = applied if applied.steering_id else replace(applied, steering_id=self.reserve())
+        with self._lock:
             self._entries = (*self._entries, entry)
         return entry
 

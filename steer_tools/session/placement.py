@@ -177,10 +177,10 @@ def place_once(
     return placed
 
 
-def apply(session: Session, placed: Placed, strength: float | None) -> Applied:
+def apply(session: Session, placed: Placed, strength: float | None, steering_id: str = "") -> Applied:
     """Put a placed vector on the live model, on top of what is applied already."""
     applied = Applied(
-        steering_id="",
+        steering_id=steering_id,
         source=placed.source,
         unit=placed.unit,
         strength=placed.strength if strength is None else require_finite(strength),
@@ -229,18 +229,28 @@ def steering(
     """
     session = current_session()
     options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
-    with session.at_work():
-        applied = apply(session, place(session, vector, layer, options), strength)
-        too_long = applied_warnings(session, applied)
+    registry = session.registry
+    steering_id = registry.reserve()
+
+    def take_off() -> None:
+        with session.lock:
+            # It was refused, or somebody has removed it, or everything, or attached another model inside the block.
+            if session.registry is registry and steering_id in {own.steering_id for own in registry.entries()}:
+                session.take_off(lambda registry: registry.remove(steering_id))
+
     try:
+        with session.at_work():
+            applied = apply(session, place(session, vector, layer, options), strength, steering_id)
+            too_long = applied_warnings(session, applied)
         for warning in too_long:
             warnings.warn(warning, stacklevel=3)  # At the caller's `with`.
         yield applied
     finally:
-        with session.lock:
-            # Somebody may have removed it, or everything, inside the block.
-            if applied.steering_id in {entry.steering_id for entry in session.registry.entries()}:
-                session.take_off(lambda registry: registry.remove(applied.steering_id))
+        try:
+            take_off()
+        except BaseException:  # An interrupt.
+            take_off()
+            raise
 
 
 def require_finite(strength: object, name: str = "strength") -> float:

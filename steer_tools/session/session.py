@@ -110,10 +110,16 @@ class Session:
         with self.lock:
             live = self._live()
             if live is None or not live.holds(model):
-                # They may share modules, as a model and its adapter do.
-                with nullcontext() if live is None else live.aside():
-                    engine = engine_around(model, tokenizer, name, template_options)
-                self._replace(engine)
+                engine: Engine | None = None
+                try:
+                    # They may share modules, as a model and its adapter do.
+                    with nullcontext() if live is None else live.aside():
+                        engine = engine_around(model, tokenizer, name, template_options)
+                    self._replace(engine)
+                except BaseException:
+                    if engine is not None and engine is not self._engine:
+                        engine.detach()
+                    raise
             elif (
                 live.tokenizer is not tokenizer
                 or live.info.template_options != (template_options or {})
@@ -220,11 +226,17 @@ class Session:
 
     def _edited(self, engine: Engine, edit: Callable[[Registry], _Result]) -> _Result:
         steered, before = require(engine, AmbientPlans, "What is applied"), self.registry.entries()
+
+        def undo() -> None:
+            self.registry.restore(before)
+            if steered.ambient() != self.registry.plan():
+                steered.set_ambient(self.registry.plan())
+
         try:
             result = edit(self.registry)
             steered.set_ambient(self.registry.plan())
         except BaseException:
-            self.registry.restore(before)
+            undo()
             raise
         return result
 
@@ -258,18 +270,26 @@ class Session:
         engine = live.renewed(tokenizer, name, template_options)
         try:
             engine.set_ambient(self.registry.plan())
+            self._engine, self._is_looked_at, self._typical_norms = engine, True, {}
+            live.detach()
         except BaseException:
-            engine.detach()
+            (live if self._engine is engine else engine).detach()
             raise
-        live.detach()
-        self._engine, self._is_looked_at = engine, True
-        self._typical_norms.clear()
 
     def _replace(self, engine: Engine | None) -> None:
-        if self._engine is not None:
-            self._engine.detach()
-        self._engine, self.registry, self._from_main, self._is_looked_at = engine, Registry(), False, True
-        self._typical_norms.clear()
+        before, registry = self._engine, Registry()
+
+        def put() -> None:
+            self._engine, self.registry, self._typical_norms = engine, registry, {}
+            self._from_main, self._is_looked_at = False, True
+            if before is not None and before is not engine:
+                before.detach()
+
+        try:
+            put()
+        except BaseException:  # An interrupt; it is done whole.
+            put()
+            raise
 
 
 def _located(name_or_path: str, workspace: Workspace) -> str:

@@ -104,8 +104,8 @@ class HuggingFaceEngine:
         marks = TokenMarks(self._tokens.bos_token, self._tokens.answer_start, self._tokens.user_start)
         self._taps = Taps(self.architecture, lambda: self.parts)
         self._hooks = SteeringHooks(self.architecture, self._taps, marks)
-        self._ambient: Plan = ()
         try:
+            self._hooks.put_on()
             self._decoder = Decoder(self.architecture, self._tokens)
             with reporting_to(None):
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
@@ -156,15 +156,21 @@ class HuggingFaceEngine:
 
     def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> "HuggingFaceEngine":
         """Return another engine of the same model; until this one is detached, both have their hooks on it."""
-        with self.aside():
-            engine = HuggingFaceEngine(self._model, tokenizer, name, template_options=template_options)
-        known = (engine.info.fingerprint, *engine.info.other_fingerprints)
-        if engine._state.has_weights_of(self._state):  # It may have been known of which checkpoint they are.
-            known = (self.info.fingerprint, *self.info.other_fingerprints, *known)
-        fingerprint, *others = dict.fromkeys(known)
-        engine.info = replace(
-            engine.info, fingerprint=fingerprint, other_fingerprints=tuple(others), warnings=self.info.warnings
-        )
+        engine: HuggingFaceEngine | None = None
+        try:
+            with self.aside():
+                engine = HuggingFaceEngine(self._model, tokenizer, name, template_options=template_options)
+            known = (engine.info.fingerprint, *engine.info.other_fingerprints)
+            if engine._state.has_weights_of(self._state):  # It may have been known of which checkpoint they are.
+                known = (self.info.fingerprint, *self.info.other_fingerprints, *known)
+            fingerprint, *others = dict.fromkeys(known)
+            engine.info = replace(
+                engine.info, fingerprint=fingerprint, other_fingerprints=tuple(others), warnings=self.info.warnings
+            )
+        except BaseException:
+            if engine is not None:
+                engine.detach()
+            raise
         return engine
 
     def resolve_layer(self, layer: object) -> int:
@@ -270,7 +276,7 @@ class HuggingFaceEngine:
         refuse_unsteerable_state(self._model)
         sampling = Sampling(max_new_tokens)
         encoded = self._tokens.encode(prompt, max_new_tokens)
-        (row,) = self._plans.decided([Row(prompt, self._ambient)])
+        (row,) = self._plans.decided([Row(prompt, self.ambient())])
         after_user = self._plans.after_user(row, encoded)
         ids = torch.tensor([encoded.tokens], device=self.architecture.device)
         passes = dict.fromkeys((placement.site for placement in row.plan), 0)
@@ -319,16 +325,17 @@ class HuggingFaceEngine:
 
     def ambient(self) -> Plan:
         """Return the plan that every other caller sees."""
-        return self._ambient
+        return () if self._hooks.ambient is None else self._hooks.ambient.plan
 
     def set_ambient(self, plan: Plan) -> None:
         """Make every other caller see `plan`; refused plans leave the old one in place.
 
         Taking placements off is never refused, whatever state the model is in.
         """
-        if any(placement not in self._ambient for placement in plan):
+        ambient = self.ambient()
+        if any(placement not in ambient for placement in plan):
             refuse_placements(self.architecture, self._taps, plan)
-        self._hooks.ambient, self._ambient = self._plans.ambient(plan), plan
+        self._hooks.ambient = self._plans.ambient(plan)
 
     @cached_property
     def parts(self) -> tuple[BlockParts, ...]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from steer_tools.core.site import Site
 from steer_tools.engines.facets import Watched
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import in_this_thread
+from steer_tools.engines.huggingface.frames import caller_of_block, caller_outside, is_running
 from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate, StandIn
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
@@ -54,6 +56,7 @@ class Run:
         stop_after: The layer after which the pass is ended.
         decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
         waited: The run that waited, where this is what was decided.
+        plan: What it was compiled from, of what is applied.
         firings: How often each site was edited.
     """
 
@@ -63,6 +66,7 @@ class Run:
     stop_after: int | None = None
     decide: "Callable[[Sequence[Sequence[int]]], Run] | None" = None
     waited: "Run | None" = None
+    plan: Plan = ()
     firings: dict[Site, int] = field(default_factory=dict)
 
     @property
@@ -85,17 +89,20 @@ def compile_plans(plans: Sequence[Plan]) -> dict[Site, SiteEdits]:
 class _Calls:
     """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way.
 
-    With `is_aside` it follows nothing, not even a run; `watchers` look into its calls.
+    With `is_aside` it follows nothing, not even a run; `watchers` look into its calls. When `owner` leaves it, or ends
+    without that, `outer` holds again.
     """
 
     run: Run | None = None
     is_aside: bool = False
     generation: GenerateCall | None = None
     callers: Callers = field(default_factory=Callers)
-    watchers: int = 0
+    watchers: set[object] = field(default_factory=set[object])
     entered_run: Run | None = None
     place: Pass | None = None
     geometry: BatchGeometry | None = None
+    owner: FrameType | None = None
+    outer: "_Calls | None" = None
 
 
 class _PerThread(threading.local):
@@ -111,13 +118,19 @@ class SteeringHooks:
         self._per_thread = _PerThread()
         self.ambient: Run | None = None  # What every call of the model outside a run follows.
         self._reached: dict[Site, Any] = {}
+        self._seeing: dict[Site, object] = {}
         # What rows got that waited, by the `generate` that they belong to, or the cache that a plain call left.
         self._decisions: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
-        self.reach(Site(layer) for layer in range(len(architecture.blocks)))
         self._handles: list[Any] = []
         self._stand_ins: list[StandIn] = []
-        for module in architecture.callables:
-            entering = self._enter(inspect.signature(module.forward), is_decoder=module is architecture.callables[-1])
+
+    def put_on(self) -> None:
+        """Hook the model; `detach` takes off what is on, also where this was interrupted."""
+        self.reach(Site(layer) for layer in range(len(self._architecture.blocks)))
+        for module in self._architecture.callables:
+            entering = self._enter(
+                inspect.signature(module.forward), is_decoder=module is self._architecture.callables[-1]
+            )
             enter, leave = (Hook(call, self._refuse_pickling) for call in (entering, self._leave))
             self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             self._handles.append(module.register_forward_hook(leave, always_call=True))
@@ -132,32 +145,57 @@ class SteeringHooks:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
         for site in sites:
             if site not in self._reached:
+                # Of two hooks at a site, the first of which was put on by a call that an interrupt ended, one acts.
+                self._seeing[site] = seeing = object()
                 # Before others, such as those by which transformers records hidden states: all see the edited stream.
                 self._reached[site] = self._taps.at(site).register(
-                    self._see(site), prepend=True, refuse_pickling=self._refuse_pickling
+                    self._see(site, seeing), prepend=True, refuse_pickling=self._refuse_pickling
                 )
 
     @contextmanager
     def running(self, run: Run) -> Generator[Run]:
         """Let this thread's calls follow `run` instead of what is applied."""
-        before, self._thread.run = self._thread.run, run
-        try:
+        with self._doing(caller_of_block(), run=run):
             yield run
-        finally:
-            self._thread.run = before
 
     @contextmanager
     def aside(self) -> Generator[None]:
         """Let this thread's calls go as if these hooks were not there; other threads follow what is applied."""
-        before, self._thread.is_aside = self._thread.is_aside, True
+        with self._doing(caller_of_block(), is_aside=True):
+            yield
+
+    @contextmanager
+    def _doing(self, owner: FrameType | None, **changes: Any) -> Generator[None]:
+        """Let this thread do something else until the block ends, or, where an interrupt has hit that, its owner."""
+        outer = self._under_way()
+        inner = replace(outer, callers=Callers(), entered_run=None, place=None, geometry=None, **changes)
+        inner.owner, inner.outer = owner, outer
         try:
+            self._per_thread.calls = inner
             yield
         finally:
-            self._thread.is_aside = before
+            # Nothing but this ends: what else has begun, or was ended by nobody, is seen to by itself.
+            calls = self._per_thread.calls
+            if calls is inner:
+                self._per_thread.calls = outer
+            while calls.outer is not None:
+                if calls.outer is inner:
+                    calls.outer = outer
+                calls = calls.outer or outer
 
     @property
     def _thread(self) -> _Calls:
         return self._per_thread.calls
+
+    def _under_way(self) -> _Calls:
+        """Return what this thread is doing, without what an interrupt has ended where no `finally` could say so."""
+        calls = self._per_thread.calls
+        while calls.outer is not None and calls.owner is not None and not is_running(calls.owner):
+            calls = calls.outer
+        self._per_thread.calls = calls
+        if calls.callers.forget_left():
+            calls.place, calls.geometry = None, None
+        return calls
 
     @property
     def _followed(self) -> Run | None:
@@ -171,7 +209,7 @@ class SteeringHooks:
 
     def _is_followed_here(self) -> bool:
         """Return whether a call by this thread would be edited or is looked into, so that its tokens must be known."""
-        return self._steers_here() or self._thread.watchers > 0
+        return self._steers_here() or bool(self._thread.watchers)
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
@@ -197,10 +235,12 @@ class SteeringHooks:
                 "save_edited_model.",
             )
 
-    def _see(self, site: Site) -> Callable[[Tensor], Tensor | None]:
+    def _see(self, site: Site, seeing: object) -> Callable[[Tensor], Tensor | None]:
         ends_block = site.component == "residual"
 
         def see(hidden: Tensor) -> Tensor | None:
+            if self._seeing[site] is not seeing:
+                return None
             # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
             thread = self._thread
             run = thread.entered_run if thread.callers.arguments else self._followed
@@ -256,11 +296,11 @@ class SteeringHooks:
 
     def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            thread = self._thread
+            thread = self._under_way()
             if not thread.callers.arguments or module in thread.callers.arguments:
                 thread.entered_run = self._followed
             arguments = signature.bind_partial(*args, **kwargs).arguments
-            thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})})
+            thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})}, caller_outside())
             run, call = thread.entered_run, thread.generation
             if is_decoder and (run is not None or call is not None or thread.watchers):
                 is_steered = run is not None and run.is_steered
@@ -281,11 +321,8 @@ class SteeringHooks:
         waited, found = self._decisions.get(key, (None, None)) if _can_be_kept(key) else (None, None)
         if found is None or waited is not run:
             prompts = _prompts_of(place, geometry, call, callers)
-            self._per_thread.calls = _Calls()
-            try:
+            with self._doing(inspect.currentframe(), run=None, is_aside=False, generation=None, watchers=set()):
                 found = replace(decide(prompts), waited=run)
-            finally:
-                self._per_thread.calls = waiting
             if call is not None:
                 self._decisions[call] = run, found
         return found
@@ -304,11 +341,8 @@ class SteeringHooks:
     @contextmanager
     def generating(self, call: GenerateCall) -> Generator[None]:
         """Take this thread's passes for those of one `generate` until the block ends."""
-        before, self._thread.generation = self._thread.generation, call
-        try:
+        with self._doing(caller_of_block(), generation=call):
             yield
-        finally:
-            self._thread.generation = before
 
     @contextmanager
     def witnessing(self, sites: Iterable[Site], record: Callable[[Site, Tensor, Tensor], None]) -> Generator[None]:
@@ -335,7 +369,7 @@ class SteeringHooks:
         def note(site: Site, hidden: Tensor) -> None:
             thread = self._thread
             place = thread.place
-            if thread.run is not None or thread.is_aside or place is None:
+            if thread.run is not None or thread.is_aside or place is None or not thread.watchers:
                 return
             in_rows = hidden.unflatten(0, (place.rows, place.tokens)) if hidden.ndim == 2 else hidden
             # A copy: some models go on with it in place.
@@ -344,11 +378,12 @@ class SteeringHooks:
         with ExitStack() as hooks:
             for site in sites:
                 hooks.enter_context(self._taps.at(site).register(in_this_thread(note, site), prepend=False))
-            self._thread.watchers += 1
+            watchers, watcher = self._under_way().watchers, object()
             try:
+                watchers.add(watcher)
                 yield
             finally:
-                self._thread.watchers -= 1
+                watchers.discard(watcher)
 
 
 def _can_be_kept(key: Any) -> bool:

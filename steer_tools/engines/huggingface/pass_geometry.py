@@ -7,12 +7,14 @@ hooks or plans.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from steer_tools.core.positions import BatchGeometry, positions_of
+from steer_tools.engines.huggingface.frames import is_running
 from steer_tools.errors import UnsupportedCallError
 
 # What models call what they keep between steps; most say past_key_values.
@@ -103,17 +105,27 @@ class Callers:
     """The calls that lead to a pass, the whole model's first and the text decoder's last, with their arguments."""
 
     arguments: dict[nn.Module, Mapping[str, Any]] = field(default_factory=dict)
+    frames: dict[nn.Module, FrameType | None] = field(default_factory=dict)
 
-    def enter(self, module: nn.Module, arguments: Mapping[str, Any]) -> None:
-        """Note a call of `module`; one that is entered again was left by an interrupt, of which torch tells no hook."""
+    def enter(self, module: nn.Module, arguments: Mapping[str, Any], frame: FrameType | None) -> None:
+        """Note a call of `module`, which lasts as long as `frame` runs, or else until it is entered again."""
         if module in self.arguments:
             self.arguments.clear()
+            self.frames.clear()
+        self.frames[module] = frame
         self.arguments[module] = arguments
+
+    def forget_left(self) -> bool:
+        """Forget the calls that an interrupt ended, of which torch tells no hook, and return whether there were any."""
+        left = [module for module, frame in self.frames.items() if frame is not None and not is_running(frame)]
+        for module in left:
+            self.leave(module)
+        return bool(left)
 
     def leave(self, module: nn.Module) -> None:
         """Forget the call of `module`, and all inside it."""
         while module in self.arguments:
-            self.arguments.popitem()
+            self.frames.pop(self.arguments.popitem()[0], None)
 
     @property
     def outermost(self) -> Mapping[str, Any]:

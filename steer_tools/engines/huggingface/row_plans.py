@@ -46,13 +46,13 @@ class RowPlans:
             return None
         self._hooks.reach(placement.site for placement in plan)
         if all(placement.condition is None for placement in plan):
-            return Run(compile_plans([plan]))
+            return Run(compile_plans([plan]), plan=plan)
 
         def decide(prompts: Sequence[Sequence[int]]) -> Run:
             rows = self.decided([Row(TokenPrompt(tuple(ids)), plan) for ids in prompts])
             return Run(compile_plans([row.plan for row in rows]))
 
-        return Run(decide=decide)
+        return Run(decide=decide, plan=plan)
 
     def decided(self, rows: Sequence[Row]) -> list[Row]:
         """Check and hook what the rows do, decide their conditions, and return them with what acts on each."""

@@ -1,0 +1,78 @@
+"""Interrupts at a chosen line of the package, or by a real signal at a chosen time, while something runs."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import steer_tools
+
+_PACKAGE = str(Path(steer_tools.__file__).parent) + os.sep
+
+
+class Lines:
+    """Counts the lines of the package that run, and raises KeyboardInterrupt before one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self._at, self.count, self.where = at, 0, ""
+
+    def run(self, call: Callable[[], object]) -> bool:
+        """Run it, and return whether it was interrupted."""
+        sys.settrace(self._entered)
+        try:
+            call()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(_PACKAGE) else None
+
+    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
+        # No signal comes at a `try`, nor where the line of a `with` is told again, when its block ends.
+        if event == "line" and not _source(frame).lstrip().startswith(("with ", "try:")):
+            self.count += 1
+            if self.count == self._at:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_filename.removeprefix(_PACKAGE)}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._line
+
+
+def _source(frame: FrameType) -> str:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+
+
+def lines_of(call: Callable[[], object]) -> int:
+    """Return how many lines of the package it runs."""
+    lines = Lines()
+    lines.run(call)
+    return lines.count
+
+
+def interrupted_after(seconds: float, call: Callable[[], object]) -> bool:
+    """Run it, send this process a signal meanwhile, as Ctrl-C is one, and return whether that interrupted it."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        call()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        return True
+    except Exception as error:
+        # What runs below Python may pass it on as an error of its own.
+        if "KeyboardInterrupt" not in f"{error} {error.__cause__!r} {error.__context__!r}":
+            raise
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return False
