@@ -9,6 +9,8 @@ from steer_tools.progress import is_reported, reporting_to
 
 # Seconds: what is over sooner needs no bar.
 _DELAY = 1.0
+# What is counted means nothing to a reader, and the message says how long it takes.
+_FORMAT = "{desc} {percentage:3.0f} %|{bar:30}|"
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def notebook_bar(name: str) -> Generator[None]:
     with warnings.catch_warnings():
         # Without ipywidgets it writes a line of text.
         warnings.simplefilter("ignore")
-        bar = tqdm(desc=name, leave=False, delay=_DELAY)
+        bar = tqdm(desc=name, leave=False, delay=_DELAY, bar_format=_FORMAT)
     with bar:
 
         def move(done: int, total: int, message: str) -> None:
