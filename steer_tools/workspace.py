@@ -18,6 +18,8 @@ from steer_tools.errors import UnsupportedFeatureError, VectorFileError, Workspa
 
 # A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger.
 MAX_FILE_BYTES = 256 * 2**20
+# Of a path, counted below the root where it is there: what is longer names nothing that anybody keeps.
+MAX_PATH_CHARACTERS, MAX_FOLDERS = 1_000, 32
 # Not every system has both: without the first, opening a named pipe waits for a writer; without the second, Windows
 # translates line ends.
 _NO_WAIT, _BYTES = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)
@@ -65,6 +67,12 @@ class Workspace:
         if len(given.parts) > 1 and given.parts[0] == self.root.name:
             given = given.relative_to(self.root.name)
         absolute = Path(os.path.normpath(self.root / given))
+        depth = len(absolute.parts) - len(self.root.parts)
+        if len(text) > MAX_PATH_CHARACTERS or depth > MAX_FOLDERS:
+            raise WorkspacePathError(
+                f"The path {text[:40]!r}... has {len(text):,} characters and leads through {depth:,} folders",
+                valid=f"at most {MAX_PATH_CHARACTERS:,} characters and {MAX_FOLDERS} folders below the workspace",
+            )
         stays = ".." not in given.parts and absolute != self.root and absolute.is_relative_to(self.root)
         if self.is_confined and not stays:
             raise WorkspacePathError(
@@ -200,9 +208,14 @@ class Workspace:
             ) from error
 
     def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
-        """Yield the files below the root whose names end in one of `suffixes`, in order of name; links are skipped."""
+        """Yield the files below the root whose names end in one of `suffixes`, in order of name.
+
+        Links are skipped, and what lies below more than MAX_FOLDERS folders.
+        """
         for folder, folders, names in os.walk(self.root):
             folders.sort()
+            if len(Path(folder).parts) - len(self.root.parts) >= MAX_FOLDERS:
+                folders.clear()
             for name in sorted(names):
                 path = Path(folder, name)
                 if name.lower().endswith(suffixes) and not name.startswith(".") and not path.is_symlink():

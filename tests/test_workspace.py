@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -13,7 +14,13 @@ from typing import Any
 import pytest
 
 from steer_tools.errors import SteeringError, VectorFileError, WorkspacePathError
-from steer_tools.workspace import ENVIRONMENT_VARIABLE, MAX_FILE_BYTES, Workspace
+from steer_tools.workspace import (
+    ENVIRONMENT_VARIABLE,
+    MAX_FILE_BYTES,
+    MAX_FOLDERS,
+    MAX_PATH_CHARACTERS,
+    Workspace,
+)
 
 SECRET = b"secret"
 
@@ -346,6 +353,40 @@ def test_a_name_that_is_too_long_is_refused(workspace: Workspace, door: Callable
         door(workspace, "a" * 300)
 
     assert tree(workspace.root) == {}
+
+
+@pytest.mark.parametrize(
+    "path", ["d/" * 1200 + "x", "d/" * MAX_FOLDERS + "x", "x" * (MAX_PATH_CHARACTERS + 1)], ids=len
+)
+def test_a_path_that_is_too_long_or_deep_is_refused_and_makes_nothing(workspace: Workspace, path: str) -> None:
+    for door in (workspace.read, workspace.holds, lambda name: workspace.write(name, b"")):
+        with pytest.raises(
+            WorkspacePathError, match=rf"at most {MAX_PATH_CHARACTERS:,} characters and {MAX_FOLDERS} fol"
+        ):
+            door(path)
+
+    assert not any(workspace.root.rglob("*"))
+    deepest = "d/" * (MAX_FOLDERS - 1) + "x.pt"
+    workspace.write(deepest, b"1")
+    assert [*workspace.files((".pt",))] == [workspace.root / deepest]
+
+
+def test_folders_that_others_made_too_deep_are_passed_over(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = workspace.root
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    for _ in range(1500):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("x.pt").touch()
+    os.chdir(folder)
+    workspace.write("y.pt", b"1")
+
+    found = [*workspace.files((".pt",))]
+    subprocess.run(["rm", "-rf", "d"], cwd=folder, check=True)  # It is too deep for Python, too.
+    assert found == [folder / "y.pt"]
 
 
 def test_a_refused_read_leaves_no_file_open(workspace: Workspace, outside: Path) -> None:
