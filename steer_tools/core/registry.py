@@ -15,7 +15,8 @@ from steer_tools.errors import UnknownSteeringIdError
 class Applied:
     """One apply call: the placements of strength 1 in its unit, and the strength they share.
 
-    `source` says where the vector came from; `target` and `condition` are as they were asked for.
+    `source` says where the vector came from; `target` and `condition` are as they were asked for; `digests` are the
+    SHA-256 that the vector's files had, by their paths.
     """
 
     steering_id: str
@@ -25,6 +26,7 @@ class Applied:
     unit_placements: Plan
     target: float | None = None
     condition: str | None = None
+    digests: tuple[tuple[str, str], ...] = ()
 
     @property
     def placements(self) -> Plan:

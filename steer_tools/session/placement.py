@@ -41,6 +41,7 @@ class Placed:
         warnings: What the one who applies it should know.
         chosen_strength: What an experiment chose in this unit, if one did.
         taken: What else it chose and the caller left out, in words.
+        digests: The SHA-256 of its files, by their paths.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Placed:
     warnings: tuple[str, ...]
     chosen_strength: float | None = None
     taken: tuple[str, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
 
     @property
     def strength(self) -> float:
@@ -187,6 +189,7 @@ def apply(session: Session, placed: Placed, strength: float | None, steering_id:
         unit_placements=placed.unit_placements,
         target=placed.target,
         condition=placed.condition,
+        digests=placed.digests,
     )
     return session.change(lambda registry: registry.add(applied))
 
@@ -304,6 +307,7 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
         tuple(dict.fromkeys(warnings)),
         chosen_strength=chosen.strength if chosen is not None and chosen.unit == unit else None,
         taken=tuple(f"{name} {value}" for name, value in taken.items() if value != str(GENERATED)),
+        digests=loaded.digests,
     )
 
 
@@ -329,6 +333,7 @@ def _together(placed: Sequence[tuple[Placed, float]]) -> Placed:
         warnings=tuple(dict.fromkeys(warning for one, _ in placed for warning in one.warnings)),
         chosen_strength=None,
         taken=(),
+        digests=tuple(digest for one, _ in placed for digest in one.digests),
     )
 
 

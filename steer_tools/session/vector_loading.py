@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from torch import Tensor
 
+from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ForeignVectorError, LayerError, SteeringError
@@ -30,11 +31,12 @@ _IN_MEMORY = "a vector in memory"
 
 @dataclass(frozen=True)
 class LoadedForModel:
-    """A vector, where it came from, and what its user should know."""
+    """A vector, where it came from, what its user should know, and the SHA-256 of its file, where it is one file."""
 
     vector: SteeringVector
     source: str
     warnings: tuple[str, ...]
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 def load_for_model(
@@ -54,7 +56,23 @@ def load_for_model(
         ForeignVectorError: It was made on a model of another width, or, unless allowed, of another kind.
     """
     read, source = read_vector_like(session.workspace, vector, layers_if_unknown)
-    return LoadedForModel(read, source, tuple(_refuse_foreign(session, read, source, allow=allow_other_model)))
+    warnings = tuple(_refuse_foreign(session, read, source, allow=allow_other_model))
+    digests: tuple[tuple[str, str], ...] = ()
+    if isinstance(vector, str | os.PathLike):
+        name = locate(vector, session.workspace).name
+        digest = _digest(session.workspace, name)
+        digests = ((str(session.workspace.resolve(name)), digest),) if digest else ()
+    return LoadedForModel(read, source, warnings, digests)
+
+
+def changed_files(workspace: Workspace, applied: Applied) -> list[str]:
+    """Return the files of an applied vector that hold something else by now, or are gone."""
+    return [path for path, digest in applied.digests if _digest(workspace, path) != digest]
+
+
+def _digest(workspace: Workspace, name: str) -> str | None:
+    """Return the SHA-256 of a file; None where there is none, as of a set's folder."""
+    return sha256(workspace.read(name)).hexdigest() if workspace.holds(name) else None
 
 
 def read_vector_like(

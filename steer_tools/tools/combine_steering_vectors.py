@@ -22,7 +22,7 @@ from steer_tools.tools.rendering import (
     table,
     warning_lines,
 )
-from steer_tools.tools.resolving import locked_session
+from steer_tools.tools.resolving import locked_session, overwritten_warnings
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 VectorPaths = Annotated[list[str], given.Doc("Saved vectors."), MinLen(1)]
@@ -85,6 +85,7 @@ def combine_steering_vectors(
                     for o in oppositions(vectors, factors)
                 ),
                 *written.warnings,
+                *overwritten_warnings(session),
             ],
         )
 

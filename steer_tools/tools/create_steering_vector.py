@@ -17,7 +17,7 @@ from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
-from steer_tools.tools.resolving import bypass_warnings, locked_session
+from steer_tools.tools.resolving import bypass_warnings, locked_session, overwritten_warnings
 from steer_tools.tools.results import one_or_list, one_or_list_rounded
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def create_steering_vector(
                 *extraction.warnings,
                 *bypass_warnings(session, (*contrast.positive, *contrast.negative)),
                 *written.warnings,
+                *overwritten_warnings(session),
             ],
         )
 

@@ -45,6 +45,19 @@ def bypass_warnings(session: Session, prompts: Sequence[Prompt]) -> list[str]:
     return [f"{told}give messages, as a user's are, to steer what it answers."] if count else []
 
 
+def overwritten_warnings(session: Session) -> list[str]:
+    """Say of each applied vector whose file holds something else by now that it acts as it was."""
+    from steer_tools.session.vector_loading import changed_files
+
+    changed = {entry.steering_id: changed_files(session.workspace, entry) for entry in session.registry.entries()}
+    return [
+        f"{steering_id} was applied from {' and '.join(paths)}, which holds something else now; it acts as it was: "
+        "apply the file again for what is in it."
+        for steering_id, paths in changed.items()
+        if paths
+    ]
+
+
 def require_at_least_one(name: str, value: object) -> None:
     """Refuse what is no whole number from 1.
 

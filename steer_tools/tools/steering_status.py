@@ -22,7 +22,10 @@ _MOST_SAVED = 50
 
 
 class AppliedStatus(TypedDict):
-    """One applied vector; `residual_strength` as apply_steering_vector gave it."""
+    """One applied vector; `residual_strength` as apply_steering_vector gave it.
+
+    `file_changed`: its file holds something else by now, or is gone; what acts is what it held.
+    """
 
     steering_id: str
     vector_path: str
@@ -35,6 +38,7 @@ class AppliedStatus(TypedDict):
     target: float | None
     positions: str
     condition: str | None
+    file_changed: bool
 
 
 class SavedStatus(TypedDict):
@@ -76,6 +80,8 @@ def steering_status() -> StatusResult:
 
 
 def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
+    from steer_tools.session.vector_loading import changed_files
+
     first = entry.unit_placements[0]
     return AppliedStatus(
         steering_id=entry.steering_id,
@@ -89,6 +95,7 @@ def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
         target=entry.target,
         positions=str(first.positions),
         condition=entry.condition,
+        file_changed=bool(changed_files(session.workspace, entry)),
     )
 
 

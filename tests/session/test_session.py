@@ -17,6 +17,7 @@ from helpers.small_models import NEGATIVE, POSITIVE, PROMPTS, make_model, make_t
 from steer_tools import (
     apply_steering_vector,
     attach_model,
+    combine_steering_vectors,
     compare_generations,
     create_steering_vector,
     detach_model,
@@ -238,3 +239,24 @@ def test_a_comparison_in_one_thread_never_sees_anothers_rows(llama_session: Sess
 
     assert together == alone * 4
     assert alone[0]["variants"] != alone[2]["variants"]
+
+
+def test_the_file_of_an_applied_vector_that_is_written_anew_is_told_of(llama_session: Session) -> None:
+    create_steering_vector(POSITIVE, NEGATIVE, 2, "v")
+    apply_steering_vector("v")
+    before = llama_session.registry.plan()
+
+    same = create_steering_vector(POSITIVE, NEGATIVE, 2, "v")["warnings"]
+    assert not any("holds something else" in warning for warning in same)
+    assert [entry["file_changed"] for entry in steering_status()["applied"]] == [False]
+    other = create_steering_vector(NEGATIVE, POSITIVE, 2, "v")["warnings"]
+    assert any("steer-1 was applied from" in warning for warning in other)
+    assert [entry["file_changed"] for entry in steering_status()["applied"]] == [True]
+    assert llama_session.registry.plan() == before
+
+    apply_steering_vector("v")
+    assert [entry["file_changed"] for entry in steering_status()["applied"]] == [True, False]
+    combined = combine_steering_vectors(["v", "v"], "v")["warnings"]
+    assert sum("holds something else" in warning for warning in combined) == 2
+    (llama_session.workspace.root / "v.safetensors").unlink()
+    assert [entry["file_changed"] for entry in steering_status()["applied"]] == [True, True]

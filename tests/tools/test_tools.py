@@ -382,6 +382,7 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
             "target": None,
             "positions": "all",
             "condition": None,
+            "file_changed": False,
         }
     ]
     broken, good = status["saved"]
