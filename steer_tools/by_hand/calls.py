@@ -72,7 +72,13 @@ def _acting(
 
     options = inspect.signature(steering).parameters
     taken = [name for name in kwargs if options.keys() & {name, *SYNONYMS.get(name, ())}]
-    if not vectors and args and taken and any(next(iter(own)) in SYNONYMS.get(name, ()) for name in kwargs):
+    if (
+        not vectors
+        and args
+        and not _is_model(args[0])
+        and taken
+        and any(next(iter(own)) in SYNONYMS.get(name, ()) for name in kwargs)
+    ):
         vectors, taken, kwargs, args = ["vector"], [*taken, "vector"], {**kwargs, "vector": args[0]}, args[1:]
     if not vectors:
         return nullcontext(), args, kwargs

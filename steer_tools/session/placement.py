@@ -232,8 +232,7 @@ def steering(
     """
     session = current_session()
     options = PlacementOptions(unit, intervention, target, positions, condition, layer_weights, allow_other_model)
-    registry = session.registry
-    steering_id = registry.reserve()
+    registry, steering_id = session.registry, ""
 
     def take_off() -> None:
         with session.lock:
@@ -243,7 +242,10 @@ def steering(
 
     try:
         with session.at_work():
-            applied = apply(session, place(session, vector, layer, options), strength, steering_id)
+            placed = place(session, vector, layer, options)
+            registry = session.registry  # A model that is found in the main namespace comes with its own.
+            steering_id = registry.reserve()
+            applied = apply(session, placed, strength, steering_id)
             too_long = applied_warnings(session, applied)
         for warning in too_long:
             warnings.warn(warning, stacklevel=3)  # At the caller's `with`.

@@ -71,8 +71,10 @@ def changed_files(workspace: Workspace, applied: Applied) -> list[str]:
 
 
 def _digest(workspace: Workspace, name: str) -> str | None:
-    """Return the SHA-256 of a file; None where there is none, as of a set's folder."""
-    return sha256(workspace.read(name)).hexdigest() if workspace.holds(name) else None
+    """Return the SHA-256 of a file; None where there is none that can be read, as of a set's folder."""
+    with suppress(SteeringError):
+        return sha256(workspace.read(name)).hexdigest()
+    return None
 
 
 def read_vector_like(

@@ -24,6 +24,7 @@ from steer_tools import (
     generate,
     load_model,
     remove_steering_vector,
+    steering,
     steering_status,
     update_steering_vector,
 )
@@ -260,3 +261,26 @@ def test_the_file_of_an_applied_vector_that_is_written_anew_is_told_of(llama_ses
     assert sum("holds something else" in warning for warning in combined) == 2
     (llama_session.workspace.root / "v.safetensors").unlink()
     assert [entry["file_changed"] for entry in steering_status()["applied"]] == [True, True]
+
+
+def test_steering_a_model_that_the_main_namespace_brings_ends_with_its_block(
+    llama_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = create()
+    detach_model()
+    monkeypatch.setattr(sys.modules["__main__"], "model", make_model("llama"), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "tokenizer", make_tokenizer(), raising=False)
+
+    with steering(path, strength=0.1):
+        assert len(llama_session.registry) == 1
+    assert len(llama_session.registry) == 0
+    assert llama_session.engine.ambient() == ()
+
+
+def test_a_changed_file_that_cannot_be_read_does_not_break_the_status(llama_session: Session) -> None:
+    path = Path(create())
+    apply_steering_vector("v")
+    path.unlink()
+    path.mkdir()
+
+    assert [entry["file_changed"] for entry in steering_status()["applied"]] == [True]
