@@ -9,8 +9,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,6 +25,14 @@ MAX_PATH_CHARACTERS, MAX_FOLDERS = 1_000, 32
 # translates line ends.
 _NO_WAIT, _BYTES = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)
 ENVIRONMENT_VARIABLE = "STEER_TOOLS_WORKSPACE"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a save may replace: a file of which `holds` is true. `name` says, with its article, what such a file is."""
+
+    name: str
+    holds: Callable[[BinaryIO], bool]
 
 
 class Workspace:
@@ -138,21 +147,29 @@ class Workspace:
         except OSError as error:
             raise VectorFileError(f"{target} cannot be read ({error.strerror})", fix="Choose another path.") from error
 
-    def write(self, path: str | os.PathLike[str], content: bytes) -> Path:
-        """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path."""
-        (target,) = self.write_together({str(self.resolve(path)): content})
+    def write(self, path: str | os.PathLike[str], content: bytes, *, replaces: Kind | None = None) -> Path:
+        """Write `content` to `path`, whole or not at all, making missing folders; return the absolute path.
+
+        What is there already is replaced only where it is of the kind `replaces`, if that is given.
+        """
+        name = str(self.resolve(path))
+        (target,) = self.write_together({name: content}, replaces={name: replaces} if replaces else None)
         return target
 
-    def write_together(self, contents: Mapping[str, bytes]) -> list[Path]:
+    def write_together(
+        self, contents: Mapping[str, bytes], *, replaces: Mapping[str, Kind] | None = None
+    ) -> list[Path]:
         """Write several files of one folder; no name is changed before all contents are on the disk.
 
-        Return the absolute paths in their order.
+        `replaces` says by path of which kind a file must be that is replaced. Return the absolute paths in their order.
 
         Raises:
-            VectorFileError: A file cannot be written; files that were there are as before.
+            VectorFileError: A file cannot be written, or is there already and of another kind than may be replaced;
+                files that were there are as before.
             WorkspacePathError: A path lies outside a confined root.
         """
         targets = {self.resolve(path): content for path, content in contents.items()}
+        kinds = {self.resolve(path): kind for path, kind in (replaces or {}).items()}
         first = next(iter(targets))
         try:
             with self._parent(first, create=True) as (folder, base):
@@ -164,8 +181,10 @@ class Workspace:
                         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES | self._no_follow
                         with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
                             file.write(content)
-                    for name in parts:
+                    for target, name in zip(targets, parts, strict=True):
                         _refuse_folder(name, folder)
+                        if target in kinds:
+                            self._refuse_stranger(target, name, folder, kinds[target])
                     for name, part in parts.items():
                         os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
@@ -174,10 +193,23 @@ class Workspace:
                             os.unlink(part, dir_fd=folder)
                     raise
         except OSError as error:
-            raise VectorFileError(
-                f"{first} cannot be written ({error.strerror})", fix="Choose another save_path."
-            ) from error
+            raise _unwritable(first, error) from error
         return list(targets)
+
+    def refuse_strangers(self, replaces: Mapping[str, Kind]) -> None:
+        """Refuse files that `write_together` would not replace, before there is anything to write.
+
+        Raises:
+            VectorFileError: A file is there and of another kind, or cannot be read.
+            WorkspacePathError: A path lies outside a confined root.
+        """
+        for path, kind in replaces.items():
+            target = self.resolve(path)
+            try:
+                with suppress(FileNotFoundError), self._parent(target, create=False) as (folder, base):
+                    self._refuse_stranger(target, base / target.name, folder, kind)
+            except OSError as error:
+                raise _unwritable(target, error) from error
 
     @contextmanager
     def new_folder(self, path: str | os.PathLike[str]) -> Generator[Path]:
@@ -220,6 +252,19 @@ class Workspace:
                 path = Path(folder, name)
                 if name.lower().endswith(suffixes) and not name.startswith(".") and not path.is_symlink():
                     yield path
+
+    def _refuse_stranger(self, target: Path, name: Path, folder: int | None, kind: Kind) -> None:
+        """Refuse to replace a file of another kind; an empty one holds nothing that could be lost."""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(name, os.O_RDONLY | _NO_WAIT | _BYTES | self._no_follow, dir_fd=folder)
+            with os.fdopen(descriptor, "rb") as file:
+                there = os.fstat(descriptor)
+                if not stat.S_ISREG(there.st_mode) or (there.st_size and not kind.holds(file)):
+                    raise VectorFileError(
+                        f"{target} is there already and is not {kind.name}: it would be lost",
+                        valid=f"a new path, or that of {kind.name}",
+                        fix="Choose another path, or move that file away.",
+                    )
 
     @contextmanager
     def _parent(self, target: Path, *, create: bool) -> Generator[tuple[int | None, Path]]:
@@ -286,6 +331,10 @@ def path_text(path: object) -> str:
 
 def _no_file(path: object) -> WorkspacePathError:
     return WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path")
+
+
+def _unwritable(target: Path, error: OSError) -> VectorFileError:
+    return VectorFileError(f"{target} cannot be written ({error.strerror})", fix="Choose another save_path.")
 
 
 def _names_a_file(text: str) -> bool:

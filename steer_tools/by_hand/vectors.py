@@ -167,7 +167,8 @@ def save_vector(
     Raises:
         UnsupportedFeatureError: The format cannot hold the vector's layers or component.
         ArgumentError: There is no such format, the path ends as another format's do, or it is no vector.
-        VectorFileError: It cannot be written, or a file beside it would say something else of it.
+        VectorFileError: It cannot be written, what is there already is no vector, or a file beside it would say
+            something else of it.
         WorkspacePathError: The path leaves a confined workspace.
     """
     workspace = workspace or current_session().workspace

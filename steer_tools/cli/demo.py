@@ -23,6 +23,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.questions import pooling_of, propensities, questions
 from steer_tools.experiments.null_distribution import random_plans
+from steer_tools.figures import SIGNED, signed
 from steer_tools.figures.text_cards import text_cards
 from steer_tools.formats import read_vector
 from steer_tools.prompts import PromptLike
@@ -67,8 +68,8 @@ def run_demo(*, model: str, workspace: str | None, as_json: bool, is_fallback: b
         picture = text_cards(
             [report.cards(study) for study in findings.studies], title=f"Steering {report.described(findings.model)}"
         )
-        picture_path = files.write(f"{FOLDER}/{report.PICTURE}", picture.encode())
-        report_path = files.write(f"{FOLDER}/report.md", report.markdown(findings).encode())
+        picture_path = files.write(f"{FOLDER}/{report.PICTURE}", signed(picture), replaces=SIGNED)
+        report_path = files.write(f"{FOLDER}/report.md", signed(report.markdown(findings)), replaces=SIGNED)
     if as_json:
         show_json(report.document(findings, report_path, picture_path))
     else:

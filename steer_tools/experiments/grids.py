@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
@@ -19,7 +20,7 @@ from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.session.placement import Placed
-from steer_tools.workspace import Workspace
+from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
 # The chosen cell is the gentlest that has at least this share of the largest effect within the budget.
@@ -159,7 +160,12 @@ class CellFile:
     key: str
 
     def load(self) -> dict[int, list[Cell]]:
-        """Return the cells of each layer that were measured before; none where the file is of another grid."""
+        """Return the cells of each layer that were measured before; none where the file is of another grid.
+
+        Raises:
+            VectorFileError: It holds something else than cells, which `save` would not replace.
+        """
+        self.workspace.refuse_strangers({self.path: CELLS})
         if not self.workspace.holds(self.path):
             return {}
         try:
@@ -173,7 +179,26 @@ class CellFile:
     def save(self, cells: Sequence[Cell]) -> None:
         """Write the cells."""
         content = {"key": self.key, "cells": [asdict(cell) for cell in cells]}
-        self.workspace.write(self.path, json.dumps(content, indent=1, default=np.ndarray.tolist).encode())
+        text = json.dumps(content, indent=1, default=np.ndarray.tolist)
+        self.workspace.write(self.path, text.encode(), replaces=CELLS)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    cells: list[dict[str, Any]]
+
+
+def _are_in(file: BinaryIO) -> bool:
+    try:
+        _Document.model_validate_json(file.read(MAX_FILE_BYTES))
+    except ValidationError:
+        return False
+    return True
+
+
+CELLS = Kind("the file of a sweep's cells", _are_in)
 
 
 def key_of(*parts: object) -> str:

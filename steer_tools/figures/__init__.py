@@ -1,8 +1,12 @@
-"""Figures as PNG, and what all of them share: colours, the canvas, the look of axes. Must not know what is drawn."""
+"""Figures as PNG, and what all of them share: colours, the canvas, the look of axes, and the sign that they are ours,
+by which a save tells what it may replace. Must not know what is drawn."""
 
 import io
+import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
+
+from steer_tools.workspace import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,6 +15,10 @@ if TYPE_CHECKING:
 
 # Orange and blue differ for every kind of colour blindness.
 STEERED, AGAINST, OTHER, INK, FAINT = "#c2410c", "#1d4ed8", "#64748b", "#1e293b", "#cbd5e1"
+
+
+_SOFTWARE = "steer-tools"
+_SIGNATURE = b"<!-- Written by steer-tools -->\n"
 
 
 def new_figure(width: float, height: float, title: str) -> "Figure":
@@ -28,8 +36,28 @@ def png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": _SOFTWARE})
     return picture.getvalue()
+
+
+def signed(text: str) -> bytes:
+    """Return Markdown, HTML or SVG with a comment behind it that says who wrote it."""
+    return f"{text.rstrip()}\n\n".encode() + _SIGNATURE
+
+
+def _is_picture(file: BinaryIO) -> bool:
+    # Its texts stand before the pixels.
+    return f"Software\0{_SOFTWARE}".encode() in file.read(1024)
+
+
+def _is_signed(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(_SIGNATURE)))
+    return file.read() == _SIGNATURE
+
+
+PICTURE = Kind("a picture that steer-tools drew", _is_picture)
+SIGNED = Kind("a page that ends as steer-tools writes it", _is_signed)
 
 
 def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:

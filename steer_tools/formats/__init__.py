@@ -11,9 +11,10 @@ from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import BinaryIO
 
 from steer_tools.core.vectors import SteeringVector
-from steer_tools.errors import ArgumentError, UnsupportedFeatureError, VectorFileError
+from steer_tools.errors import ArgumentError, SteeringError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat
 from steer_tools.formats.pt_format import PtFormat
 from steer_tools.formats.rotalabs_format import (
@@ -26,7 +27,7 @@ from steer_tools.formats.rotalabs_format import (
 )
 from steer_tools.formats.steering_vectors_package import from_steering_vectors as from_steering_vectors
 from steer_tools.formats.steering_vectors_package import to_steering_vectors as to_steering_vectors
-from steer_tools.workspace import Workspace, path_text
+from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
 # A zip archive is .npz before it is .pt.
@@ -155,11 +156,31 @@ def write_vector(
             valid="format_name='rotalabs', which writes both files",
             fix="Or remove it, or choose another path.",
         )
-    contents = {name: encoded.data}
+    contents, kinds = {name: encoded.data}, {name: _VECTOR}
     if encoded.sidecar is not None and beside is not None:
         contents[beside] = encoded.sidecar
-    workspace.write_together(contents)
+        kinds[beside] = Kind(
+            f"the description of a {chosen.suffix} file", lambda file: chosen.describes(file.read(MAX_FILE_BYTES))
+        )
+    workspace.write_together(contents, replaces=kinds)
     return Written(target.with_name(Path(name).name), chosen, chosen.lost(vector), vector.layers)
+
+
+def _is_vector(file: BinaryIO) -> bool:
+    """Return whether any format reads a vector in a file, of which the layer may be known to others only."""
+    data = file.read(MAX_FILE_BYTES + 1)
+    return len(data) <= MAX_FILE_BYTES and any(_reads(one, data) for one in FORMATS if one.claims(data))
+
+
+def _reads(vector_format: VectorFormat, data: bytes) -> bool:
+    try:
+        vector_format.decode(Encoded(data), "the file", Unsaid(layer=0))
+    except SteeringError:
+        return False
+    return True
+
+
+_VECTOR = Kind("a steering vector", _is_vector)
 
 
 def read_vector(

@@ -82,6 +82,10 @@ class VectorFormat(ABC):
     def claims(self, data: bytes) -> bool:
         """Return whether a file that begins so is of this format, as far as its beginning tells."""
 
+    def describes(self, data: bytes) -> bool:
+        """Return whether that is what a file beside one of this format holds."""
+        return False
+
     @abstractmethod
     def encode(self, vector: SteeringVector) -> Encoded:
         """Return the file's bytes, or raise `UnsupportedFeatureError` where the format cannot hold the vector."""

@@ -41,6 +41,14 @@ class NpyFormat(VectorFormat):
         return data.startswith(b"\x93NUMPY")
 
     @override
+    def describes(self, data: bytes) -> bool:
+        try:
+            _Sidecar.parse(data, self.name)
+        except VectorFileError:
+            return False
+        return True
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()

@@ -46,6 +46,10 @@ class RotalabsFormat(VectorFormat):
         return False  # Without its description, the tensor is any tensor.
 
     @override
+    def describes(self, data: bytes) -> bool:
+        return description_of(data) is not None
+
+    @override
     def encode(self, vector: SteeringVector) -> Encoded:
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()

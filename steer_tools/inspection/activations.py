@@ -5,10 +5,10 @@ It must not know vectors.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -22,8 +22,10 @@ from steer_tools.errors import ArgumentError, LayerError, VectorFileError
 from steer_tools.formats.safetensors_format import ACTIVATIONS_KEY, metadata_of
 from steer_tools.prompts import PromptLike, is_single, parse_prompts, plain
 from steer_tools.session.session import Session, current_session
+from steer_tools.workspace import Kind
 
 ENDING = ".safetensors"
+_MOST_HEADER_BYTES = 100_000_000  # The library's own limit.
 _Values_co = TypeVar("_Values_co", covariant=True)
 
 # One place of each prompt, a mean over several, or all.
@@ -144,11 +146,11 @@ class LayerActivations(ByLayer[_Values_co]):
         """Write a safetensors file in the workspace, with a tensor `layer.<n>` of this shape, and return its path.
 
         Raises:
-            VectorFileError: It cannot be written.
+            VectorFileError: It cannot be written, or what is there already holds no activations.
         """
         tensors = {f"layer.{layer}": self._rows(layer).contiguous() for layer in self}
         content = save(tensors, metadata={ACTIVATIONS_KEY: self._description.model_dump_json()})
-        return str(current_session().workspace.write(_with_ending(path), content))
+        return str(current_session().workspace.write(_with_ending(path), content, replaces=ACTIVATIONS))
 
     def _rows(self, layer: int) -> Tensor:
         values: Any = self[layer]
@@ -179,6 +181,27 @@ def load_activations(path: str) -> LayerActivations[Any]:
     except (SafetensorError, ValidationError, ValueError, KeyError, RuntimeError) as error:
         raise VectorFileError(f"{path} holds no activations", valid="a file of save_activations") from error
     return LayerActivations(dict(sorted(by_layer.items())), description)
+
+
+class _Metadata(BaseModel):
+    description: Json[_Description] = Field(alias=ACTIVATIONS_KEY)
+
+
+class _Header(BaseModel):
+    metadata: _Metadata = Field(alias="__metadata__")
+
+
+def _are_in(file: BinaryIO) -> bool:
+    """Return whether the header says so; the numbers behind it may fill the memory."""
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        _Header.model_validate_json(file.read(min(length, _MOST_HEADER_BYTES)))
+    except ValidationError:
+        return False
+    return True
+
+
+ACTIVATIONS = Kind("a file of activations", _are_in)
 
 
 @overload

@@ -7,18 +7,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import BaseModel, ValidationError
 
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.experiments.text_sweeps import TextSweep
+from steer_tools.figures import PICTURE, SIGNED, signed
 from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document, text_sweep_document
 from steer_tools.reports.markdown import code, literal
 from steer_tools.reports.method_sections import choice_blocks, limit_blocks, setting_blocks, usage_blocks
 from steer_tools.reports.pictures import heat_map_picture, overview_picture, text_heat_map_picture
 from steer_tools.reports.result_sections import control_blocks, effect_blocks, example_blocks, side_effect_blocks
 from steer_tools.reports.words import VERDICTS
-from steer_tools.workspace import Workspace
+from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace
 
 HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"
 TABLE, SWEEP_DOCUMENT = "sweep.md", "sweep.json"
@@ -88,7 +92,7 @@ def save_experiment(workspace: Workspace, folder: str, experiment: Experiment, f
         WorkspacePathError: The folder lies outside a confined root.
     """
     contents = {
-        REPORT: experiment_markdown(experiment, facts).encode(),
+        REPORT: signed(experiment_markdown(experiment, facts)),
         HEAT_MAP: heat_map_picture(experiment.swept, experiment.evaluation_set.behavior.name, facts),
         DOCUMENT: _json(experiment_document(experiment, facts)),
         EVIDENCE: overview_picture(experiment, facts),
@@ -106,7 +110,7 @@ def save_sweep(
         WorkspacePathError: The folder lies outside a confined root.
     """
     contents = {
-        TABLE: sweep_markdown(swept, evaluation_set, facts).encode(),
+        TABLE: signed(sweep_markdown(swept, evaluation_set, facts)),
         HEAT_MAP: heat_map_picture(swept, evaluation_set.behavior.name, facts),
         SWEEP_DOCUMENT: _json(sweep_document(swept, evaluation_set, facts)),
     }
@@ -134,7 +138,7 @@ def save_text_sweep(workspace: Workspace, folder: str, swept: TextSweep, metric:
             f"{after:g}: {literal(steered)}",
         ]
     contents = {
-        TABLE: ("\n\n".join(blocks) + "\n").encode(),
+        TABLE: signed("\n\n".join(blocks)),
         HEAT_MAP: text_heat_map_picture(swept, metric),
         SWEEP_DOCUMENT: _json(text_sweep_document(swept, metric, facts)),
     }
@@ -142,7 +146,24 @@ def save_text_sweep(workspace: Workspace, folder: str, swept: TextSweep, metric:
 
 
 def _write(workspace: Workspace, folder: str, contents: Mapping[str, bytes]) -> ReportFiles:
-    return ReportFiles(*workspace.write_together({f"{folder}/{name}": own for name, own in contents.items()}))
+    files = {f"{folder}/{name}": content for name, content in contents.items()}
+    kinds = {path: KINDS[Path(path).suffix] for path in files}
+    return ReportFiles(*workspace.write_together(files, replaces=kinds))
+
+
+class _Document(BaseModel):
+    facts: dict[str, Any]
+    chosen: dict[str, Any]
+
+
+def _is_document(file: BinaryIO) -> bool:
+    try:
+        return "version" in _Document.model_validate_json(file.read(MAX_FILE_BYTES)).facts
+    except ValidationError:
+        return False
+
+
+KINDS = {".md": SIGNED, ".png": PICTURE, ".json": Kind("the JSON of a sweep or an experiment", _is_document)}
 
 
 def _json(document: Json) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
+from steer_tools.figures import PICTURE
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -123,7 +124,7 @@ def ablate_component(
             effects.setdefault(part.place, []).append(mean)
         folder = save_folder or f"ablations/{component}_{name}"
         drawn = ablation_picture(parts, means, name, _LABELS[measure])
-        picture = session.workspace.write(f"{folder}/{_ABLATIONS}", drawn)
+        picture = session.workspace.write(f"{folder}/{_ABLATIONS}", drawn, replaces=PICTURE)
         return short(
             AblationResult(
                 component=component,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
+from steer_tools.figures import PICTURE, SIGNED, signed
 from steer_tools.figures.strips import Strip, strip_page, strip_picture
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
@@ -181,8 +182,9 @@ def _saved_strips(
         return None, None
     strips = [Strip.of(p.texts, p.values[site], p.counts) for p in projections]
     title = "Projection of each token on the vector"
-    drawn, page = strip_picture(strips, title=title), strip_page(strips, title=title).encode()
-    paths = session.workspace.write_together({f"{folder}/{_PICTURE}": drawn, f"{folder}/{_PAGE}": page})
+    picture, page = f"{folder}/{_PICTURE}", f"{folder}/{_PAGE}"
+    contents = {picture: strip_picture(strips, title=title), page: signed(strip_page(strips, title=title))}
+    paths = session.workspace.write_together(contents, replaces={picture: PICTURE, page: SIGNED})
     return str(paths[0]), str(paths[1])
 
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
+from steer_tools.figures import PICTURE
 from steer_tools.prompts import PromptLike, parse_prompt
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -109,7 +110,8 @@ def patch_activations(
         sites = [Site(layer, component) for layer in resolved_layers(session, layers, engine.info.steerable_layers)]
         run = patch if method == "exact" else attribute
         found = run(engine, Pair(source, target, answer), sites, position)
-        picture = session.workspace.write(f"{save_folder or 'patches'}/{_PICTURE}", patch_picture(found, component))
+        path, drawn = f"{save_folder or 'patches'}/{_PICTURE}", patch_picture(found, component)
+        picture = session.workspace.write(path, drawn, replaces=PICTURE)
         recovered, places = found.recovered, [place for _, place in found.tokens.places]
         order = [
             divmod(index, recovered.shape[1])

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.core.site import Site
 from steer_tools.errors import ArgumentError
+from steer_tools.figures import PICTURE
 from steer_tools.figures.strips import Strip
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
@@ -111,6 +112,7 @@ def project_activations(
         found = read_along(session, along, parsed, labelled, pooling)
         name, shown = Path(loaded.source).stem, list(along.by_site) if wanted else _spread(list(along.by_site))
         pictures = projection_pictures(found, name, save_folder or f"projections/{name}")
+        kinds = dict.fromkeys(pictures, PICTURE)
         return ProjectionResult(
             vector_path=loaded.source,
             component=loaded.vector.component,
@@ -119,7 +121,7 @@ def project_activations(
             detectors=[_status(site, detector) for site, detector in found.detectors.items()],
             thresholds=short(_by_layer(found.thresholds)),
             prompts=[_reading(reading, found.thresholds, shown) for reading in found.prompts],
-            picture_paths=[*map(str, session.workspace.write_together(pictures))] if pictures else [],
+            picture_paths=[*map(str, session.workspace.write_together(pictures, replaces=kinds))] if pictures else [],
             warnings=[*loaded.warnings, *_warnings(along, found, shown)],
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, cast
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
-from steer_tools.evaluation.behaviors.behavior_json import behavior_document
+from steer_tools.evaluation.behaviors.behavior_json import BEHAVIOR, behavior_document
 from steer_tools.reports.words import span
 from steer_tools.tools.rendering import Shown, brief, facts, interval, line, nats, stack, table, warning_lines
 from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short, short_interval
@@ -244,7 +244,7 @@ def kept_behavior(session: Session, evaluation_set: EvaluationSet, folder: str) 
     if evaluation_set.named is not None:
         return evaluation_set.named
     content = json.dumps(behavior_document(evaluation_set.behavior), indent=1, ensure_ascii=False)
-    return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode()))
+    return str(session.workspace.write(f"{folder}/{_BEHAVIOR}", content.encode(), replaces=BEHAVIOR))
 
 
 def folder_name(name: str) -> str:

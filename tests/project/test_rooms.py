@@ -192,7 +192,15 @@ def offences(path: str, source: str) -> list[str]:
             found.append(f"{path} has a global")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"{path} catches everything")
+        if isinstance(node, ast.Call) and is_save(node) and "replaces" not in {own.arg for own in node.keywords}:
+            found.append(f"{path} saves, and does not say what it may replace")
     return found
+
+
+def is_save(node: ast.Call) -> bool:
+    """Return whether a call writes into a workspace: `write` of a file or a stream takes the content alone."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    return name == "write_together" or (name == "write" and len(node.args) > 1)
 
 
 NO_TOOLS = {"__init__", "arguments", "card", "choices", "colours", "rendering", "resolving", "results", "sweep_results"}
@@ -323,6 +331,8 @@ def test_a_circle_is_found() -> None:
         ("steer_tools/cli/app.py", "def f():\n    from steer_tools import errors", "spares nothing"),
         ("steer_tools/cli/app.py", "if TYPE_CHECKING:\n    from ..errors import SteeringError", "spares nothing"),
         ("steer_tools/workspace.py", "try:\n    pass\nexcept:\n    pass", "catches everything"),
+        ("steer_tools/tools/generate.py", "session.workspace.write(path, content)", "what it may replace"),
+        ("steer_tools/tools/generate.py", "files.write_together(contents)", "what it may replace"),
     ],
 )
 def test_each_planted_offence_is_found(path: str, source: str, words: str) -> None:
@@ -344,6 +354,7 @@ def test_a_tool_that_imports_another_tool_is_found() -> None:
         ("steer_tools/engines/huggingface/hooks.py", "import transformers\nblock.register_forward_hook(f)"),
         ("steer_tools/formats/npy_format.py", "from steer_tools.formats.base import Header"),
         ("steer_tools/formats/npy_format.py", "from .base import Header"),
+        ("steer_tools/formats/npy_format.py", "file.write(data)\nworkspace.write(path, data, replaces=VECTOR)"),
         ("steer_tools/experiments/sweeps.py", "from steer_tools import __version__"),
         ("steer_tools/figures/strips.py", "def f():\n    from matplotlib.axes import Axes"),
         ("steer_tools/cli/app.py", "def f():\n    from steer_tools.formats import read_vector"),

@@ -39,6 +39,7 @@ from steer_tools.experiments.judgement import Dose, Judgement
 from steer_tools.experiments.null_distribution import KINDS, NullDistribution
 from steer_tools.experiments.sweeps import Sweep, SweepOptions
 from steer_tools.experiments.verdicts import Ruling, Verdict, rule
+from steer_tools.figures import signed
 from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, Overview, overview
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
 from steer_tools.prompts import ChatPrompt, TextPrompt
@@ -468,7 +469,7 @@ def test_the_files_lie_together_and_the_report_names_its_pictures(tmp_path: Path
     assert json.loads(files.document.read_bytes()) == json.loads(
         json.dumps(experiment_document(an_experiment(), FACTS))
     )
-    assert files.report.read_text(encoding="utf-8") == experiment_markdown(an_experiment(), FACTS)
+    assert files.report.read_bytes() == signed(experiment_markdown(an_experiment(), FACTS))
 
 
 def test_the_pictures_show_the_cells_the_doses_and_the_controls(tmp_path: Path) -> None:
@@ -532,7 +533,7 @@ def test_a_sweep_has_no_verdict_and_says_why(tmp_path: Path) -> None:
     files = save_sweep(Workspace(tmp_path), "s", swept, evaluation_set, FACTS)
 
     report = files.report.read_text(encoding="utf-8")
-    assert report == sweep_markdown(swept, evaluation_set, FACTS)
+    assert files.report.read_bytes() == signed(sweep_markdown(swept, evaluation_set, FACTS))
     assert report.startswith("# Steering candour in `small`: layer 2, strength 0.1\n")
     assert "not that it works" in report
     assert "made of" not in report

@@ -1,13 +1,14 @@
 """The JSON form of a behaviour ↔ the behaviour. It must not know where it was read from."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import BinaryIO, cast
 
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
 from steer_tools.evaluation.behaviors.json_text import decoded, parse_json, require_object
 from steer_tools.prompts import plain
+from steer_tools.workspace import MAX_FILE_BYTES, Kind
 
 _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
 _OPTIONAL = ("instruction", "source", "choices")
@@ -50,6 +51,17 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
         items=items,
         choices=choices,
     )
+
+
+def _is_behavior(file: BinaryIO) -> bool:
+    try:
+        parse_behavior(file.read(MAX_FILE_BYTES), "the file")
+    except PromptError:
+        return False
+    return True
+
+
+BEHAVIOR = Kind("a behaviour's file", _is_behavior)
 
 
 def behavior_document(behavior: Behavior) -> dict[str, object]:
