@@ -1,8 +1,8 @@
 """Writes the pages of the manual that are made from the code: `python docs/generate.py`; with --check it compares.
 
 From the tools and their result types: reference/tools.md and a page for each. From the commands: reference/commands.md.
-From the classes of methods, interventions and formats: reference/kinds.md. From the imports: pictures/rooms.svg. From
-the notebooks as they ran: a page for each. Beside the manual: sources.py.
+From the classes of methods, interventions and formats: reference/kinds.md. From the limits: reference/limits.md. From
+the imports: pictures/rooms.svg. From the notebooks as they ran: a page for each. Beside the manual: sources.py.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from steer_tools.directions.methods import METHODS
 from steer_tools.directions.session_methods import SESSION_METHODS
 from steer_tools.formats import FORMATS
 from steer_tools.formats.base import EVERYTHING, VectorFormat
+from steer_tools.limits import LIMITS
 from steer_tools.tools import TOOLS, Tool
 from steer_tools.tools.card import Group
 
@@ -55,6 +56,13 @@ What [`create_steering_vector`](tools/create_steering_vector.md) can compute, wh
 [Directions, edits, conditions](../guides/vectors.md) says when to take which. This page is made from the code.
 """
 
+_LIMITS = """# The most of everything
+
+What a file or an argument may ask for at most. It is checked before work or memory is taken, and what asks for more is
+refused with the number. An environment variable, set for the process that runs the tools, sets another one. What cannot
+be done at all is in [Limits](../explanations/limits.md). This page is made from the code.
+"""
+
 
 def pages() -> dict[Path, str]:
     """Return every generated file with its text."""
@@ -62,6 +70,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "tools.md": _tools_index(),
         DOCS / "reference" / "commands.md": _commands(),
         DOCS / "reference" / "kinds.md": _kinds(),
+        DOCS / "reference" / "limits.md": _limits(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
         sources.CHOICES: sources.choices(),
         sources.SKILL: sources.skill(sources.SKILL.read_text(encoding="utf-8")),
@@ -235,6 +244,18 @@ def _kept(kind: VectorFormat) -> str:
 
 def _said(kind: object) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")[0]
+
+
+# The limits.
+
+
+def _limits() -> str:
+    rows = [
+        f"| {limit.of} | {limit.most_by_default:,} {limit.unit} | {limit.reason} "
+        f"| {f'`{limit.variable}`' if limit.variable else ''} |"
+        for limit in LIMITS
+    ]
+    return _lines(_LIMITS, "| of | at most | since | another number |", "|---|---|---|---|", *rows)
 
 
 # The commands.

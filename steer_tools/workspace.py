@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
+from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS
 
-# A steering vector of 128 layers and width 16,384 in float32 takes 8 MiB; nothing that is read here is larger.
-MAX_FILE_BYTES = 256 * 2**20
-# Of a path, counted below the root where it is there: what is longer names nothing that anybody keeps.
-MAX_PATH_CHARACTERS, MAX_FOLDERS = 1_000, 32
 # Not every system has both: without the first, opening a named pipe waits for a writer; without the second, Windows
 # translates line ends.
 _NO_WAIT, _BYTES = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)
@@ -77,11 +74,8 @@ class Workspace:
             given = given.relative_to(self.root.name)
         absolute = Path(os.path.normpath(self.root / given))
         depth = len(absolute.parts) - len(self.root.parts)
-        if len(text) > MAX_PATH_CHARACTERS or depth > MAX_FOLDERS:
-            raise WorkspacePathError(
-                f"The path {text[:40]!r}... has {len(text):,} characters and leads through {depth:,} folders",
-                valid=f"at most {MAX_PATH_CHARACTERS:,} characters and {MAX_FOLDERS} folders below the workspace",
-            )
+        PATH_CHARACTERS.require(len(text), f"The path {text[:40]!r}... has", WorkspacePathError)
+        FOLDERS.require(depth, f"The path {text[:40]!r}... leads below the workspace through", WorkspacePathError)
         stays = ".." not in given.parts and absolute != self.root and absolute.is_relative_to(self.root)
         if self.is_confined and not stays:
             raise WorkspacePathError(
@@ -99,17 +93,17 @@ class Workspace:
         """Return the content of the file at `path`.
 
         Raises:
-            VectorFileError: There is no such file, it is not a regular file, or it is larger than MAX_FILE_BYTES.
+            VectorFileError: There is no such file, it is not a regular file, or it has more bytes than a file may.
             WorkspacePathError: It lies outside a confined root.
         """
         with self.opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_FILE_BYTES:
-                raise VectorFileError(
-                    f"{self.resolve(path)} has {size:,} bytes",
-                    valid=f"at most {MAX_FILE_BYTES:,} bytes: vectors take a few millions",
-                    fix="Of a sparse autoencoder of any size, the method 'sae_feature' takes one feature.",
-                )
+            FILE_BYTES.require(
+                os.fstat(file.fileno()).st_size,
+                f"{self.resolve(path)} has",
+                VectorFileError,
+                valid="vectors take a few millions",
+                fix="Of a sparse autoencoder of any size, the method 'sae_feature' takes one feature.",
+            )
             return file.read()
 
     @contextmanager
@@ -242,11 +236,11 @@ class Workspace:
     def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
         """Yield the files below the root whose names end in one of `suffixes`, in order of name.
 
-        Links are skipped, and what lies below more than MAX_FOLDERS folders.
+        Links are skipped, and what lies below more folders than a path may have.
         """
         for folder, folders, names in os.walk(self.root):
             folders.sort()
-            if len(Path(folder).parts) - len(self.root.parts) >= MAX_FOLDERS:
+            if len(Path(folder).parts) - len(self.root.parts) >= FOLDERS.most:
                 folders.clear()
             for name in sorted(names):
                 path = Path(folder, name)

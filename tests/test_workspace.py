@@ -14,13 +14,8 @@ from typing import Any
 import pytest
 
 from steer_tools.errors import SteeringError, VectorFileError, WorkspacePathError
-from steer_tools.workspace import (
-    ENVIRONMENT_VARIABLE,
-    MAX_FILE_BYTES,
-    MAX_FOLDERS,
-    MAX_PATH_CHARACTERS,
-    Workspace,
-)
+from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS, Limit
+from steer_tools.workspace import ENVIRONMENT_VARIABLE, Workspace
 
 SECRET = b"secret"
 
@@ -356,17 +351,23 @@ def test_a_name_that_is_too_long_is_refused(workspace: Workspace, door: Callable
 
 
 @pytest.mark.parametrize(
-    "path", ["d/" * 1200 + "x", "d/" * MAX_FOLDERS + "x", "x" * (MAX_PATH_CHARACTERS + 1)], ids=len
+    ("path", "limit"),
+    [
+        ("d/" * 1200 + "x", PATH_CHARACTERS),
+        ("x" * (PATH_CHARACTERS.most + 1), PATH_CHARACTERS),
+        ("d/" * FOLDERS.most + "x", FOLDERS),
+    ],
+    ids=["both", "long", "deep"],
 )
-def test_a_path_that_is_too_long_or_deep_is_refused_and_makes_nothing(workspace: Workspace, path: str) -> None:
+def test_a_path_that_is_too_long_or_deep_is_refused_and_makes_nothing(
+    workspace: Workspace, path: str, limit: Limit
+) -> None:
     for door in (workspace.read, workspace.holds, lambda name: workspace.write(name, b"")):
-        with pytest.raises(
-            WorkspacePathError, match=rf"at most {MAX_PATH_CHARACTERS:,} characters and {MAX_FOLDERS} fol"
-        ):
+        with pytest.raises(WorkspacePathError, match=rf"at most {limit.most:,} {limit.unit}"):
             door(path)
 
     assert not any(workspace.root.rglob("*"))
-    deepest = "d/" * (MAX_FOLDERS - 1) + "x.pt"
+    deepest = "d/" * (FOLDERS.most - 1) + "x.pt"
     workspace.write(deepest, b"1")
     assert [*workspace.files((".pt",))] == [workspace.root / deepest]
 
@@ -433,11 +434,11 @@ def test_a_named_pipe_is_refused_at_once(workspace: Workspace) -> None:
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(workspace: Workspace) -> None:
     path = workspace.write("v.npy", b"")
-    os.truncate(path, MAX_FILE_BYTES + 1)
+    os.truncate(path, FILE_BYTES.most + 1)
 
     tracemalloc.start()
     try:
-        with pytest.raises(VectorFileError, match=rf"at most {MAX_FILE_BYTES:,} bytes"):
+        with pytest.raises(VectorFileError, match=rf"at most {FILE_BYTES.most:,} bytes"):
             workspace.read("v.npy")
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -17,12 +17,12 @@ import torch
 from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from steer_tools.errors import BakingError
+from steer_tools.limits import JSON_BYTES, TENSORS, require_json
 from steer_tools.workspace import refuse_pointer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK = 2**24
-_MOST_HEADER_BYTES = 100_000_000
 # How a file is opened for reading: a confined workspace follows no link.
 Opening: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
 
@@ -106,7 +106,10 @@ def weight_files(folder: Path, opened: Opening = open_file) -> list[str]:
         raise BakingError(f"{folder} holds no safetensors checkpoint", valid=f"a folder with {SINGLE} or {INDEX}")
     try:
         with opened(index) as file:
-            names = sorted(set(_Index.model_validate_json(file.read()).weight_map.values()))
+            JSON_BYTES.require(os.fstat(file.fileno()).st_size, f"{index} has", BakingError)
+            document = file.read()
+        require_json(document, str(index), BakingError)
+        names = sorted(set(_Index.model_validate_json(document).weight_map.values()))
     except ValidationError as error:
         raise BakingError(f"{index} is no index of a checkpoint", fix="Download or save it again.") from error
     if strangers := [name for name in names if Path(name).name != name]:
@@ -123,12 +126,17 @@ def read_header(path: Path, opened: Opening = open_file) -> tuple[dict[str, Plac
     with opened(path) as file:
         total = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
-        if length > min(total - 8, _MOST_HEADER_BYTES):
+        if length > total - 8:
             raise BakingError(
                 f"{path} is no whole safetensors file", valid="a safetensors file", fix="Download or save it again."
             )
+        JSON_BYTES.require(length, f"The header of {path} has", BakingError)
+        document = file.read(length)
+        # Each opens a brace, and to count these costs nothing.
+        TENSORS.require(document.count(b"{") - 1, f"{path} has", BakingError)
+        require_json(document, f"The header of {path}", BakingError)
         try:
-            header = _HEADER.validate_json(file.read(length))
+            header = _HEADER.validate_json(document)
         except ValidationError as error:
             raise BakingError(f"{path} is no safetensors file", fix="Download or save it again.") from error
     places, metadata = dict[str, Place](), dict[str, str]()

@@ -13,6 +13,7 @@ from helpers.places import ROOT
 # From the lowest room to the highest: a room imports only from rooms before it, or from its own folder.
 ORDER = (
     "errors",
+    "limits",
     "progress",
     "workspace",
     "prompts",
@@ -41,6 +42,7 @@ ONLY_IN = {
 }
 TORCH_FREE = (
     "errors",
+    "limits",
     "progress",
     "workspace",
     "prompts",

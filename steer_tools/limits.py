@@ -1,0 +1,125 @@
+"""The most that files and arguments may ask for, in one place: held against them before work or memory is taken.
+
+The manual's table of limits is made from LIMITS. It must not know what is limited.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+
+from steer_tools.errors import ArgumentError, SteeringError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most of something; `variable` is the environment variable that sets another number, "" where none may.
+
+    Attributes:
+        most_by_default: Counted in `unit`.
+        of: What is counted, as the manual's table says it.
+        reason: Why anybody keeps to it.
+    """
+
+    most_by_default: int
+    unit: str
+    of: str
+    reason: str
+    variable: str = ""
+
+    @property
+    def most(self) -> int:
+        """What holds now.
+
+        Raises:
+            ArgumentError: The environment variable holds something else than a number.
+        """
+        given = os.environ.get(self.variable, "").strip() if self.variable else ""
+        if not given:
+            return self.most_by_default
+        if not re.fullmatch(r"[0-9]{1,18}", given) or int(given) == 0:
+            raise ArgumentError(
+                f"The environment variable {self.variable} is {given!r:.40}",
+                valid=f"a whole number of {self.unit}, from 1",
+                fix=f"Unset it for {self.most_by_default:,}.",
+            )
+        return int(given)
+
+    def require(
+        self, count: int, what: str, kind: type[SteeringError] = ArgumentError, *, valid: str = "", fix: str = ""
+    ) -> None:
+        """Refuse more than the most by an error of a `kind`; `what` begins its text: "v.npy has".
+
+        `valid` says more than the number, and `fix` what to do instead.
+        """
+        if count > (most := self.most):
+            raised = f"Whoever starts this process may set {self.variable}." if self.variable else ""
+            raise kind(
+                f"{what} {count:,} {self.unit}",
+                valid=f"at most {most:,} {self.unit}{valid and f': {valid}'}",
+                fix=f"{fix} {raised}".strip(),
+            )
+
+
+FILE_BYTES = Limit(
+    256 * 2**20,
+    "bytes",
+    "a file that is read whole: a vector, a list, a report",
+    "a steering vector of 128 layers and width 16,384 takes 8 MiB",
+    "STEER_TOOLS_MAX_FILE_BYTES",
+)
+PATH_CHARACTERS = Limit(1_000, "characters", "a path", "what is longer names nothing that anybody keeps")
+FOLDERS = Limit(32, "folders", "a path below the workspace", "what is deeper is walked for ever")
+TENSORS = Limit(
+    100_000,
+    "tensors",
+    "a safetensors file",
+    "a tensor takes 1.4 kB of memory before any of its numbers are read",
+    "STEER_TOOLS_MAX_TENSORS",
+)
+JSON_BYTES = Limit(
+    64 * 2**20,
+    "bytes",
+    "a JSON document: an index, a safetensors header, a config, a behaviour",
+    "a checkpoint's index of 100,000 tensors takes 10 MB",
+    "STEER_TOOLS_MAX_JSON_BYTES",
+)
+JSON_VALUES = Limit(
+    2_000_000,
+    "values",
+    "a JSON document, counted by its commas, colons and opening brackets",
+    "each takes some 100 bytes of memory",
+    "STEER_TOOLS_MAX_JSON_VALUES",
+)
+JSON_LEVELS = Limit(100, "levels", "lists and objects of a JSON document in each other", "readers of it recurse")
+
+LIMITS: tuple[Limit, ...] = (
+    PATH_CHARACTERS,
+    FOLDERS,
+    FILE_BYTES,
+    TENSORS,
+    JSON_BYTES,
+    JSON_VALUES,
+    JSON_LEVELS,
+)
+
+# A text is passed over as one, since brackets in it open nothing; `*+` keeps no way back, which would take memory.
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def require_json(document: bytes, name: str, kind: type[SteeringError] = ArgumentError) -> None:
+    """Refuse a JSON document that takes too much to be parsed; whether it is one at all, its reader says.
+
+    Raises:
+        SteeringError: Of the `kind`: it has too many bytes, values or levels.
+    """
+    JSON_BYTES.require(len(document), f"{name} has", kind)
+    opened = document.count(b"[") + document.count(b"{")
+    # Signs in texts count, too: to tell them apart takes longer than to parse them.
+    JSON_VALUES.require(opened + document.count(b",") + document.count(b":"), f"{name} has", kind)
+    if opened <= JSON_LEVELS.most:
+        return
+    depth = 0
+    for token in _TOKENS.finditer(document):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
+        if depth > JSON_LEVELS.most:
+            JSON_LEVELS.require(depth, f"{name} is nested in", kind)
