@@ -19,8 +19,9 @@ from steer_tools.errors import StrengthError, VectorFileError
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
+from steer_tools.limits import FILE_BYTES
 from steer_tools.session.placement import Placed
-from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace
+from steer_tools.workspace import Kind, Workspace
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
 # The chosen cell is the gentlest that has at least this share of the largest effect within the budget.
@@ -192,7 +193,7 @@ class _Document(BaseModel):
 
 def _are_in(file: BinaryIO) -> bool:
     try:
-        _Document.model_validate_json(file.read(MAX_FILE_BYTES))
+        _Document.model_validate_json(file.read(FILE_BYTES.most))
     except ValidationError:
         return False
     return True

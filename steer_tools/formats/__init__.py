@@ -27,7 +27,8 @@ from steer_tools.formats.rotalabs_format import (
 )
 from steer_tools.formats.steering_vectors_package import from_steering_vectors as from_steering_vectors
 from steer_tools.formats.steering_vectors_package import to_steering_vectors as to_steering_vectors
-from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace, path_text
+from steer_tools.limits import FILE_BYTES
+from steer_tools.workspace import Kind, Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
 # A zip archive is .npz before it is .pt.
@@ -160,7 +161,7 @@ def write_vector(
     if encoded.sidecar is not None and beside is not None:
         contents[beside] = encoded.sidecar
         kinds[beside] = Kind(
-            f"the description of a {chosen.suffix} file", lambda file: chosen.describes(file.read(MAX_FILE_BYTES))
+            f"the description of a {chosen.suffix} file", lambda file: chosen.describes(file.read(FILE_BYTES.most))
         )
     workspace.write_together(contents, replaces=kinds)
     return Written(target.with_name(Path(name).name), chosen, chosen.lost(vector), vector.layers)
@@ -168,8 +169,8 @@ def write_vector(
 
 def _is_vector(file: BinaryIO) -> bool:
     """Return whether any format reads a vector in a file, of which the layer may be known to others only."""
-    data = file.read(MAX_FILE_BYTES + 1)
-    return len(data) <= MAX_FILE_BYTES and any(_reads(one, data) for one in FORMATS if one.claims(data))
+    data = file.read(FILE_BYTES.most + 1)
+    return len(data) <= FILE_BYTES.most and any(_reads(one, data) for one in FORMATS if one.claims(data))
 
 
 def _reads(vector_format: VectorFormat, data: bytes) -> bool:

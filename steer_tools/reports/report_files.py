@@ -16,13 +16,14 @@ from steer_tools.experiments.experiment import Experiment
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.experiments.text_sweeps import TextSweep
 from steer_tools.figures import PICTURE, SIGNED, signed
+from steer_tools.limits import FILE_BYTES
 from steer_tools.reports.json_documents import Facts, Json, experiment_document, sweep_document, text_sweep_document
 from steer_tools.reports.markdown import code, literal
 from steer_tools.reports.method_sections import choice_blocks, limit_blocks, setting_blocks, usage_blocks
 from steer_tools.reports.pictures import heat_map_picture, overview_picture, text_heat_map_picture
 from steer_tools.reports.result_sections import control_blocks, effect_blocks, example_blocks, side_effect_blocks
 from steer_tools.reports.words import VERDICTS
-from steer_tools.workspace import MAX_FILE_BYTES, Kind, Workspace
+from steer_tools.workspace import Kind, Workspace
 
 HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"
 TABLE, SWEEP_DOCUMENT = "sweep.md", "sweep.json"
@@ -158,7 +159,7 @@ class _Document(BaseModel):
 
 def _is_document(file: BinaryIO) -> bool:
     try:
-        return "version" in _Document.model_validate_json(file.read(MAX_FILE_BYTES)).facts
+        return "version" in _Document.model_validate_json(file.read(FILE_BYTES.most)).facts
     except ValidationError:
         return False
 

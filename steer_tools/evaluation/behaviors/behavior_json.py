@@ -7,8 +7,9 @@ from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
 from steer_tools.evaluation.behaviors.json_text import decoded, parse_json, require_object
+from steer_tools.limits import FILE_BYTES
 from steer_tools.prompts import plain
-from steer_tools.workspace import MAX_FILE_BYTES, Kind
+from steer_tools.workspace import Kind
 
 _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
 _OPTIONAL = ("instruction", "source", "choices")
@@ -55,7 +56,7 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
 
 def _is_behavior(file: BinaryIO) -> bool:
     try:
-        parse_behavior(file.read(MAX_FILE_BYTES), "the file")
+        parse_behavior(file.read(FILE_BYTES.most), "the file")
     except PromptError:
         return False
     return True
