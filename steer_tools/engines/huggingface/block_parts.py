@@ -6,7 +6,6 @@ It must not know prompts or plans.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from math import prod
@@ -16,9 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.module_hooks import passing_hooks
 
 _TOKENS = 5
 # As many modules write to the stream in one block at most: attention, a recurrent mixer beside it, and an MLP.
@@ -117,7 +116,6 @@ def _watch(architecture: Architecture) -> list[_Watched]:
     merges = _Merges()
     watched = [_Watched(merges.noted) for _ in architecture.blocks]
     width = architecture.hidden_size
-    hooks: list[RemovableHandle] = []
 
     def enter_block(seen: _Watched, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.before = next((t for t in (*args, *kwargs.values()) if _is_stream(t, width)), None)
@@ -139,23 +137,22 @@ def _watch(architecture: Architecture) -> list[_Watched]:
             rows = stream.clone().view(_TOKENS, width)
             seen.calls.append(_Call(name, module, args, kwargs, rows, seen.entered[name]))
 
-    for seen, block in zip(watched, architecture.blocks, strict=True):
-        hooks.append(block.register_forward_pre_hook(in_this_thread(enter_block, seen), with_kwargs=True))
-        hooks.append(block.register_forward_hook(in_this_thread(leave_block, seen)))
-        for name, module in block.named_modules():
-            if name and not isinstance(module, nn.ModuleList):
-                hooks.append(module.register_forward_pre_hook(in_this_thread(enter_part, seen, name)))
-                hooks.append(module.register_forward_hook(in_this_thread(leave_part, seen, name), with_kwargs=True))
-    with merges:
-        run_watched(architecture, hooks)
+    with passing_hooks() as hooks:
+        for seen, block in zip(watched, architecture.blocks, strict=True):
+            hooks.before(block, in_this_thread(enter_block, seen), with_kwargs=True)
+            hooks.behind(block, in_this_thread(leave_block, seen))
+            for name, module in block.named_modules():
+                if name and not isinstance(module, nn.ModuleList):
+                    hooks.before(module, in_this_thread(enter_part, seen, name))
+                    hooks.behind(module, in_this_thread(leave_part, seen, name), with_kwargs=True)
+        with merges:
+            run_over_text(architecture)
     return watched
 
 
-def run_watched(architecture: Architecture, hooks: Iterable[RemovableHandle]) -> None:
-    """Run one uncached pass over a few tokens of text, and take the hooks off the model."""
-    with ExitStack() as stack, torch.no_grad():
-        for hook in hooks:
-            stack.enter_context(hook)
+def run_over_text(architecture: Architecture) -> None:
+    """Run one uncached pass over a few tokens of text."""
+    with torch.no_grad():
         ids = torch.tensor([architecture.text_tokens(_TOKENS)], device=architecture.device)
         cast(Any, architecture.model)(ids, use_cache=False)
 

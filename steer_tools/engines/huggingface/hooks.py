@@ -7,7 +7,7 @@ one pointer and nothing is ever unhooked in between. It must not know tools, pro
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import in_this_thread
 from steer_tools.engines.huggingface.frames import caller_of_block, caller_outside, is_running
 from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate, StandIn
+from steer_tools.engines.huggingface.module_hooks import ModuleHooks, passing_hooks
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
     Callers,
@@ -117,11 +118,11 @@ class SteeringHooks:
         self._architecture, self._taps, self._marks = architecture, taps, marks
         self._per_thread = _PerThread()
         self.ambient: Run | None = None  # What every call of the model outside a run follows.
-        self._reached: dict[Site, Any] = {}
+        self._reached: set[Site] = set()
         self._seeing: dict[Site, object] = {}
         # What rows got that waited, by the `generate` that they belong to, or the cache that a plain call left.
         self._decisions: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
-        self._handles: list[Any] = []
+        self._hooks = ModuleHooks()
         self._stand_ins: list[StandIn] = []
 
     def put_on(self) -> None:
@@ -132,8 +133,8 @@ class SteeringHooks:
                 inspect.signature(module.forward), is_decoder=module is self._architecture.callables[-1]
             )
             enter, leave = (Hook(call, self._refuse_pickling) for call in (entering, self._leave))
-            self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(leave, always_call=True))
+            self._hooks.before(module, enter, with_kwargs=True)
+            self._hooks.behind(module, leave, always_call=True)
             if hasattr(module, "generate"):
                 # A block alone cannot tell an uncached step from a prompt, so `generate` notes the prompt's columns.
                 self._stand_ins.append(NotingGenerate(self.generating, self._is_followed_here, module))
@@ -148,9 +149,9 @@ class SteeringHooks:
                 # Of two hooks at a site, the first of which was put on by a call that an interrupt ended, one acts.
                 self._seeing[site] = seeing = object()
                 # Before others, such as those by which transformers records hidden states: all see the edited stream.
-                self._reached[site] = self._taps.at(site).register(
-                    self._see(site, seeing), prepend=True, refuse_pickling=self._refuse_pickling
-                )
+                see = self._see(site, seeing)
+                self._taps.at(site).put(see, self._hooks, prepend=True, refuse_pickling=self._refuse_pickling)
+                self._reached.add(site)
 
     @contextmanager
     def running(self, run: Run) -> Generator[Run]:
@@ -213,15 +214,12 @@ class SteeringHooks:
 
     def are_live(self) -> bool:
         """Return whether all hooks are still on the model."""
-        handles = (*self._handles, *self._reached.values())
-        present = all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
-        return present and all(stand_in.is_in_place for stand_in in self._stand_ins)
+        return self._hooks.are_on() and all(stand_in.is_in_place for stand_in in self._stand_ins)
 
     def detach(self) -> None:
         """Take every hook off and give the model its methods back."""
         self.ambient = None
-        for handle in (*self._handles, *self._reached.values()):
-            handle.remove()
+        self._hooks.take_off()
         for stand_in in self._stand_ins:
             stand_in.give_back()
 
@@ -355,11 +353,11 @@ class SteeringHooks:
         def see_after(site: Site, hidden: Tensor) -> None:
             record(site, before[site], hidden.detach().clone())
 
-        with ExitStack() as hooks:
+        with passing_hooks() as hooks:
             for site in sites:
                 tap = self._taps.at(site)
-                hooks.enter_context(tap.register(in_this_thread(see_before, site), prepend=True))
-                hooks.enter_context(tap.register(in_this_thread(see_after, site), prepend=False))
+                tap.put(in_this_thread(see_before, site), hooks, prepend=True)
+                tap.put(in_this_thread(see_after, site), hooks, prepend=False)
             yield
 
     @contextmanager
@@ -375,9 +373,9 @@ class SteeringHooks:
             # A copy: some models go on with it in place.
             see(Watched(site, in_rows.detach().clone(), place.columns - in_rows.shape[1], thread.generation))
 
-        with ExitStack() as hooks:
+        with passing_hooks() as hooks:
             for site in sites:
-                hooks.enter_context(self._taps.at(site).register(in_this_thread(note, site), prepend=False))
+                self._taps.at(site).put(in_this_thread(note, site), hooks, prepend=False)
             watchers, watcher = self._under_way().watchers, object()
             try:
                 watchers.add(watcher)

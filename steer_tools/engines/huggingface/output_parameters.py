@@ -22,8 +22,10 @@ from steer_tools.engines.huggingface.block_parts import (
     Sublayer,
     find_addends,
     hidden_of,
-    run_watched,
+    in_this_thread,
+    run_over_text,
 )
+from steer_tools.engines.huggingface.module_hooks import passing_hooks
 
 # In half precision an output is off by a few thousandths of itself.
 _TOLERANCE = 0.02
@@ -80,8 +82,11 @@ def _watch(architecture: Architecture, modules: Sequence[nn.Module]) -> tuple[di
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         given.append(next(value for value in tensors if value.shape[-1] == architecture.hidden_size).clone())
 
-    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
-    run_watched(architecture, [*hooks, architecture.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)])
+    with passing_hooks() as hooks:
+        for module in modules:
+            hooks.behind(module, in_this_thread(note), with_kwargs=True)
+        hooks.before(architecture.blocks[0], in_this_thread(enter), with_kwargs=True)
+        run_over_text(architecture)
     return calls, given[0]
 
 

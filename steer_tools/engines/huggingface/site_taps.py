@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import BlockParts, Sublayer, hidden_of
+from steer_tools.engines.huggingface.module_hooks import ModuleHooks
 from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
 
 See = Callable[[Tensor], Tensor | None]
@@ -57,9 +57,9 @@ class Tap:
     width: int
     columns: slice | None = None
 
-    def register(
-        self, see: See, *, prepend: bool, refuse_pickling: Callable[[], None] = lambda: None
-    ) -> RemovableHandle:
+    def put(
+        self, see: See, hooks: ModuleHooks, *, prepend: bool, refuse_pickling: Callable[[], None] = lambda: None
+    ) -> None:
         """Hook the module: `see` is shown what is there, and what it returns, unless None, takes its place."""
         if not self.is_input:
 
@@ -69,7 +69,8 @@ class Tap:
                     return edited
                 return type(output)((edited, *output[1:]))
 
-            return self.module.register_forward_hook(Hook(on_output, refuse_pickling), prepend=prepend)
+            hooks.behind(self.module, Hook(on_output, refuse_pickling), prepend=prepend)
+            return
         columns = self.columns
 
         def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -84,8 +85,7 @@ class Tap:
                 edited = whole
             return ((edited, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: edited})
 
-        hook = Hook(on_input, refuse_pickling)
-        return self.module.register_forward_pre_hook(hook, with_kwargs=True, prepend=prepend)
+        hooks.before(self.module, Hook(on_input, refuse_pickling), with_kwargs=True, prepend=prepend)
 
 
 class Taps:
