@@ -6,16 +6,26 @@ not one that is swapped in while a file is being opened. It must not know what t
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
+from steer_tools.leftovers import (
+    Names,
+    is_leftover,
+    is_there,
+    locked,
+    opened_folder,
+    sweep,
+    sweep_once,
+    sync,
+    sync_tree,
+)
 from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS
 
 # Not every system has both: without the first, opening a named pipe waits for a writer; without the second, Windows
@@ -61,11 +71,13 @@ class Workspace:
         return self._root
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
-        """Return the absolute path that `path` means here, without touching the disk.
+        """Return the absolute path that `path` means here; the first one puts the root in order after killed writers.
 
         Raises:
-            WorkspacePathError: The path is empty, holds a NUL, or is confined and leaves the root.
+            WorkspacePathError: The path is empty, holds a NUL, has a name that a save uses, or is confined and leaves
+                the root.
         """
+        sweep_once(self.root)
         text = path_text(path)
         if not _names_a_file(text):
             raise _no_file(path)
@@ -82,6 +94,10 @@ class Workspace:
                 f"The path {text!r} lies outside the workspace",
                 valid=f"a path inside {self.root}, such as 'vectors/happy.safetensors'",
                 fix="Give a relative path without '..'.",
+            )
+        if absolute.is_relative_to(self.root) and any(map(is_leftover, absolute.relative_to(self.root).parts)):
+            raise WorkspacePathError(
+                f"The path {text!r} has a name that only a save has, while it is under way", valid="any other name"
             )
         return absolute
 
@@ -155,6 +171,9 @@ class Workspace:
     ) -> list[Path]:
         """Write several files of one folder; no name is changed before all contents are on the disk.
 
+        The names change in the order of `contents`. Of a writer that was killed in between, whoever writes there next,
+        or starts on this workspace, changes those that are missing.
+
         `replaces` says by path of which kind a file must be that is replaced. Return the absolute paths in their order.
 
         Raises:
@@ -166,26 +185,29 @@ class Workspace:
         kinds = {self.resolve(path): kind for path, kind in (replaces or {}).items()}
         first = next(iter(targets))
         try:
-            with self._parent(first, create=True) as (folder, base):
-                parts: dict[Path, Path] = {}
+            with self._alone_beside(first, create=True) as (folder, base, descriptor):
+                names = Names()
+                parts = {base / target.name: base / names.part(target.name) for target in targets}
+                ready = base / names.ready([*targets][-1].name)
                 try:
-                    for target, content in targets.items():
-                        part = base / f"{target.name}.{secrets.token_hex(4)}.part"
-                        parts[base / target.name] = part
+                    for part, content in zip(parts.values(), targets.values(), strict=True):
                         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES | self._no_follow
                         with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
                             file.write(content)
+                            file.flush()
+                            os.fsync(file.fileno())
                     for target, name in zip(targets, parts, strict=True):
                         _refuse_folder(name, folder)
                         if target in kinds:
                             self._refuse_stranger(target, name, folder, kinds[target])
-                    for name, part in parts.items():
-                        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-                except BaseException:
-                    for part in parts.values():
-                        with suppress(OSError):
-                            os.unlink(part, dir_fd=folder)
-                    raise
+                    _rename(parts, ready, folder)
+                    sync(descriptor)
+                finally:
+                    # Where a name could not be changed after another was, the parts wait for the next sweep.
+                    if not is_there(ready, folder):
+                        for part in parts.values():
+                            with suppress(OSError):
+                                os.unlink(part, dir_fd=folder)
         except OSError as error:
             raise _unwritable(first, error) from error
         return list(targets)
@@ -216,15 +238,22 @@ class Workspace:
             WorkspacePathError: It lies outside a confined root.
         """
         target = self.resolve(path)
-        part, old = (f"{target.name}.{secrets.token_hex(4)}.{kind}" for kind in ("part", "old"))
+        names = Names()
+        part, old = names.part(target.name), names.old(target.name)
         try:
-            with self._parent(target, create=True) as (folder, base):
-                os.mkdir(base / part, 0o755, dir_fd=folder)
+            with ExitStack() as making:
+                folder, base = making.enter_context(self._parent(target, create=True))
+                parent = making.enter_context(opened_folder(target.parent, folder))
                 try:
+                    with _alone(target.parent, parent):
+                        os.mkdir(base / part, 0o755, dir_fd=folder)
+                        # Whoever sweeps beside it leaves a part alone of which another holds the lock.
+                        making.enter_context(locked(making.enter_context(opened_folder(target.with_name(part), None))))
                     yield target.with_name(part)
-                    with suppress(FileNotFoundError):
-                        os.rename(base / target.name, base / old, src_dir_fd=folder, dst_dir_fd=folder)
-                    os.rename(base / part, base / target.name, src_dir_fd=folder, dst_dir_fd=folder)
+                    sync_tree(target.with_name(part))
+                    with locked(parent):
+                        _take_place(base / part, base / target.name, base / old, folder)
+                        sync(parent)
                 finally:
                     for name in (part, old):
                         shutil.rmtree(target.with_name(name), ignore_errors=True)
@@ -233,13 +262,28 @@ class Workspace:
                 f"{target} cannot be written ({error.strerror})", fix="Choose another save_folder."
             ) from error
 
+    @contextmanager
+    def settled(self, path: str | os.PathLike[str]) -> Generator[None]:
+        """Keep writers away from the folder of `path`, once what a killed one left there is finished or removed.
+
+        Raises:
+            VectorFileError: The folder is gone.
+            WorkspacePathError: It lies outside a confined root.
+        """
+        target = self.resolve(path)
+        try:
+            with self._alone_beside(target, create=False):
+                yield
+        except OSError as error:
+            raise VectorFileError(f"{target} cannot be read ({error.strerror})", fix="Choose another path.") from error
+
     def files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
         """Yield the files below the root whose names end in one of `suffixes`, in order of name.
 
         Links are skipped, and what lies below more folders than a path may have.
         """
         for folder, folders, names in os.walk(self.root):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not is_leftover(name))
             if len(Path(folder).parts) - len(self.root.parts) >= FOLDERS.most:
                 folders.clear()
             for name in sorted(names):
@@ -259,6 +303,16 @@ class Workspace:
                         valid=f"a new path, or that of {kind.name}",
                         fix="Choose another path, or move that file away.",
                     )
+
+    @contextmanager
+    def _alone_beside(self, target: Path, *, create: bool) -> Generator[tuple[int | None, Path, int | None]]:
+        """Open the folder of `target` as `_parent`, hold its lock and sweep it; give what to sync, too."""
+        with (
+            self._parent(target, create=create) as (folder, base),
+            opened_folder(target.parent, folder) as opened,
+            _alone(target.parent, opened),
+        ):
+            yield folder, base, opened
 
     @contextmanager
     def _parent(self, target: Path, *, create: bool) -> Generator[tuple[int | None, Path]]:
@@ -290,6 +344,51 @@ class Workspace:
             ) from error
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _alone(path: Path, folder: int | None) -> Generator[None]:
+    """Hold the lock of a folder, where there are locks, and sweep it; one that is being made has one writer anyway."""
+    if is_leftover(path.name):
+        yield
+        return
+    with locked(folder) as is_held:
+        if is_held and folder is not None:
+            sweep(folder)
+        yield
+
+
+def _rename(parts: Mapping[Path, Path], ready: Path, folder: int | None) -> None:
+    """Give parts their names; of several, the last is called `ready` from when all are on the disk.
+
+    What is begun is finished, also where it is interrupted, so that no new file stays beside an old one.
+    """
+    *_, last = parts
+    try:
+        if len(parts) > 1:
+            os.replace(parts[last], ready, src_dir_fd=folder, dst_dir_fd=folder)
+        for name, part in parts.items():
+            is_ready = len(parts) > 1 and name == last
+            os.replace(ready if is_ready else part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        if is_there(ready, folder):
+            for name, part in (*parts.items(), (last, ready)):
+                with suppress(FileNotFoundError):
+                    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        raise
+
+
+def _take_place(part: Path, target: Path, old: Path, folder: int | None) -> None:
+    """Put a folder in the place of what is there, or leave that."""
+    try:
+        with suppress(FileNotFoundError):
+            os.rename(target, old, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(part, target, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        if not is_there(target, folder):
+            with suppress(FileNotFoundError):
+                os.rename(old, target, src_dir_fd=folder, dst_dir_fd=folder)
+        raise
 
 
 def is_pointer(start: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import ArgumentError, SteeringError, UnsupportedFeatureError, VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat
+from steer_tools.formats.base import Decoded, Encoded, UnmatchedFilesError, Unsaid, VectorFormat
 from steer_tools.formats.pt_format import PtFormat
 from steer_tools.formats.rotalabs_format import (
     SET_DESCRIPTION,
@@ -157,13 +157,14 @@ def write_vector(
             valid="format_name='rotalabs', which writes both files",
             fix="Or remove it, or choose another path.",
         )
-    contents, kinds = {name: encoded.data}, {name: _VECTOR}
+    contents, kinds = dict[str, bytes](), {name: _VECTOR}
     if encoded.sidecar is not None and beside is not None:
         contents[beside] = encoded.sidecar
         kinds[beside] = Kind(
             f"the description of a {chosen.suffix} file", lambda file: chosen.describes(file.read(FILE_BYTES.most))
         )
-    workspace.write_together(contents, replaces=kinds)
+    # The description first: it tells by its digest that the array beside it is not yet the one that it describes.
+    workspace.write_together(contents | {name: encoded.data}, replaces=kinds)
     return Written(target.with_name(Path(name).name), chosen, chosen.lost(vector), vector.layers)
 
 
@@ -206,6 +207,15 @@ def read_vector(
 
 
 def _read_file(name: str, unsaid: Unsaid, workspace: Workspace) -> Loaded:
+    try:
+        return _read_files(name, unsaid, workspace)
+    except UnmatchedFilesError:
+        # A writer is between the two, or was killed there: with its lock, what it began is done.
+        with workspace.settled(name):
+            return _read_files(name, unsaid, workspace)
+
+
+def _read_files(name: str, unsaid: Unsaid, workspace: Workspace) -> Loaded:
     data = workspace.read(name)
     chosen = _format_of(name, data, workspace)
     main, beside = chosen.files(name)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -22,6 +23,22 @@ class Encoded:
 
     data: bytes
     sidecar: bytes | None = None
+
+
+class UnmatchedFilesError(VectorFileError):
+    """The file beside a vector's says that it describes another one: a writer may be between the two."""
+
+    def __init__(self, name: str, beside: str) -> None:
+        super().__init__(
+            f"{beside} does not describe the array in {name}, but another one: one of the two was replaced alone",
+            valid="two files that were saved together",
+            fix=f"Save the vector again; or remove {beside}, if you know of which layer the array is, and say `layer`.",
+        )
+
+
+def digest_of(data: bytes) -> str:
+    """Return what a file says of the one that it describes, the SHA-256 of its bytes."""
+    return sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,17 @@ from typing_extensions import override
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import decode_arrays
-from steer_tools.formats.base import EVERYTHING, Decoded, Encoded, Header, Unsaid, VectorFormat, tensor_of
+from steer_tools.formats.base import (
+    EVERYTHING,
+    Decoded,
+    Encoded,
+    Header,
+    UnmatchedFilesError,
+    Unsaid,
+    VectorFormat,
+    digest_of,
+    tensor_of,
+)
 
 
 class NpyFormat(VectorFormat):
@@ -53,19 +63,24 @@ class NpyFormat(VectorFormat):
         (direction,) = vector.directions.values()
         buffer = io.BytesIO()
         np.save(buffer, direction.numpy(), allow_pickle=False)
-        return Encoded(buffer.getvalue(), _Sidecar.beside(vector).model_dump_json(indent=1).encode())
+        data = buffer.getvalue()
+        return Encoded(data, _Sidecar.beside(data, vector).model_dump_json(indent=1).encode())
 
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read the array, after its header has been held against the size of the file."""
+        header = None
+        if encoded.sidecar is not None:
+            unsaid.refuse_index(name)
+            header = _Sidecar.parse(encoded.sidecar, f"{name}.json")
+            if header.array_sha256 not in (None, digest_of(encoded.data)):
+                raise UnmatchedFilesError(name, f"{name}.json")
         array = array_of(encoded.data, name)
         if array.dtype.kind not in "fiub":
             raise VectorFileError(f"{name} holds {array.dtype}", valid="one float vector, shape (width,)")
         direction = torch.from_numpy(array)
-        if encoded.sidecar is None:
+        if header is None:
             return decode_arrays(direction, name, unsaid)
-        unsaid.refuse_index(name)
-        header = _Sidecar.parse(encoded.sidecar, f"{name}.json")
         if len(header.layers) != 1:
             raise VectorFileError(f"{name}.json names {len(header.layers)} layers", valid="one layer")
         vector = SteeringVector.from_directions(
@@ -94,16 +109,17 @@ _Numbers = Annotated[Base64Bytes, AfterValidator(_whole_numbers)]
 
 
 class _Sidecar(Header):
-    """The header, and the vectors that belong to the direction."""
+    """The header, the array's digest, which older files lack, and the vectors that belong to the direction."""
 
+    array_sha256: str | None = None
     means: dict[int, _Numbers] = Field(default_factory=dict)
     erasers: dict[int, _Numbers] = Field(default_factory=dict)
 
     @classmethod
-    def beside(cls, vector: SteeringVector) -> "_Sidecar":
+    def beside(cls, data: bytes, vector: SteeringVector) -> "_Sidecar":
         kinds = {"means": vector.means, "erasers": vector.erasers}
         packed = {kind: {n: _packed(tensor) for n, tensor in tensors.items()} for kind, tensors in kinds.items()}
-        return cls.model_validate(dict(Header.of(vector)) | packed)
+        return cls.model_validate(dict(Header.of(vector)) | packed | {"array_sha256": digest_of(data)})
 
 
 def _tensors(packed: Mapping[int, bytes]) -> dict[int, Tensor]:

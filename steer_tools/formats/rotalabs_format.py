@@ -15,7 +15,15 @@ from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.errors import DirectionError, VectorFileError
-from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual
+from steer_tools.formats.base import (
+    Decoded,
+    Encoded,
+    UnmatchedFilesError,
+    Unsaid,
+    VectorFormat,
+    digest_of,
+    require_residual,
+)
 from steer_tools.formats.pt_format import read_arrays, write_tensor
 
 # The file that tells the folder of a set from any other.
@@ -53,14 +61,16 @@ class RotalabsFormat(VectorFormat):
     def encode(self, vector: SteeringVector) -> Encoded:
         require_residual(vector, self.name)
         ((layer, direction),) = vector.directions.items()
+        data = write_tensor(direction)
         description = PairDescription(
             behavior=_UNKNOWN,
             layer_index=layer,
             model_name=vector.info.model_name or _UNKNOWN,
             extraction_method=vector.info.method or _UNKNOWN,
             vector_shape=(vector.width,),
+            tensor_sha256=digest_of(data),
         )
-        return Encoded(write_tensor(direction), description.model_dump_json(indent=2).encode())
+        return Encoded(data, description.model_dump_json(indent=2).encode())
 
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
@@ -69,6 +79,8 @@ class RotalabsFormat(VectorFormat):
         description = description_of(encoded.sidecar)
         if description is None:
             raise VectorFileError(f"The description beside {name} is malformed", fix="Save the pair again.")
+        if description.tensor_sha256 not in (None, digest_of(encoded.data)):
+            raise UnmatchedFilesError(name, f"{name.rpartition('.')[0]}.json")
         tensor = read_arrays(encoded.data, name)
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != description.vector_shape:
             raise DirectionError(
@@ -82,7 +94,7 @@ class RotalabsFormat(VectorFormat):
 
 
 class PairDescription(BaseModel):
-    """What the JSON file says of the tensor beside it."""
+    """What the JSON file says of the tensor beside it; its package writes no digest, and reads over ours."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -92,6 +104,7 @@ class PairDescription(BaseModel):
     extraction_method: str = _UNKNOWN
     vector_shape: tuple[int, ...]
     metadata: dict[str, object] = {}
+    tensor_sha256: str | None = None
 
 
 class SetDescription(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import json
 import os
 import pickle
 import random
@@ -371,6 +372,13 @@ def test_a_pair_of_two_vectors_is_refused(workspace: Workspace) -> None:
     save_vector(SteeringVector.from_directions({3: numbers(WIDTH)}), "v", format_name="rotalabs", workspace=workspace)
     workspace.write("v.pt", saved(numbers(WIDTH + 1)))
 
+    with pytest.raises(VectorFileError, match=r"v.json does not describe the array in .*v.pt.*remove .*v.json"):
+        load_vector("v.pt", workspace=workspace)
+    # Their own package writes no digest.
+    description = json.loads((workspace.root / "v.json").read_bytes())
+    workspace.write(
+        "v.json", json.dumps({key: description[key] for key in description if "sha256" not in key}).encode()
+    )
     with pytest.raises(DirectionError, match=r"does not hold the shape \(6,\)"):
         load_vector("v.pt", workspace=workspace)
 
