@@ -108,8 +108,9 @@ def sync_tree(path: Path) -> None:
         return
     for folder, _, names, descriptor in os.fwalk(path, topdown=False):
         for name in names:
-            with Path(folder, name).open("rb") as file:
-                os.fsync(file.fileno())
+            if stat.S_ISREG(os.lstat(Path(folder, name)).st_mode):  # A link may lead nowhere, and a pipe has no end.
+                with Path(folder, name).open("rb") as file:
+                    os.fsync(file.fileno())
         sync(descriptor)
 
 

@@ -228,10 +228,13 @@ class Workspace:
                 raise _unwritable(target, error) from error
 
     @contextmanager
-    def new_folder(self, path: str | os.PathLike[str]) -> Generator[Path]:
+    def new_folder(
+        self, path: str | os.PathLike[str], *, replacing: Callable[[Path], None] | None = None
+    ) -> Generator[Path]:
         """Give an empty folder to fill, which takes the place of what is at `path` at the end of a `with` block.
 
-        Where anything is raised, nothing is left of it, and what was at `path` stays.
+        Where anything is raised, nothing is left of it, and what was at `path` stays. `replacing` is called with what
+        is about to be replaced, and raises where that may not be.
 
         Raises:
             VectorFileError: The folder cannot be made.
@@ -252,6 +255,8 @@ class Workspace:
                     yield target.with_name(part)
                     sync_tree(target.with_name(part))
                     with locked(parent):
+                        if replacing and os.path.lexists(target):
+                            replacing(target)
                         _take_place(base / part, base / target.name, base / old, folder)
                         sync(parent)
                 finally:

@@ -90,7 +90,7 @@ def save_edited_model(
 
 def _llama_cpp(saved: SavedModel) -> str | None:
     """Return the command that adds the same to the unedited model in llama.cpp; the strength is in the file."""
-    from steer_tools.weights.checkpoints import CONTROL_VECTOR
+    from steer_tools.weights.undo_file import CONTROL_VECTOR
 
     layers = saved.control_vector_layers
     if not layers:

@@ -6,11 +6,13 @@ It must not know models, plans or directions.
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-from steer_tools.errors import BakingError
+from steer_tools.errors import BakingError, VectorFileError
 from steer_tools.progress import report
 from steer_tools.session.session import current_session
 from steer_tools.weights.shards import (
@@ -20,24 +22,36 @@ from steer_tools.weights.shards import (
     NewTensor,
     Place,
     find_tensors,
-    read_header,
+    refuse_full_disk,
     weight_files,
     write_file,
     zeros,
 )
 from steer_tools.weights.tensor_edits import CheckpointEdits, TensorEdit, change_slice, slices
+from steer_tools.weights.undo_file import (
+    ADDED,
+    CARD,
+    CONFIG,
+    CONTROL_VECTOR,
+    FIRST,
+    SECOND,
+    UNDO,
+    UndoFile,
+    is_card,
+    names_in,
+    read_undo_file,
+    write_undo_file,
+)
 
-CONFIG, UNDO, CARD, CONTROL_VECTOR = "config.json", "undo.safetensors", "README.md", "control_vector.gguf"
 _GENERATION_CONFIG = "generation_config.json"
-# How the files of a checkpoint of one file are called once a second stands beside it, which then holds what is new.
-_FIRST, _SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-_ADDED = "model-added.safetensors"
-_METADATA = "steer_tools_undo"
+# Of a number in a tensor.
+_MOST_BYTES = 8
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Copy a checkpoint's weights and configs, and nothing else that may lie beside them."""
     names = weight_files(source)
+    refuse_full_disk(target, sum((source / name).stat().st_size for name in names))
     # transformers takes a single file before an index, which is then a leftover.
     beside = (CONFIG, _GENERATION_CONFIG) if names == [SINGLE] else (CONFIG, _GENERATION_CONFIG, INDEX)
     for name in (*names, *(name for name in beside if (source / name).is_file())):
@@ -53,11 +67,10 @@ def edit_checkpoint(folder: Path, edits: CheckpointEdits) -> None:
     tensors = find_tensors(folder)
     _refuse_unfit(folder, tensors, edits)
     undone = {name: tensors[name] for name in (*edits.changed, *edits.copies) if name in tensors}
-    before = {
-        "config": (folder / CONFIG).read_text(encoding="utf-8"),
-        "index": (folder / INDEX).read_text(encoding="utf-8") if (folder / INDEX).is_file() else None,
-    }
-    write_file(folder / UNDO, undone, {_METADATA: json.dumps(before)})
+    copied = sum(tensors[name].size for name in edits.copies.values() if name in tensors)
+    new = sum(prod(shape) for shape in edits.zeros.values()) * _MOST_BYTES
+    refuse_full_disk(folder, sum(place.size for place in undone.values()) + copied + new)
+    write_undo_file(folder, undone)
     _add(folder, tensors, edits)
     _set_config(folder, edits)
     tensors = find_tensors(folder)
@@ -77,36 +90,73 @@ class Undone:
 def undo_edited_model(folder: str | os.PathLike[str]) -> Undone:
     """Take the edits out of a checkpoint that save_edited_model wrote.
 
-    Every weight gets back its own bits. The tokenizer stays; the model card and the undo file are removed. A relative
-    folder is below the workspace.
+    Every weight gets back its own bits. The tokenizer stays, and so do files of yours; the model card and the undo file
+    are removed. A relative folder is below the workspace. The undone checkpoint is made beside the edited one, of which
+    the files that changed take room twice meanwhile, and then takes its place: what is cut off can be run again.
 
     Raises:
-        BakingError: The folder holds no such checkpoint, or another one than its undo file was written for.
+        BakingError: The folder holds no such checkpoint, or another one than its undo file was written for; the disk
+            has no room; or something in the folder was changed meanwhile. The folder is as it was.
     """
-    folder = current_session().workspace.resolve(folder)
-    if not (folder / UNDO).is_file():
-        raise BakingError(f"{folder} holds no {UNDO}", valid="a folder that save_edited_model wrote")
-    saved, metadata = read_header(folder / UNDO)
-    tensors = find_tensors(folder)
-    for name, place in saved.items():
-        if name not in tensors or (tensors[name].dtype, tensors[name].shape) != (place.dtype, place.shape):
-            raise BakingError(
-                f"{folder / UNDO} is of another checkpoint: {name!r} does not fit", fix="Save the model again."
-            )
-    before = cast(dict[str, str | None], json.loads(metadata[_METADATA]))
-    new = _SECOND if before["index"] is None else _ADDED
-    removed = sum(place.file.name == new for place in tensors.values())
-    for name, place in saved.items():
-        tensors[name].overwrite(place.chunks)
-    (folder / CONFIG).write_text(cast(str, before["config"]), encoding="utf-8")
-    if before["index"] is not None:
-        (folder / INDEX).write_text(before["index"], encoding="utf-8")
-    elif (folder / _FIRST).is_file():
-        (folder / _FIRST).rename(folder / SINGLE)
-        (folder / INDEX).unlink(missing_ok=True)
-    for name in (new, CONTROL_VECTOR, CARD, UNDO):
-        (folder / name).unlink(missing_ok=True)
-    return Undone(len(saved), removed)
+    workspace = current_session().workspace
+    edited = workspace.resolve(folder)
+    if edited.is_symlink():
+        raise BakingError(f"{edited} is a link", fix="Give the folder that it leads to.")
+    try:
+        with workspace.settled(edited):  # A run that was killed between two renames is put in order first.
+            undo, seen = read_undo_file(edited), _state_of(edited)
+
+        def refuse_changed(there: Path) -> None:
+            if _state_of(there) != seen:
+                raise BakingError(f"{there} was changed while it was undone", fix="Nothing was undone: run it again.")
+
+        with workspace.new_folder(edited, replacing=refuse_changed) as part:
+            _copy_undone(edited, part, undo)
+    except (OSError, VectorFileError) as error:
+        raise BakingError(
+            f"{edited} cannot be undone ({error.__cause__ or error})",
+            fix="Nothing in it was changed: mend that, and run it again.",
+        ) from error
+    return Undone(len(undo.places), undo.removed)
+
+
+def _state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return what changes with any file of a folder, by name."""
+    found = ((name, (folder / name).lstat()) for name in names_in(folder))
+    return {name: (one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found}
+
+
+def _copy_undone(edited: Path, part: Path, undo: UndoFile) -> None:
+    """Fill `part` with what the edited folder was before; what stays the same is linked, where the disk can."""
+    changed = {now.file.name for _, now in undo.places.values()}
+    dropped = {*undo.added, *changed, CONFIG, INDEX, CONTROL_VECTOR, UNDO, *([CARD] if is_card(edited / CARD) else [])}
+    unlinked: list[tuple[Path, Path]] = []
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            unlinked.append((Path(source), Path(target)))
+
+    def left_out(at: str, _: list[str]) -> set[str]:
+        return dropped if Path(at) == edited else set()
+
+    shutil.copytree(edited, part, symlinks=True, ignore=left_out, copy_function=link, dirs_exist_ok=True)
+    copied = [*(source for source, _ in unlinked), *(edited / name for name in changed)]
+    refuse_full_disk(part, sum(path.stat().st_size for path in copied))
+    for source, target in unlinked:
+        shutil.copy2(source, target)
+    for name in changed:
+        shutil.copyfile(edited / name, part / name)
+    for done, (then, now) in enumerate(undo.places.values()):
+        report(done, len(undo.places), "undoing the edits")
+        replace(now, file=part / now.file.name).overwrite(then.chunks)
+    (part / CONFIG).write_text(undo.before.config, encoding="utf-8")
+    if undo.before.index is not None:
+        (part / INDEX).write_text(undo.before.index, encoding="utf-8")
+    elif not (part / SINGLE).exists():
+        (part / FIRST).rename(part / SINGLE)
+    find_tensors(part)  # What would not load takes no place.
 
 
 def _refuse_unfit(folder: Path, tensors: dict[str, Place], edits: CheckpointEdits) -> None:
@@ -134,15 +184,21 @@ def _add(folder: Path, tensors: dict[str, Place], edits: CheckpointEdits) -> Non
     if not new:
         return
     if (folder / INDEX).is_file():
-        file, index = _ADDED, cast(dict[str, Any], json.loads((folder / INDEX).read_text(encoding="utf-8")))
+        file, index = _unused(folder), cast(dict[str, Any], json.loads((folder / INDEX).read_text(encoding="utf-8")))
     else:
-        file, index = _SECOND, cast(dict[str, Any], {"metadata": {}, "weight_map": dict.fromkeys(tensors, _FIRST)})
+        file, index = SECOND, cast(dict[str, Any], {"metadata": {}, "weight_map": dict.fromkeys(tensors, FIRST)})
     write_file(folder / file, new, {"format": "pt"})
     index["weight_map"] |= dict.fromkeys(new, file)
     index["metadata"]["total_size"] = sum(one.size for one in (*tensors.values(), *new.values()))
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if file == _SECOND:
-        (folder / SINGLE).rename(folder / _FIRST)
+    if file == SECOND:
+        (folder / SINGLE).rename(folder / FIRST)
+
+
+def _unused(folder: Path) -> str:
+    """Return the name of a new weight file; an edited checkpoint that is edited again has one of the first name."""
+    names = (ADDED.replace("added", f"added-{number}") for number in count(2))
+    return next(name for name in chain([ADDED], names) if not (folder / name).exists())
 
 
 def _set_config(folder: Path, edits: CheckpointEdits) -> None:

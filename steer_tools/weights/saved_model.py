@@ -18,15 +18,16 @@ from steer_tools.engines.base import Row, Sampling
 from steer_tools.engines.facets import EditableWeights, Replay
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.engines.huggingface.loading import load_pretrained
-from steer_tools.errors import ArgumentError, BakingError
+from steer_tools.errors import ArgumentError, BakingError, SteeringError
 from steer_tools.formats import write_vector
 from steer_tools.prompts import Prompt, TextPrompt
 from steer_tools.session.session import Session
 from steer_tools.weights.bakeable_plans import Ablation, Addition, Baking, engine_for_baking, read_plan, writing_sites
-from steer_tools.weights.checkpoints import CARD, CONTROL_VECTOR, UNDO, copy_checkpoint, edit_checkpoint
+from steer_tools.weights.checkpoints import copy_checkpoint, edit_checkpoint
 from steer_tools.weights.plan_into_weights import edits_for
-from steer_tools.weights.shards import FLOATS, INDEX, SINGLE, find_tensors
+from steer_tools.weights.shards import FLOATS, INDEX, SINGLE, find_tensors, refuse_full_disk
 from steer_tools.weights.tensor_edits import CheckpointEdits
+from steer_tools.weights.undo_file import CARD, CARD_ENDING, CONTROL_VECTOR, UNDO, read_undo_file
 from steer_tools.workspace import Workspace
 
 
@@ -79,20 +80,20 @@ def save_edited(
 
     Raises:
         BakingError: Weights cannot hold the plan, or the proof failed.
-        ArgumentError: The folder is there already, and save_edited_model did not write it.
+        ArgumentError: The folder is there already, and save_edited_model did not write it, or not all that is in it.
     """
     engine = engine_for_baking(session)
     model, writers = cast(Any, engine.module), engine.find_writers()
     kind = read_plan(baking.plan, writing_sites(writers))
     edits = edits_for(kind, engine, writers)
     target = session.workspace.resolve(folder)
-    if target.exists() and not (target / UNDO).is_file():
-        raise ArgumentError(f"{target} is there already", valid="a new folder, or one that save_edited_model wrote")
+    _refuse_strangers(target)
     source = _source_of(engine)
     if target == source:
         raise ArgumentError(f"{target} is the folder that the model was loaded from", valid="another folder")
-    with session.workspace.new_folder(folder) as part:
+    with session.workspace.new_folder(folder, replacing=_refuse_strangers) as part:
         if source is None:
+            refuse_full_disk(part, sum(own.numel() * own.element_size() for own in model.parameters()))
             model.save_pretrained(part)
         else:
             copy_checkpoint(source, part)
@@ -114,6 +115,30 @@ def save_edited(
         control_vector_layers=layers,
         warnings=(*baking.warnings, *warnings),
     )
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Refuse to replace what is no edited checkpoint and nothing else."""
+    if not os.path.lexists(folder):
+        return
+    problem = f"{folder} is there already"
+    valid = "a new folder, or one that save_edited_model wrote"
+    if folder.is_symlink():
+        raise ArgumentError(f"{problem}, and is a link", valid=valid)
+    try:
+        strangers = read_undo_file(folder).strangers(folder)
+    except SteeringError as error:
+        raise ArgumentError(f"{problem}, and cannot be undone: {error}", valid=valid, fix=_ELSEWHERE) from error
+    if strangers:
+        raise ArgumentError(
+            f"{problem}, and holds more than save_edited_model wrote: {', '.join(map(repr, strangers[:_MOST_NAMED]))}"
+            + (f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""),
+            valid=valid,
+            fix=_ELSEWHERE,
+        )
+
+
+_ELSEWHERE, _MOST_NAMED = "Choose another folder, or move what is yours out of it; nothing was written.", 5
 
 
 def model_folder(session: Session) -> Path | None:
@@ -190,8 +215,7 @@ the same edit by hooks, on {proof.prompts} prompts:
 
 `{UNDO}` holds what was changed: `steer-tools undo FOLDER` gives every weight its own bits again.
 
-Texts of this model are steered: say so where you show them.
-"""
+{CARD_ENDING}"""
 
 
 # Of the largest logit; in half precision the weights are rounded themselves.

@@ -5,6 +5,7 @@ Nothing is loaded as a whole, so that a checkpoint may be larger than the memory
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -104,16 +105,24 @@ def weight_files(folder: Path, opened: Opening = open_file) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         raise BakingError(f"{folder} holds no safetensors checkpoint", valid=f"a folder with {SINGLE} or {INDEX}")
+    with opened(index) as file:
+        JSON_BYTES.require(os.fstat(file.fileno()).st_size, f"{index} has", BakingError)
+        return files_of_index(file.read(), index)
+
+
+def files_of_index(text: bytes, index: Path) -> list[str]:
+    """Return the names of the weight files that the text of an index names.
+
+    Raises:
+        BakingError: It is none, or names files elsewhere.
+    """
+    require_json(text, str(index), BakingError)
     try:
-        with opened(index) as file:
-            JSON_BYTES.require(os.fstat(file.fileno()).st_size, f"{index} has", BakingError)
-            document = file.read()
-        require_json(document, str(index), BakingError)
-        names = sorted(set(_Index.model_validate_json(document).weight_map.values()))
+        names = sorted(set(_Index.model_validate_json(text).weight_map.values()))
     except ValidationError as error:
         raise BakingError(f"{index} is no index of a checkpoint", fix="Download or save it again.") from error
-    if strangers := [name for name in names if Path(name).name != name]:
-        raise BakingError(f"{index} names the file {strangers[0]!r}", valid="names of files in the same folder")
+    if strangers := [name for name in names if Path(name).name != name or "\0" in name]:
+        raise BakingError(f"{index} names the file {strangers[0]!r:.80}", valid="names of files in the same folder")
     return names
 
 
@@ -172,6 +181,20 @@ def write_file(path: Path, tensors: Mapping[str, NewTensor | Place], metadata: M
         for tensor in tensors.values():
             for chunk in tensor.chunks:
                 file.write(chunk)
+
+
+def refuse_full_disk(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk of a folder has no room for.
+
+    Raises:
+        BakingError: It has not as many bytes free as are needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BakingError(
+            f"The disk of {folder.parent} has {free:,} bytes free, and {needed:,} are needed",
+            fix="Make room on it, and run it again; nothing was changed.",
+        )
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> NewTensor:

@@ -196,15 +196,19 @@ def offences(path: str, source: str) -> list[str]:
             found.append(f"{path} has a global")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"{path} catches everything")
-        if isinstance(node, ast.Call) and is_save(node) and "replaces" not in {own.arg for own in node.keywords}:
+        if (
+            isinstance(node, ast.Call)
+            and is_save(node)
+            and {"replaces", "replacing"}.isdisjoint(own.arg for own in node.keywords)
+        ):
             found.append(f"{path} saves, and does not say what it may replace")
     return found
 
 
 def is_save(node: ast.Call) -> bool:
-    """Return whether a call writes into a workspace: `write` of a file or a stream takes the content alone."""
+    """Return whether a call saves into a workspace: `write` of a file or a stream takes the content alone."""
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-    return name == "write_together" or (name == "write" and len(node.args) > 1)
+    return name in ("write_together", "new_folder") or (name == "write" and len(node.args) > 1)
 
 
 NO_TOOLS = {"__init__", "arguments", "card", "choices", "colours", "rendering", "resolving", "results", "sweep_results"}
@@ -337,6 +341,7 @@ def test_a_circle_is_found() -> None:
         ("steer_tools/workspace.py", "try:\n    pass\nexcept:\n    pass", "catches everything"),
         ("steer_tools/tools/generate.py", "session.workspace.write(path, content)", "what it may replace"),
         ("steer_tools/tools/generate.py", "files.write_together(contents)", "what it may replace"),
+        ("steer_tools/weights/saved_model.py", "workspace.new_folder(folder)", "what it may replace"),
     ],
 )
 def test_each_planted_offence_is_found(path: str, source: str, words: str) -> None:
