@@ -68,8 +68,11 @@ def run_demo(*, model: str, workspace: str | None, as_json: bool, is_fallback: b
         picture = text_cards(
             [report.cards(study) for study in findings.studies], title=f"Steering {report.described(findings.model)}"
         )
-        picture_path = files.write(f"{FOLDER}/{report.PICTURE}", signed(picture), replaces=SIGNED)
-        report_path = files.write(f"{FOLDER}/report.md", signed(report.markdown(findings)), replaces=SIGNED)
+        contents = {
+            f"{FOLDER}/{report.PICTURE}": signed(picture),
+            f"{FOLDER}/report.md": signed(report.markdown(findings)),
+        }
+        picture_path, report_path = files.write_together(contents, replaces=dict.fromkeys(contents, SIGNED))
     if as_json:
         show_json(report.document(findings, report_path, picture_path))
     else:
