@@ -14,6 +14,7 @@ SteeringError
 ├── ForeignVectorError        a vector that was made on another model
 ├── WorkspacePathError        a path outside the workspace
 ├── UnknownSteeringIdError    no such thing is applied
+├── OutOfMemoryError          what one row takes is more than the device has free
 ├── BakingError               what weights cannot hold, or do not hold as was proved
 └── Cancelled                 the caller stopped the work; nothing was left behind
 """
@@ -81,6 +82,10 @@ class WorkspacePathError(SteeringError):
 
 class UnknownSteeringIdError(SteeringError):
     """A steering id that is not applied."""
+
+
+class OutOfMemoryError(SteeringError):
+    """One row alone takes more memory than the device has free."""
 
 
 class BakingError(SteeringError):

@@ -6,7 +6,7 @@ distribution (Gumbel-max), so that a row's tokens depend on its seed and not on 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,17 +29,25 @@ from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenizat
 from steer_tools.progress import report
 
 
-def batches_by_length(lengths: Sequence[int], token_budget: int, *, equal_only: bool = False) -> list[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int],
+    token_budget: int,
+    fits: Callable[[int, int], bool] = lambda rows, tokens: True,
+    *,
+    equal_only: bool = False,
+) -> list[list[int]]:
     """Group the indices of `lengths`, shortest first, so that each padded batch stays within `token_budget` tokens.
 
     Small batches of like length beat large ones: padding costs more than larger products save. A single sequence
-    above the budget is a batch of its own; with `equal_only` a batch holds one length.
+    above the budget is a batch of its own; with `equal_only` a batch holds one length. `fits` says of several rows of a
+    length whether they may be together.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         batch = batches[-1] if batches else []
-        fits = (len(batch) + 1) * lengths[index] <= token_budget
-        if batch and fits and not (equal_only and lengths[batch[0]] != lengths[index]):
+        rows, tokens = len(batch) + 1, lengths[index]
+        is_small = rows * tokens <= token_budget and fits(rows, tokens)
+        if batch and is_small and not (equal_only and lengths[batch[0]] != lengths[index]):
             batch.append(index)
         else:
             batches.append([index])

@@ -38,10 +38,10 @@ from steer_tools.engines.huggingface.decoding import (
     ChoosingProcessor,
     Decoder,
     ForcingProcessor,
-    batches_by_length,
     pad,
 )
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
+from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.model_state import ModelState
 from steer_tools.engines.huggingface.output_parameters import find_writers
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
@@ -58,7 +58,7 @@ from steer_tools.errors import ArgumentError, UnsupportedModelError
 from steer_tools.progress import reporting_to
 from steer_tools.prompts import Prompt
 
-# Prompt and new tokens of all rows that share one cache.
+# Prompt and new tokens of all rows that share one cache, where memory holds them.
 _GENERATION_TOKENS = 65_536
 # What a model raises that lacks an input.
 _MODEL_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
@@ -110,11 +110,23 @@ class HuggingFaceEngine:
             with reporting_to(None):
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
-            self._reader = Reader(self.architecture, self._taps, self._hooks, self._tokens, self.behaviour)
+            self._memory = Memory(self.architecture)
+            self._reader = Reader(
+                self.architecture, self._taps, self._hooks, self._tokens, self.behaviour, self._memory
+            )
             self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
-            shared = SharedPrompts(self.architecture, self._hooks, self._plans, self.behaviour, self._tokens.pad_token)
+            shared = SharedPrompts(
+                self.architecture,
+                self._hooks,
+                self._plans,
+                self.behaviour,
+                self._memory,
+                pad_token=self._tokens.pad_token,
+            )
             batches = self._reader.batches
-            self._scorer = Scorer(self.architecture, self._hooks, self._tokens, self._plans, batches, shared)
+            self._scorer = Scorer(
+                self.architecture, self._hooks, self._tokens, self._plans, batches, shared, self._memory
+            )
             fingerprint, *former = fingerprints(self._model, loaded_from)
             self.info = ModelInfo(
                 name=name or getattr(self._model.config, "_name_or_path", "") or type(model).__name__,
@@ -219,23 +231,32 @@ class HuggingFaceEngine:
         return self._tokens.texts.of(tokens)
 
     def generate(self, rows: Sequence[Row], sampling: Sampling) -> list[Generation]:
-        """Continue each row under its own plan; rows are batched together up to a budget of tokens."""
+        """Continue each row under its own plan; rows are batched together up to a budget of tokens and memory."""
         rows = self._plans.decided(rows)
         encoded = self._tokens.encode_each((row.prompt for row in rows), sampling.max_new_tokens)
         lengths = [len(tokens.tokens) + sampling.max_new_tokens for tokens in encoded]
+        self._memory.require_generation(max(lengths), sampling.max_new_tokens)
         company = self.behaviour.company
         budget = 0 if company == "alone" else _GENERATION_TOKENS
-        generations: dict[int, Generation] = {}
-        for batch in batches_by_length(lengths, budget, equal_only=company == "equal"):
+
+        def row_bytes(tokens: int) -> int:
+            return sampling.beams * self._memory.generating_bytes(tokens)
+
+        def run(batch: list[int]) -> dict[int, Generation]:
             batch_rows, prompts = [rows[i] for i in batch], [encoded[i] for i in batch]
             ids, real = pad([prompt.tokens for prompt in prompts], self._tokens.pad_token, left=True)
             chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows], real)
-            run = self._plans.run(batch_rows, prompts, real)
-            with self._hooks.running(run), self._hooks.generating(GenerateCall()):
+            compiled = self._plans.run(batch_rows, prompts, real)
+            with self._hooks.running(compiled), self._hooks.generating(GenerateCall()):
                 new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None)
             steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else torch.zeros(len(batch), 0)
-            for index, tokens, log_probs in zip(batch, new.tolist(), steps, strict=True):
-                generations[index] = self._decoder.finish(encoded[index], tokens, log_probs)
+            made = zip(batch, new.tolist(), steps, strict=True)
+            return {i: self._decoder.finish(encoded[i], tokens, log_probs) for i, tokens, log_probs in made}
+
+        batches = self._memory.batches(lengths, budget, row_bytes, equal_only=company == "equal")
+        generations: dict[int, Generation] = {}
+        for _, made in self._memory.halved(batches, run):
+            generations |= made
         ordered = [generations[i] for i in range(len(rows))]
         return ordered if sampling.beams == 1 else self._with_scores(rows, ordered)
 
@@ -267,9 +288,17 @@ class HuggingFaceEngine:
             pairs = zip(rows, completions, strict=True)
             return [self.replay([r], [c], use_cache=use_cache, batched=True)[0] for r, c in pairs]
         encoded = self._tokens.encode_each((row.prompt for row in rows), max(map(len, completions)))
-        prompts = [tokens.tokens for tokens in encoded]
-        logits = self._forced(prompts, completions, partial(self._plans.run, rows, encoded), use_cache=use_cache)
-        return [logits[row, : len(tokens)] for row, tokens in enumerate(completions)]
+
+        def run(batch: list[int]) -> dict[int, Tensor]:
+            prompts, forced = [encoded[i] for i in batch], [completions[i] for i in batch]
+            compile_for = partial(self._plans.run, [rows[i] for i in batch], prompts)
+            logits = self._forced([own.tokens for own in prompts], forced, compile_for, use_cache=use_cache)
+            return {i: logits[row, : len(completions[i])] for row, i in enumerate(batch)}
+
+        replayed: dict[int, Tensor] = {}
+        for _, made in self._memory.halved([[*range(len(rows))]], run):
+            replayed |= made
+        return [replayed[i] for i in range(len(rows))]
 
     def observe(self, prompt: Prompt, max_new_tokens: int) -> Observation:
         """Generate as a user's own `model.generate` would, with independent hooks before and after ours."""

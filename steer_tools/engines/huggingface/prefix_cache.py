@@ -6,7 +6,7 @@ What edits the prompt before its last token must be equal in all of them; what a
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Row
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
+from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
+from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.row_plans import RowPlans
 from steer_tools.engines.huggingface.tokenization import PromptTokens, shared_start
@@ -53,10 +54,17 @@ class SharedPrompts:
     """Shares the prompts of one model's rows."""
 
     def __init__(
-        self, architecture: Architecture, hooks: SteeringHooks, plans: RowPlans, behaviour: Behaviour, pad_token: int
+        self,
+        architecture: Architecture,
+        hooks: SteeringHooks,
+        plans: RowPlans,
+        behaviour: Behaviour,
+        memory: Memory,
+        *,
+        pad_token: int,
     ) -> None:
         self._architecture, self._hooks, self._plans, self._pad_token = architecture, hooks, plans, pad_token
-        self._behaviour = behaviour
+        self._behaviour, self._memory = behaviour, memory
 
     def groups(self, rows: Sequence[Row], prompts: Sequence[PromptTokens]) -> tuple[list[list[int]], list[int]]:
         """Return the numbers of the rows that may share a prompt, group by group, and those of all others."""
@@ -122,7 +130,8 @@ class SharedPrompts:
         """Group completions; the cache is repeated for each row, so that a long prompt makes batches smaller."""
         longest = max(lengths)
         budget = _TOKENS_ON_CPU if self._architecture.device.type == "cpu" else _TOKENS_ELSEWHERE
-        return batches_by_length(lengths, min(budget, max(1, _CACHED_TOKENS * longest // (cached + longest))))
+        budget = min(budget, max(1, _CACHED_TOKENS * longest // (cached + longest)))
+        return self._memory.batches(lengths, budget, partial(self._memory.scoring_bytes, cached=cached))
 
     @cached_property
     def _may_share(self) -> bool:

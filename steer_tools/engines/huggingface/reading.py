@@ -7,7 +7,7 @@ kept.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from torch import Tensor
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.decoding import batches_by_length, forward, pad
+from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
+from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.engines.pooling import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
-from steer_tools.progress import reported
+from steer_tools.progress import report
 from steer_tools.prompts import Prompt
 
 # About 256 tokens a batch was fastest for reading on a CPU; an accelerator wants larger products.
@@ -34,17 +35,23 @@ class Reader:
     """Reads one model."""
 
     def __init__(
-        self, architecture: Architecture, taps: Taps, hooks: SteeringHooks, tokens: Tokenization, behaviour: Behaviour
+        self,
+        architecture: Architecture,
+        taps: Taps,
+        hooks: SteeringHooks,
+        tokens: Tokenization,
+        behaviour: Behaviour,
+        memory: Memory,
     ) -> None:
         self._architecture, self._taps, self._hooks = architecture, taps, hooks
-        self._tokens, self._behaviour = tokens, behaviour
+        self._tokens, self._behaviour, self._memory = tokens, behaviour, memory
         self._may_stop_early = architecture.may_stop_early
 
-    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Group sequences of these lengths for passes without a cache."""
+    def batches(self, lengths: Sequence[int], row_bytes: Callable[[int], int]) -> list[list[int]]:
+        """Group sequences of these lengths for passes without a cache; `row_bytes` is of a row of a length."""
         is_cpu = self._architecture.device.type == "cpu"
         budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
-        return batches_by_length(lengths, budget, equal_only=not self._behaviour.right_is_exact)
+        return self._memory.batches(lengths, budget, row_bytes, equal_only=not self._behaviour.right_is_exact)
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
         """Return the mean over the pooled tokens of each prompt."""
@@ -115,19 +122,30 @@ class Reader:
         """Yield each batch of prompts with what `select` takes of what is at each site, (rows, tokens, width)."""
         self._hooks.reach(sites)
         deepest = max(site.layer for site in sites)
-        batches = self.batches([len(tokens.tokens) for tokens in encoded])
-        for batch in reported(batches, "reading prompts"):
+        done = 0
+
+        def run(batch: list[int]) -> dict[Site, _Selected]:
             padded = pad([encoded[i].tokens for i in batch], self._tokens.pad_token, left=False)
             selected: dict[Site, _Selected] = {}
 
-            def take(site: Site, hidden: Tensor, batch: list[int] = batch, into: Any = selected) -> None:
-                into[site] = select(site, batch, hidden)
+            def take(site: Site, hidden: Tensor) -> None:
+                selected[site] = select(site, batch, hidden)
 
             captures = {site: partial(take, site) for site in sites}
-            run = Run(captures=captures, stop_after=deepest if self._may_stop_early else None)
-            with torch.no_grad(), self._hooks.running(run), suppress(StopForward):
+            stop_after = deepest if self._may_stop_early else None
+            with (
+                torch.no_grad(),
+                self._hooks.running(Run(captures=captures, stop_after=stop_after)),
+                suppress(StopForward),
+            ):
                 forward(self._architecture, *padded)
+            return selected
+
+        batches = self.batches([len(tokens.tokens) for tokens in encoded], self._memory.reading_bytes)
+        for batch, selected in self._memory.halved(batches, run):
             yield batch, selected
+            done += len(batch)
+            report(done, len(encoded), "reading prompts")
 
 
 class _Kept(NamedTuple):

@@ -3,9 +3,10 @@
 It must not know how plans act; the logits of prompts are not computed where the model can leave them out.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,16 +16,18 @@ from steer_tools.engines.base import Completion, CompletionGradients, Row
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, SteeringHooks
+from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.row_plans import RowPlans
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.progress import report
 
 _SCORING = "scoring completions"
+_Kept = TypeVar("_Kept")
 
 
 class Scorer:
-    """Scores with one model; `batches` groups sequences by their lengths."""
+    """Scores with one model; `batches` groups sequences by their lengths and by what a row of a length takes."""
 
     def __init__(
         self,
@@ -32,16 +35,21 @@ class Scorer:
         hooks: SteeringHooks,
         tokens: Tokenization,
         plans: RowPlans,
-        batches: Callable[[Sequence[int]], list[list[int]]],
+        batches: Callable[[Sequence[int], Callable[[int], int]], list[list[int]]],
         shared: SharedPrompts,
+        memory: Memory,
     ) -> None:
         self._architecture, self._hooks, self._tokens = architecture, hooks, tokens
-        self._plans, self._batches, self._shared = plans, batches, shared
+        self._plans, self._batches, self._shared, self._memory = plans, batches, shared, memory
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""
         prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
-        scores = {index: _chosen(logits, added[index]).cpu() for index, logits in self._logits_of(rows, prompts, added)}
+
+        def kept(index: int, logits: Tensor) -> Tensor:
+            return _chosen(logits, added[index]).cpu()
+
+        scores = dict(self._kept_of(rows, prompts, added, kept))
         return [scores[i] for i in range(len(rows))]
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -49,7 +57,11 @@ class Scorer:
         prompts = self._tokens.encode_each(row.prompt for row in rows)
         # Any one token will do: only the logits before it are read.
         any_token = [(self._tokens.pad_token,) for _ in rows]
-        found = {i: logits[0].log_softmax(dim=-1).cpu() for i, logits in self._logits_of(rows, prompts, any_token)}
+
+        def kept(index: int, logits: Tensor) -> Tensor:
+            return logits[0].log_softmax(dim=-1).cpu()
+
+        found = dict(self._kept_of(rows, prompts, any_token, kept))
         return [found[i] for i in range(len(rows))]
 
     def divergences(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
@@ -62,18 +74,24 @@ class Scorer:
         for indices in alike.values():
             own = [indices[0], *indices]
             with_reference = [Row(rows[indices[0]].prompt), *(rows[i] for i in indices)]
-            every = self._logits_of(
-                with_reference, [prompts[i] for i in own], [added[i] for i in own], message="measuring divergence"
+            reference: dict[int, Tensor] = {}
+
+            def kept(place: int, logits: Tensor, reference: dict[int, Tensor] = reference) -> Tensor:
+                log_probs = logits.log_softmax(dim=-1)
+                if place == 0:
+                    reference[0] = log_probs
+                return _divergence(reference[0], log_probs).cpu() if reference else log_probs
+
+            every = self._kept_of(
+                with_reference, [prompts[i] for i in own], [added[i] for i in own], kept, message="measuring divergence"
             )
-            reference: Tensor | None = None
             waiting: dict[int, Tensor] = {}
-            for place, logits in every:
-                waiting[place] = logits.log_softmax(dim=-1)
-                # Rows whose plans edit the prompt alike come before the unsteered one.
-                reference = waiting.pop(0) if place == 0 else reference
-                while waiting and reference is not None:
-                    other, log_probs = waiting.popitem()
-                    found[own[other]] = (reference.exp() * (reference - log_probs)).sum(dim=-1).cpu()
+            for place, measured in every:
+                waiting[place] = measured
+                # Rows whose plans edit the prompt alike come before the unsteered one, with their log-probabilities.
+                while waiting and reference:
+                    other, given = waiting.popitem()
+                    found[own[other]] = given if given.dim() == 1 else _divergence(reference[0], given).cpu()
         return [found[i] for i in range(len(rows))]
 
     def gradients(
@@ -83,53 +101,74 @@ class Scorer:
         prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
         self._hooks.reach(sites)
         found: dict[int, CompletionGradients] = {}
+
+        def run(batch: list[int]) -> dict[int, CompletionGradients]:
+            # The gradient at a site is that of zeros which are added there, whatever came before.
+            zeros: dict[Site, Tensor] = {}
+
+            def add_zeros(site: Site, hidden: Tensor) -> Tensor:
+                zeros[site] = torch.zeros_like(hidden, requires_grad=True)
+                return hidden + zeros[site]
+
+            captures = {site: partial(add_zeros, site) for site in sites}
+            logits = self._logits(batch, rows, prompts, added, captures)
+            totals = [_chosen(own, added[index]).sum() for index, own in logits]
+            gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
+            made: dict[int, CompletionGradients] = {}
+            for row, index in enumerate(batch):
+                end = len(prompts[index].tokens) + len(added[index]) - 1
+                own = {site: g[row, :end].float().cpu() for site, g in zip(sites, gradients, strict=True)}
+                made[index] = CompletionGradients(float(totals[row].detach()), own)
+            return made
+
         with torch.inference_mode(False), torch.enable_grad():
-            for batch in self._batches_of(range(len(rows)), prompts, added):
-                # The gradient at a site is that of zeros which are added there, whatever came before.
-                zeros: dict[Site, Tensor] = {}
-
-                def add_zeros(site: Site, hidden: Tensor, zeros: dict[Site, Tensor] = zeros) -> Tensor:
-                    zeros[site] = torch.zeros_like(hidden, requires_grad=True)
-                    return hidden + zeros[site]
-
-                captures = {site: partial(add_zeros, site) for site in sites}
-                logits = self._logits(batch, rows, prompts, added, captures)
-                totals = [_chosen(own, added[index]).sum() for index, own in logits]
-                gradients = torch.autograd.grad(torch.stack(totals).sum(), [zeros[site] for site in sites])
-                for row, index in enumerate(batch):
-                    end = len(prompts[index].tokens) + len(added[index]) - 1
-                    own = {site: g[row, :end].float().cpu() for site, g in zip(sites, gradients, strict=True)}
-                    found[index] = CompletionGradients(float(totals[row].detach()), own)
+            batches = self._batches_of(range(len(rows)), prompts, added, self._memory.gradient_bytes)
+            for _, made in self._memory.halved(batches, run):
+                found |= made
                 report(len(found), len(rows), _SCORING)
         return [found[i] for i in range(len(rows))]
 
-    def _logits_of(
+    def _kept_of(
         self,
         rows: Sequence[Row],
         prompts: Sequence[PromptTokens],
         completions: Sequence[tuple[int, ...]],
+        kept: Callable[[int, Tensor], _Kept],
         *,
         message: str = _SCORING,
-    ) -> Iterable[tuple[int, Tensor]]:
-        """Yield (row, (tokens, vocabulary) float32 logits before each completion token), in any order."""
+    ) -> Iterator[tuple[int, _Kept]]:
+        """Yield (row, what is kept of its logits), in any order.
+
+        `kept` is given the row and its (tokens, vocabulary) float32 logits before each completion token.
+        """
         groups, alone = self._shared.groups(rows, prompts)
+
+        def run_shared(group: list[int]) -> list[tuple[int, _Kept]]:
+            logits = self._shared.logits(group, rows, prompts[group[0]], completions)
+            return [(index, kept(index, own)) for index, own in logits]
+
+        def run(batch: list[int]) -> list[tuple[int, _Kept]]:
+            return [(index, kept(index, own)) for index, own in self._logits(batch, rows, prompts, completions)]
+
         done = 0
         with torch.no_grad():
-            for group in groups:
-                yield from self._shared.logits(group, rows, prompts[group[0]], completions)
-                done += len(group)
-                report(done, len(rows), message)
-            for batch in self._batches_of(alone, prompts, completions):
-                yield from self._logits(batch, rows, prompts, completions)
-                done += len(batch)
-                report(done, len(rows), message)
+            batches = self._batches_of(alone, prompts, completions, self._memory.scoring_bytes)
+            for made in (self._memory.halved(groups, run_shared), self._memory.halved(batches, run)):
+                for batch, found in made:
+                    yield from found
+                    done += len(batch)
+                    report(done, len(rows), message)
 
     def _batches_of(
-        self, indices: Sequence[int], prompts: Sequence[PromptTokens], completions: Sequence[tuple[int, ...]]
+        self,
+        indices: Sequence[int],
+        prompts: Sequence[PromptTokens],
+        completions: Sequence[tuple[int, ...]],
+        row_bytes: Callable[[int], int],
     ) -> list[list[int]]:
         """Group rows by how much the model is given for them: prompts with completions but for their last tokens."""
         lengths = [len(prompts[i].tokens) + len(completions[i]) - 1 for i in indices]
-        return [[indices[place] for place in batch] for batch in self._batches(lengths)]
+        return [[indices[place] for place in batch] for batch in self._batches(lengths, row_bytes)]
 
     def _logits(
         self,
@@ -149,6 +188,11 @@ class Scorer:
         for row, index in enumerate(batch):
             start = len(prompts[index].tokens) - 1 - first_column
             yield index, logits[row, start : start + len(completions[index])].float()
+
+
+def _divergence(reference: Tensor, log_probs: Tensor) -> Tensor:
+    """Return KL (tokens,) of log-probabilities (tokens, vocabulary) from the reference's."""
+    return (reference.exp() * (reference - log_probs)).sum(dim=-1)
 
 
 def _chosen(logits: Tensor, tokens: Sequence[int]) -> Tensor:
