@@ -145,9 +145,9 @@ class Writer:
 
 
 def kill_at_random(name: str, root: Path, choose: random.Random, *, is_confined: bool = False) -> None:
-    """Kill a writer within its next 15 ms."""
+    """Kill a writer within its next 60 ms, which are some saves."""
     writer = Writer(name, root, is_confined=is_confined)
-    time.sleep(choose.random() * 0.015)
+    time.sleep(choose.random() * 0.06)
     writer.kill()
 
 
