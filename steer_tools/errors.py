@@ -19,9 +19,11 @@ SteeringError
 └── Cancelled                 the caller stopped the work; nothing was left behind
 """
 
+from steer_tools.foreign_text import visible
+
 
 class SteeringError(Exception):
-    """Base of all errors of this package; its text is `problem`, then what is valid, then what to do."""
+    """Base of all errors of this package; its text, one line, is `problem`, then what is valid, then what to do."""
 
     def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
         parts = [problem if problem.endswith(".") else f"{problem}."]
@@ -29,7 +31,7 @@ class SteeringError(Exception):
             parts.append(f"Valid: {valid}.")
         if fix:
             parts.append(fix if fix.endswith((".", "!", "?")) else f"{fix}.")
-        super().__init__(" ".join(parts))
+        super().__init__(visible(" ".join(parts)))
 
 
 class NoModelError(SteeringError):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from steer_tools.foreign_text import visible
+
 Reporter = Callable[[int, int, str], None]
 _Item = TypeVar("_Item")
 
@@ -19,7 +21,7 @@ _reporter: ContextVar[Reporter | None] = ContextVar("steer_tools_reporter", defa
 def report(done: int, total: int, message: str) -> None:
     """Tell this context's reporter that `done` of `total` steps of `message` are finished."""
     if (reporter := _reporter.get()) is not None:
-        reporter(done, total, message)
+        reporter(done, total, visible(message))
 
 
 def reported(items: Sequence[_Item], message: str) -> Iterator[_Item]:

@@ -17,6 +17,7 @@ from steer_tools.by_hand.plain_values import plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
 from steer_tools.by_hand.results import AppliedResult, Result, VectorResult
 from steer_tools.errors import ArgumentError
+from steer_tools.foreign_text import visible
 from steer_tools.tools.card import Tool
 from steer_tools.tools.documentation import document
 
@@ -39,7 +40,7 @@ def tool_by_hand(tool: Tool) -> Callable[..., Result]:
         with notebook_bar(tool.name), acting:
             result = tool.function(**arguments)
         for warning in result.get("warnings", ()):
-            _log.info("%s: %s", tool.name, warning)
+            _log.info("%s: %s", tool.name, visible(warning))
         kind = VectorResult if tool.card.makes_vector else AppliedResult if "steering_id" in result else Result
         return kind(result, tool, arguments)
 

@@ -96,9 +96,9 @@ class Result(dict[str, Any]):
         return self._rendered(as_html=True) if self._tool.show is not None else None
 
     def _rendered(self, *, as_html: bool) -> str:
-        from rich.console import Console
+        from steer_tools.tools.consoles import TextConsole
 
-        console = Console(record=True, file=io.StringIO(), width=_WIDTH, force_jupyter=False)
+        console = TextConsole(record=True, file=io.StringIO(), width=_WIDTH, force_jupyter=False)
         console.print(self._tool.shown(self, self._arguments, is_plain=not as_html) if self._tool.show else dict(self))
         text = console.export_html(inline_styles=True, code_format=_HTML) if as_html else console.export_text()
         # As it is seen from here.

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from steer_tools.core.registry import Applied
 from steer_tools.core.site import Component
 from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
+from steer_tools.foreign_text import element, visible
 from steer_tools.formats.base import Unsaid
 from steer_tools.inspection.vector_meaning import lens_ranking
 from steer_tools.session.placement import steering
@@ -111,12 +111,13 @@ class SteeringVector(core.SteeringVector):
         raise AttributeError(f"A SteeringVector has no {name!r}: {ATTRIBUTES[name]}")
 
     def _repr_html_(self) -> str:
-        rows = {name: text for name, text in _card(self).items() if text}
-        cell = '<t{0} style="text-align:left">{1}</t{0}>'
-        body = "".join(
-            f"<tr>{cell.format('h', escape(name))}{cell.format('d', escape(text))}</tr>" for name, text in rows.items()
+        side = {"style": "text-align:left"}
+        rows = (
+            element("tr", element("th", name, **side), element("td", text, **side))
+            for name, text in _card(self).items()
+            if text
         )
-        return f"<table><caption>Steering vector</caption>{body}</table>"
+        return element("table", element("caption", "Steering vector"), *rows)
 
 
 def load_vector(
@@ -175,7 +176,7 @@ def save_vector(
     read, _ = read_vector_like(workspace, vector)
     written = formats.write_vector(read, path, format_name=format_name, workspace=workspace)
     for warning in written.warnings:
-        warnings.warn(warning, stacklevel=3)  # Behind `by_hand`.
+        warnings.warn(visible(warning), stacklevel=3)  # Behind `by_hand`.
     return written.path
 
 

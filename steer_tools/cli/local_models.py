@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.engines.named_models import SMOLLM2, SMOLLM2_INSTALLS, find_smollm2, has_smollm2
-from steer_tools.tools.rendering import Shown, line, table
+from steer_tools.tools.rendering import Shown, table
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -44,7 +44,7 @@ def find_models() -> LocalModels:
 def model_table(found: LocalModels) -> Shown:
     """Render one line a model."""
     rows = [
-        (line(model["name"]), line(model["about"]), "" if (size := model["megabytes"]) is None else f"{size:,.1f}")
+        (model["name"], model["about"], "" if (size := model["megabytes"]) is None else f"{size:,.1f}")
         for model in found["models"]
     ]
     return table({"model": "fold", "what it is": "fold", "MB": "right"}, rows)

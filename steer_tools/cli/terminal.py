@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from steer_tools.foreign_text import lines_of
 from steer_tools.progress import reporting_to
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def show(result: Mapping[str, Any], rendered: "RenderableType", *, as_json: bool
 
 
 def show_json(document: Mapping[str, Any]) -> None:
-    """Print a JSON document, in ASCII, which every terminal and pipe has."""
+    """Print a JSON document, in ASCII that can be seen, which every terminal and pipe has."""
     with hidden_bar():
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        # Of the controls JSON leaves this one in its texts.
+        typer.echo(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def say(rendered: "RenderableType") -> None:
@@ -45,14 +47,19 @@ def say(rendered: "RenderableType") -> None:
 def show_command(intention: str, command: str) -> None:
     """Print a command so that it can be copied: on one line, however long."""
     console = _console(sys.stdout)
-    console.print(f"\n{intention}", markup=False)
-    console.print(command, style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n{intention}")
+    console.print(command, style="bold", soft_wrap=True)
 
 
 def warn(warnings: Sequence[str]) -> None:
     """Print warnings that no result holds."""
     for warning in warnings:
-        _console(sys.stderr).print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        _console(sys.stderr).print(f"Warning: {warning}", style="yellow", soft_wrap=True)
+
+
+def tell(text: str, *, is_error: bool = False) -> None:
+    """Print a text to stdout, or to stderr, as it stands."""
+    typer.echo(lines_of(text), err=is_error)
 
 
 def is_plain() -> bool:
@@ -64,15 +71,13 @@ def is_plain() -> bool:
 @contextmanager
 def progress_bar(message: str) -> Generator[None]:
     """Show what the work inside the `with` block reports, and `message` until it does, if somebody is there to see."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from steer_tools.tools.consoles import TextConsole, bar_on
 
-    console = Console(stderr=True)
+    console = TextConsole(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+    with bar_on(console) as progress:
         task = progress.add_task(message, total=None)
 
         def move(done: int, total: int, message: str) -> None:
@@ -100,9 +105,9 @@ def hidden_bar() -> Generator[None]:
 
 
 def _console(stream: TextIO) -> "Console":
-    from rich.console import Console
+    from steer_tools.tools.consoles import TextConsole
 
     if isinstance(stream, io.TextIOWrapper):
         # A model may write what the terminal's encoding lacks.
         stream.reconfigure(errors="replace")
-    return Console(file=stream, highlight=False, emoji=False)
+    return TextConsole(file=stream)

@@ -6,6 +6,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, BinaryIO
 
+from steer_tools.foreign_text import visible
 from steer_tools.workspace import Kind
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:
 
 def plain(text: str) -> str:
     """Return `text` so that matplotlib takes no part of it for a formula, and can draw each letter of it."""
-    drawn = (letter if letter.isprintable() else " " for letter in text)
-    return "".join(letter if _has_glyph(letter) else "□" for letter in drawn).replace("$", r"\$")
+    return "".join(letter if _has_glyph(letter) else "□" for letter in visible(text)).replace("$", r"\$")
 
 
 @cache

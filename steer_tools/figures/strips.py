@@ -3,25 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 from typing import TYPE_CHECKING
 
-from steer_tools.figures import AGAINST, INK, STEERED, new_figure, plain, png
+from steer_tools.figures import AGAINST, INK, OTHER, STEERED, new_figure, plain, png
+from steer_tools.foreign_text import element, page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Inches of a letter, of a line, and of what stands above and below.
 _LETTER, _LINE, _MARGIN, _WIDTH = 0.082, 0.30, 0.75, 8.0
-_PAGE = """<!doctype html>
-<meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/2 system-ui,sans-serif;color:{ink};margin:2em;max-width:60em}}
-span{{padding:.2em .1em;border-radius:.2em;white-space:pre-wrap}}small{{color:#64748b}}</style>
-<h1>{title}</h1>
-<p><small>{legend}</small></p>
-{texts}
-"""
+_STYLE = (
+    f"body{{font:16px/2 system-ui,sans-serif;color:{INK};margin:2em;max-width:60em}}"
+    f"span{{padding:.2em .1em;border-radius:.2em;white-space:pre-wrap}}small{{color:{OTHER}}}"
+)
 
 
 @dataclass(frozen=True)
@@ -93,16 +89,23 @@ def strip_picture(strips: Sequence[Strip], *, title: str) -> bytes:
 def strip_page(strips: Sequence[Strip], *, title: str) -> str:
     """Return a page of HTML, each token's value in its tooltip; it loads nothing."""
     scale = Scale.of(strips)
-    texts = "\n".join(
-        "<p>"
-        + "".join(
-            f'<span style="background:{_colour(scale, value, counts)}" title="{value:.4g}">{escape(token)}</span>'
-            for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True)
+    texts = (
+        element(
+            "p",
+            *(
+                element("span", token, style=f"background:{_colour(scale, value, counts)}", title=f"{value:.4g}")
+                for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True)
+            ),
         )
-        + "</p>"
         for strip in strips
     )
-    return _PAGE.format(title=escape(title), legend=escape(scale.legend), texts=texts, ink=INK)
+    return page(
+        title,
+        element("style", _STYLE),
+        element("h1", title),
+        element("p", element("small", scale.legend)),
+        *texts,
+    )
 
 
 def _lines(strip: Strip, scale: Scale) -> list[list[tuple[str, str]]]:

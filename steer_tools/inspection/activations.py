@@ -19,6 +19,7 @@ from steer_tools.core.site import Component, Site
 from steer_tools.directions.extraction import layers_with
 from steer_tools.engines.pooling import AnyPooling, TokenizedPrompt, sink_warnings
 from steer_tools.errors import ArgumentError, LayerError, VectorFileError
+from steer_tools.foreign_text import visible
 from steer_tools.formats.safetensors_format import ACTIVATIONS_KEY, metadata_of
 from steer_tools.prompts import PromptLike, is_single, parse_prompts, plain
 from steer_tools.session.session import Session, current_session
@@ -289,7 +290,7 @@ def read_activations(
     with session.at_work():
         found, told = activations_of(session, prompts, layers, component, head, pooling, labels)
     for warning in told:
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(visible(warning), stacklevel=3)
     return found[found.layers[0]] if isinstance(layers, int) else found
 
 

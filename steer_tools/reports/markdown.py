@@ -1,9 +1,9 @@
 """Texts that anybody may have written → Markdown that shows them letter by letter. It must not know results."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
+from steer_tools.foreign_text import visible
 from steer_tools.prompts import ChatPrompt, Prompt, prompt_text
 
 MOST_LETTERS = 400
@@ -12,8 +12,6 @@ _PUNCTUATION = re.compile(r"([\\`*_\[\]<|~$&])")
 _BARE_PIPE = re.compile(r"(?<!\\)\|")
 # GitHub makes links of these by itself, an escape before them or not; an empty comment parts them.
 _LINKED = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?=@)", re.IGNORECASE)
-# Scripts and emoji need these two.
-_JOINERS = {"\u200c", "\u200d"}
 
 
 def literal(text: str, most: int = MOST_LETTERS) -> str:
@@ -25,7 +23,7 @@ def literal(text: str, most: int = MOST_LETTERS) -> str:
     if not stripped:
         return "*(blank)*"
     cut = f" *… and {len(stripped) - most:,} more characters*" if len(stripped) > most else ""
-    lines = (visible(line) for line in stripped[:most].splitlines())
+    lines = (visible(line) for line in stripped[:most].replace("\r\n", "\n").split("\n"))
     return "<br>".join(_LINKED.sub("<!-- -->", _PUNCTUATION.sub(r"\\\1", line)) for line in lines) + cut
 
 
@@ -56,16 +54,3 @@ def question_text(prompt: Prompt) -> str:
             return content
         case _:
             return prompt_text(prompt)
-
-
-def visible(text: str, *, but: str = "") -> str:
-    """Return a text with what is hidden in it written out, `but` for some characters.
-
-    Hidden are controls, what reorders what is around it, and halves of surrogates.
-    """
-    return "".join(letter if letter in but else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    is_hidden = unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and letter not in _JOINERS
-    return ascii(letter)[1:-1] if is_hidden else letter

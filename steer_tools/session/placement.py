@@ -17,6 +17,7 @@ from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, Unit
 from steer_tools.errors import ArgumentError, LayerError, StrengthError
+from steer_tools.foreign_text import visible
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.edit_lengths import applied_warnings
 from steer_tools.session.session import Session, current_session
@@ -248,7 +249,7 @@ def steering(
             applied = apply(session, placed, strength, steering_id)
             too_long = applied_warnings(session, applied)
         for warning in too_long:
-            warnings.warn(warning, stacklevel=3)  # At the caller's `with`.
+            warnings.warn(visible(warning), stacklevel=3)  # At the caller's `with`.
         yield applied
     finally:
         try:

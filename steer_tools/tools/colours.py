@@ -35,9 +35,9 @@ class HeatTable:
         lines, columns = _strongest(self.values, _MOST_LINES), _strongest(across, _MOST_COLUMNS)
         limit = max((abs(value) for values in self.values for value in values), default=0.0) or 1.0
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column(self.corner, no_wrap=True, max_width=24)
+        table.add_column(line(self.corner), no_wrap=True, max_width=24)
         for column in columns:
-            table.add_column(self.columns[column], justify="right")
+            table.add_column(line(self.columns[column]), justify="right")
         for index in lines:
             values = self.values[index]
             cells = [values[column] if column < len(values) else None for column in columns]
@@ -67,7 +67,7 @@ def _coloured(strip: Strip, scale: Scale, *, is_plain: bool) -> Text:
     result = line("")
     for token, value, counts in zip(strip.tokens, strip.values, strip.counts, strict=True):
         share = scale.share(value) if counts else 0.0
-        words = shown(token).plain if token.strip() else token
+        words = shown(token).plain if token.strip() else line(token).plain
         result.append(" " if token.startswith(" ") else "")
         level = round(_LEVELS * share)
         result.append(words, None if is_plain or not level else f"black on {_background(share)}")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from steer_tools.foreign_text import lines_of
 from steer_tools.prompts import PromptLike, prompt_text
-from steer_tools.reports.markdown import visible
 from steer_tools.reports.words import signed, span
 
 if TYPE_CHECKING:
@@ -82,22 +82,27 @@ def residual_name(added: float | list[float | None] | None) -> str:
 
 
 def line(text: str, style: str = "") -> "Text":
-    """Return a text of our own."""
+    """Return a text as it stands, but for what is hidden in it."""
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text(lines_of(text), style=style)
 
 
 def joined(*parts: "str | Text | tuple[str, str]") -> "Text":
     """Return parts as one text; a pair is a text with its style."""
     from rich.text import Text
 
-    return Text.assemble(*parts)
+    # What is a Text already was made here.
+    return Text.assemble(*(part if isinstance(part, Text) else line(*_styled(part)) for part in parts))
+
+
+def _styled(part: str | tuple[str, str]) -> tuple[str, str]:
+    return (part, "") if isinstance(part, str) else part
 
 
 def shown(text: str) -> "Text":
-    """Return `text` without white space around it or control characters in it: a model must not steer the terminal."""
-    stripped = _visible(text).strip()
+    """Return `text` without white space around it."""
+    stripped = lines_of(text).strip()
     return line(stripped) if stripped else line("(blank)", "dim italic")
 
 
@@ -113,7 +118,7 @@ def saved(path: str) -> "Text":
 
 def chosen(text: str, *, is_plain: bool) -> "Text":
     """Return `text` marked as chosen, by a style or, where that does not show, by {+ +}."""
-    return line(f"{{+{_visible(text)}+}}") if is_plain else line(_visible(text), _NEW)
+    return line(f"{{+{text}+}}") if is_plain else line(text, _NEW)
 
 
 def marked(text: str, baseline: str, *, is_plain: bool) -> "Text":
@@ -125,7 +130,7 @@ def marked(text: str, baseline: str, *, is_plain: bool) -> "Text":
         return line("(as the baseline)", "dim italic")
     if not text.strip():
         return shown(text)
-    old, new = (_WORD.findall(_visible(one).strip()) for one in (baseline, text))
+    old, new = (_WORD.findall(lines_of(one).strip()) for one in (baseline, text))
     matcher = SequenceMatcher(None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False)
     result = line("")
     for operation, from_old, to_old, start, end in matcher.get_opcodes():
@@ -145,10 +150,6 @@ def warning_lines(warnings: Sequence[str]) -> list["Text"]:
     return [joined(("Warning: ", "bold yellow"), shown(warning)) for warning in warnings]
 
 
-def _visible(text: str) -> str:
-    return visible(text, but="\n\t")
-
-
 def stack(*parts: Shown) -> Shown:
     """Return parts one below the other."""
     from rich.console import Group
@@ -165,10 +166,10 @@ def table(columns: Mapping[str, str], rows: Iterable[Sequence[Shown]]) -> "Table
     for name, side in columns.items():
         justify = "right" if side == "right" else "left"
         result.add_column(
-            name, justify=justify, no_wrap=side == "whole", overflow="fold" if side == "fold" else "ellipsis"
+            line(name), justify=justify, no_wrap=side == "whole", overflow="fold" if side == "fold" else "ellipsis"
         )
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(line(cell) if isinstance(cell, str) else cell for cell in row))
     return result
 
 
@@ -182,7 +183,7 @@ def text_table(prompt: PromptLike, rows: Iterable[tuple[str, "Text"]]) -> "Table
     result.add_column(ratio=1, overflow="fold")
     result.add_row("prompt", shown_prompt(prompt), style="bold")
     for label, text in rows:
-        result.add_row(label, text)
+        result.add_row(line(label), text)
     return result
 
 
@@ -195,7 +196,7 @@ def facts(labelled: Mapping[str, str | None]) -> "Table":
     result.add_column(overflow="fold")
     for label, fact in labelled.items():
         if fact:
-            result.add_row(label, shown(fact))
+            result.add_row(line(label), shown(fact))
     return result
 
 

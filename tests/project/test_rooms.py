@@ -12,6 +12,7 @@ from helpers.places import ROOT
 
 # From the lowest room to the highest: a room imports only from rooms before it, or from its own folder.
 ORDER = (
+    "foreign_text",
     "errors",
     "limits",
     "progress",
@@ -42,6 +43,7 @@ ONLY_IN = {
     "mcp_types": ("mcp_server",),
 }
 TORCH_FREE = (
+    "foreign_text",
     "errors",
     "limits",
     "progress",
@@ -211,7 +213,18 @@ def is_save(node: ast.Call) -> bool:
     return name in ("write_together", "new_folder") or (name == "write" and len(node.args) > 1)
 
 
-NO_TOOLS = {"__init__", "arguments", "card", "choices", "colours", "rendering", "resolving", "results", "sweep_results"}
+NO_TOOLS = {
+    "__init__",
+    "arguments",
+    "card",
+    "choices",
+    "colours",
+    "consoles",
+    "rendering",
+    "resolving",
+    "results",
+    "sweep_results",
+}
 TOOL_MODULES = {path for path in modules() if path.startswith("steer_tools/tools/") and Path(path).stem not in NO_TOOLS}
 
 
