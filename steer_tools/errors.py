@@ -21,9 +21,15 @@ SteeringError
 
 from steer_tools.foreign_text import visible
 
+# What was given may be anything, and a text of megabytes helps nobody; what to do stands at its end.
+MOST_CHARACTERS = 4_000
+
 
 class SteeringError(Exception):
-    """Base of all errors of this package; its text, one line, is `problem`, then what is valid, then what to do."""
+    """Base of all errors of this package; its text, one line, is `problem`, then what is valid, then what to do.
+
+    Of a text above MOST_CHARACTERS the middle is left out.
+    """
 
     def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
         parts = [problem if problem.endswith(".") else f"{problem}."]
@@ -31,7 +37,13 @@ class SteeringError(Exception):
             parts.append(f"Valid: {valid}.")
         if fix:
             parts.append(fix if fix.endswith((".", "!", "?")) else f"{fix}.")
-        super().__init__(visible(" ".join(parts)))
+        # What is made visible takes more characters than it did.
+        super().__init__(_without_middle(visible(_without_middle(" ".join(parts)))))
+
+
+def _without_middle(text: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} [...] {text[7 - half :]}"
 
 
 class NoModelError(SteeringError):

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from steer_tools.errors import ArgumentError, SteeringError
+from steer_tools.errors import MOST_CHARACTERS, ArgumentError, SteeringError
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,24 @@ JSON_VALUES = Limit(
     "STEER_TOOLS_MAX_JSON_VALUES",
 )
 JSON_LEVELS = Limit(100, "levels", "lists and objects of a JSON document in each other", "readers of it recurse")
+PROMPTS = Limit(
+    10_000, "prompts", "a list of prompts", "each keeps what is read of it in memory", "STEER_TOOLS_MAX_PROMPTS"
+)
+CHARACTERS_PER_TOKEN = Limit(
+    100,
+    "characters",
+    "a prompt, for each token of the model's context",
+    "no language comes near it, and tokenising more takes minutes",
+    "STEER_TOOLS_MAX_CHARACTERS_PER_TOKEN",
+)
+STRENGTHS = Limit(
+    1_000, "strengths", "a call", "every prompt is continued, or scored, at each", "STEER_TOOLS_MAX_STRENGTHS"
+)
+STEPS = Limit(10_000, "steps", "a trained direction", "each runs the model there and back", "STEER_TOOLS_MAX_STEPS")
+CONTROLS = Limit(10_000, "controls", "an experiment", "p gets no smaller than is of use", "STEER_TOOLS_MAX_CONTROLS")
+ERROR_CHARACTERS = Limit(
+    MOST_CHARACTERS, "characters", "an error's text, whose middle is left out", "what was given may be anything"
+)
 
 LIMITS: tuple[Limit, ...] = (
     PATH_CHARACTERS,
@@ -100,6 +118,12 @@ LIMITS: tuple[Limit, ...] = (
     JSON_BYTES,
     JSON_VALUES,
     JSON_LEVELS,
+    PROMPTS,
+    CHARACTERS_PER_TOKEN,
+    STRENGTHS,
+    STEPS,
+    CONTROLS,
+    ERROR_CHARACTERS,
 )
 
 # A text is passed over as one, since brackets in it open nothing; `*+` keeps no way back, which would take memory.

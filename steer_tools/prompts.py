@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 from typing_extensions import TypedDict
 
 from steer_tools.errors import PromptError
+from steer_tools.limits import PROMPTS
 
 
 class Message(TypedDict):  # noqa: D101  # Its docstring would be in the schema of every tool that takes prompts.
@@ -230,6 +231,7 @@ def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
             valid="a list with at least one prompt",
             fix=f"Give {name} as a list; each is {VALID_PROMPT}.",
         )
+    PROMPTS.require(len(values), f"{name} has", PromptError)
     return tuple(parse_prompt(value, f"{name}[{i}]") for i, value in enumerate(cast(Sequence[object], values)))
 
 

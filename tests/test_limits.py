@@ -12,9 +12,38 @@ from pathlib import Path
 
 import pytest
 
-from steer_tools.errors import ArgumentError, BakingError, VectorFileError
-from steer_tools.limits import JSON_BYTES, JSON_LEVELS, JSON_VALUES, LIMITS, TENSORS, Limit, require_json
+from helpers.small_models import make_model, make_tokenizer
+from steer_tools import attach_model, steering_experiment
+from steer_tools.directions.autoencoders import feature_direction
+from steer_tools.directions.training import TrainingOptions
+from steer_tools.engines.huggingface.engine import HuggingFaceEngine
+from steer_tools.errors import (
+    MOST_CHARACTERS,
+    ArgumentError,
+    BakingError,
+    PromptError,
+    SteeringError,
+    StrengthError,
+    VectorFileError,
+)
+from steer_tools.experiments.grids import magnitudes
+from steer_tools.limits import (
+    CHARACTERS_PER_TOKEN,
+    CONTROLS,
+    JSON_BYTES,
+    JSON_LEVELS,
+    JSON_VALUES,
+    LIMITS,
+    PROMPTS,
+    STEPS,
+    STRENGTHS,
+    TENSORS,
+    Limit,
+    require_json,
+)
+from steer_tools.prompts import Prompt, parse_prompt, parse_prompts
 from steer_tools.weights.shards import INDEX, read_header, weight_files
+from steer_tools.workspace import Workspace
 
 FEW = Limit(3, "things", "a box", "it is small", "STEER_TOOLS_MAX_THINGS")
 
@@ -139,3 +168,82 @@ def test_a_header_of_as_many_tensors_as_is_allowed_is_read(tmp_path: Path, monke
     places, _ = read_header(tmp_path / "model.safetensors")
 
     assert set(places) == set(entries)
+
+
+def test_an_error_of_megabytes_keeps_its_beginning_and_what_to_do() -> None:
+    error = SteeringError(f"It begins {'x' * 15_000_000}", valid="less", fix="Take another.")
+
+    assert len(str(error)) == MOST_CHARACTERS
+    assert str(error).startswith("It begins xxx")
+    assert "xxx [...] xxx" in str(error)
+    assert str(error).endswith("Valid: less. Take another.")
+
+
+def test_an_error_of_what_has_to_be_made_visible_is_as_short() -> None:
+    assert len(str(SteeringError("\x1b" * 15_000_000))) == MOST_CHARACTERS
+
+
+def test_an_error_that_is_short_enough_is_whole() -> None:
+    assert str(SteeringError("x" * (MOST_CHARACTERS - 1))) == "x" * (MOST_CHARACTERS - 1) + "."
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind", "limit"),
+    [
+        (lambda most: parse_prompts(["a"] * most), PromptError, PROMPTS),
+        (lambda most: magnitudes([i + 1.0 for i in range(most)]), StrengthError, STRENGTHS),
+        (lambda most: TrainingOptions(steps=most), ArgumentError, STEPS),
+    ],
+    ids=["prompts", "strengths", "steps"],
+)
+def test_an_argument_that_asks_for_too_much_is_refused(
+    ask: Callable[[int], object], kind: type[Exception], limit: Limit
+) -> None:
+    ask(limit.most)
+
+    with pytest.raises(kind, match=rf"at most {limit.most:,} {limit.unit}.*{limit.variable}"):
+        ask(limit.most + 1)
+
+
+@pytest.mark.parametrize("is_chat", [False, True], ids=["text", "chat"])
+def test_a_prompt_far_beyond_the_context_is_refused_before_it_is_tokenised(
+    is_chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HuggingFaceEngine(make_model("llama"), make_tokenizer())
+    context = engine.info.context_length
+    assert context is not None
+    texts: list[str] = []
+    plain = type(engine.tokenizer).__call__
+    monkeypatch.setattr(
+        type(engine.tokenizer), "__call__", lambda self, text, **more: texts.append(text) or plain(self, text, **more)
+    )
+
+    def prompt(words: int) -> Prompt:
+        text = "baba " * words
+        return parse_prompt([{"role": "user", "content": text}] if is_chat else text)
+
+    with pytest.raises(PromptError, match=rf"at most {CHARACTERS_PER_TOKEN.most} characters"):
+        engine.tokenize(prompt(context * CHARACTERS_PER_TOKEN.most))
+    assert texts == []
+
+    with pytest.raises(PromptError, match="does not fit into the model's context"):
+        engine.tokenize(prompt(2 * context))
+    assert texts
+
+
+def test_an_autoencoder_with_a_header_of_too_many_values_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(JSON_VALUES.variable, "100")
+    header = json.dumps({f"t{i}": [] for i in range(100)}).encode()
+    (tmp_path / "sae.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+    with pytest.raises(VectorFileError, match="at most 100 values"):
+        feature_direction(Workspace(tmp_path), "sae.safetensors", 0)
+
+
+def test_an_experiment_with_too_many_controls_is_refused_before_it_runs() -> None:
+    attach_model(make_model("llama"), make_tokenizer())
+
+    with pytest.raises(ArgumentError, match=rf"have 1,000,000,000 controls.*{CONTROLS.variable}"):
+        steering_experiment("sycophancy", controls=10**9)

@@ -20,6 +20,7 @@ from torch import Tensor
 from steer_tools.core.site import Component, Site
 from steer_tools.errors import ArgumentError, VectorFileError
 from steer_tools.formats.npy_format import read_array_header
+from steer_tools.limits import require_json
 from steer_tools.workspace import Workspace
 
 # What decoders are called: one row a feature, or as the weight of a linear layer one column a feature.
@@ -150,7 +151,9 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
     try:
         if not 2 <= length <= _MOST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
-        tensors = json.loads(_read(file, 8, length))
+        document = _read(file, 8, length)
+        require_json(document, f"The header of {name}", VectorFileError)
+        tensors = json.loads(document)
         if not isinstance(tensors, dict):
             raise ValueError("a header that is no table")
     except (ValueError, RecursionError) as error:

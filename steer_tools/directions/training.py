@@ -17,6 +17,7 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.engines.facets import Gradients, require
 from steer_tools.errors import ArgumentError, DirectionError, PromptError
+from steer_tools.limits import STEPS
 from steer_tools.progress import report, reporting_to
 from steer_tools.prompts import ContrastPrompts, TokenPrompt
 
@@ -46,6 +47,7 @@ class TrainingOptions:
                 valid="budget > 0 (default 1.0, in norms of the contrast); whole numbers steps >= 1 (40), batch >= 1 "
                 "(16), seed >= 0 (0)",
             )
+        STEPS.require(self.steps, "The options of 'trained' ask for")
 
 
 @dataclass(frozen=True)

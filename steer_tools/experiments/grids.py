@@ -20,6 +20,7 @@ from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.limits import FILE_BYTES
+from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
 from steer_tools.session.placement import Placed
 from steer_tools.workspace import Kind, Workspace
 
@@ -123,6 +124,7 @@ def magnitudes(strengths: Sequence[float] | None) -> list[float]:
     found = sorted({abs(s) for s in given} - {0.0})
     if not found or not all(0 < s < float("inf") for s in found):
         raise StrengthError(f"strengths is {given!r:.80}", valid="finite numbers other than 0, such as [0.1, 0.2]")
+    STRENGTHS_LIMIT.require(len(found), "strengths has", StrengthError)
     return found
 
 

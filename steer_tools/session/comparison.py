@@ -14,6 +14,7 @@ from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
+from steer_tools.limits import STRENGTHS
 from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
 from steer_tools.session.edit_lengths import applied_warnings, length_warnings
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
@@ -195,6 +196,7 @@ def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> 
 def _finite_strengths(strengths: object) -> list[float]:
     if isinstance(strengths, str) or not isinstance(strengths, Sequence) or not strengths:
         raise StrengthError(f"strengths is {strengths!r:.80}", valid="at least one finite number, such as [-1, 1]")
+    STRENGTHS.require(len(strengths), "strengths has", StrengthError)
     return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 
 

@@ -13,6 +13,7 @@ from annotated_types import Ge
 from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
+from steer_tools.limits import CONTROLS
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
@@ -143,6 +144,7 @@ def steering_experiment(
             raise ArgumentError(
                 f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"
             )
+        CONTROLS.require(controls, "The experiment is to have")
         if method == "sae_feature":
             raise ArgumentError(
                 "method is 'sae_feature', which is not made of prompts",

@@ -15,6 +15,7 @@ from steer_tools.engines.huggingface.chat_template import ChatTemplate
 from steer_tools.engines.huggingface.token_texts import TokenTexts
 from steer_tools.engines.pooling import TokenizedPrompt
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.limits import CHARACTERS_PER_TOKEN
 from steer_tools.prompts import (
     NEUTRAL_PROMPTS,
     ChatPrompt,
@@ -156,6 +157,7 @@ class Tokenization:
             PromptError: It does not fit into the model's context, has an id outside the vocabulary, gives no token,
                 has words outside a closed language, or is a chat and the tokenizer has no chat template.
         """
+        self._refuse_far_too_long(prompt)
         match prompt:
             case TextPrompt(text):
                 self._refuse_foreign_words(text)
@@ -319,6 +321,18 @@ class Tokenization:
             raise PromptError(
                 f"This model's small language lacks the words {named}{more}", valid=f"prompts such as {example!r}"
             )
+
+    def _refuse_far_too_long(self, prompt: Prompt) -> None:
+        """Refuse unread what has more characters than the tokens of a context could stand for."""
+        if self._context_length is None or isinstance(prompt, TokenPrompt):
+            return
+        texts = [prompt.text] if isinstance(prompt, TextPrompt) else [content for _, content in prompt.messages]
+        CHARACTERS_PER_TOKEN.require(
+            sum(map(len, texts)) // self._context_length,
+            f"For each of {self._context_length:,} tokens, the model's context, the prompt {texts[0][:40]!r}... has",
+            PromptError,
+            fix="Shorten the prompt; nothing is truncated.",
+        )
 
     def _refuse_too_long(self, prompt_length: int, added: int) -> None:
         if self._context_length is not None and prompt_length + added > self._context_length:
