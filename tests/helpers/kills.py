@@ -117,10 +117,13 @@ def save_for_ever(name: str, root: Path, started: Connection, *, is_confined: bo
 
 
 @cache
-def _forking() -> ForkServerContext:
+def forking() -> ForkServerContext:
     """Start a process that has imported all and forks: a killed child costs milliseconds, and no thread is forked."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # What a bake needs, too, which takes a child seconds to import.
+    context.set_forkserver_preload(
+        [__name__, "helpers.crashes", "helpers.small_models", "steer_tools.weights.saved_model"]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
@@ -131,9 +134,9 @@ class Writer:
     """A process that saves for ever, from when it has saved once."""
 
     def __init__(self, name: str, root: Path, *, is_confined: bool = False) -> None:
-        told, started = _forking().Pipe(duplex=False)
+        told, started = forking().Pipe(duplex=False)
         options = {"is_confined": is_confined}
-        self._process = _forking().Process(target=save_for_ever, args=(name, root, started), kwargs=options)
+        self._process = forking().Process(target=save_for_ever, args=(name, root, started), kwargs=options)
         self._process.start()
         started.close()
         assert told.recv()

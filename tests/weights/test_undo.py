@@ -219,6 +219,7 @@ def raw(metadata: object) -> Callable[[Path], object]:
 
 INDEX = json.dumps({"metadata": {}, "weight_map": {"embed.weight": "../../secret.safetensors"}})
 GONE = json.dumps({"metadata": {}, "weight_map": {"embed.weight": "gone.safetensors"}})
+MORE = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "gone.safetensors"}})
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "gone": lambda folder: (folder / UNDO).unlink(),
     "empty": truncated(0),
@@ -246,6 +247,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "an index that is no JSON": said(lambda own: own | {"index": "{"}),
     "an index that leads elsewhere": said(lambda own: own | {"index": INDEX}),
     "an index of files that are gone": said(lambda own: own | {"index": GONE}),
+    "an index that names more than there is": said(lambda own: own | {"index": MORE}),
     "a nested index": said(lambda own: own | {"index": '{"weight_map":' * 100_000}),
     "files of another type": said(lambda own: own | {"files": {"a": 1}}),
     "a config of the folder that is gone": lambda folder: (folder / "model-00001-of-00002.safetensors").unlink(),
