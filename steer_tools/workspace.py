@@ -101,6 +101,11 @@ class Workspace:
             )
         return absolute
 
+    def name_of(self, path: str | os.PathLike[str]) -> str:
+        """Return the path as one would give it here: from the root, where it lies below it."""
+        absolute = self.resolve(path)
+        return str(absolute.relative_to(self.root) if absolute.is_relative_to(self.root) else absolute)
+
     def holds(self, path: str | os.PathLike[str]) -> bool:
         """Return whether there is a file at `path`."""
         return os.path.isfile(self.resolve(path))  # noqa: PTH113  # Path.is_file raises where a name is too long.

@@ -17,14 +17,14 @@ from typer.exceptions import TyperException
 
 from steer_tools import __version__
 from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
-from steer_tools.cli.own_commands import convert, demo, models, serve, undo
+from steer_tools.cli.own_commands import convert, demo, models, reproduce, serve, undo
 from steer_tools.cli.terminal import tell
 from steer_tools.errors import SteeringError
 from steer_tools.foreign_text import visible
 from steer_tools.tools import TOOLS
 
 _TOOLS = {tool.card.command: tool for tool in TOOLS if tool.card.command is not None}
-_OWN = {command.__name__: command for command in (demo, models, convert, undo, serve)}
+_OWN = {command.__name__: command for command in (demo, models, convert, undo, reproduce, serve)}
 # What each command does, in the order of the list.
 _ABOUT = {
     "demo": inspect.getdoc(demo) or "",

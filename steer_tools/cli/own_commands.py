@@ -57,6 +57,14 @@ FormatName = Annotated[
 ]
 EditedFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder that `bake` wrote.")]
 
+ResultFile = Annotated[
+    str, typer.Argument(metavar="RESULT", help="A report.json or sweep.json; a relative path is below the workspace.")
+]
+OtherModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Where the model is now. (default: where it was)"),
+]
+
 
 def demo(model: DemoModel = None, workspace: WorkspaceFolder = None, as_json: AsJson = False) -> None:
     """Show steering from a vector to the proof, in a minute."""
@@ -108,6 +116,18 @@ def undo(folder: EditedFolder, as_json: AsJson = False) -> None:
 
     done = undo_edited_model(folder)
     show(asdict(done), f"{done.restored} tensors restored, {done.removed} removed", as_json=as_json)
+
+
+def reproduce(
+    result: ResultFile, model: OtherModel = None, workspace: WorkspaceFolder = None, as_json: AsJson = False
+) -> None:
+    """Run again what a sweep or an experiment ran, and compare every number; exit code 3 where they differ."""
+    from steer_tools.cli.reproduction import reproduced, reproduction_shown
+
+    found = reproduced(result, model, workspace)
+    show(asdict(found), reproduction_shown(found), as_json=as_json)
+    if not found.is_same:
+        raise typer.Exit(3)
 
 
 def _conversion_document(source: str, done: "Conversion") -> Mapping[str, object]:

@@ -19,6 +19,7 @@ from steer_tools.experiments.null_distribution import NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.experiments.text_sweeps import TextSweep
 from steer_tools.reports.markdown import question_text
+from steer_tools.reports.provenance import Run
 
 
 class PositionsAndSeed(Protocol):
@@ -50,6 +51,7 @@ class Facts:
         seconds: How long it took.
         version: Of this package.
         template_options: What the model's chat template was given beside the chats.
+        run: What it takes to run it again.
     """
 
     model: str
@@ -62,15 +64,22 @@ class Facts:
     seconds: float
     version: str = __version__
     template_options: Mapping[str, object] = field(default_factory=dict[str, object])
+    run: Run | None = None
 
     @classmethod
     def of(
-        cls, info: ModelInfo, options: "PositionsAndSeed", vector_path: str, method: str | None, seconds: float
+        cls,
+        info: ModelInfo,
+        options: "PositionsAndSeed",
+        vector_path: str,
+        method: str | None,
+        seconds: float,
+        run: Run,
     ) -> "Facts":
         """Return the facts of a run on the model of `info` with `options`."""
         sizes = (info.name, info.layers, info.hidden_size)
         made = (vector_path, method, options.positions, options.seed, seconds)
-        return cls(*sizes, *made, template_options=info.template_options)
+        return cls(*sizes, *made, template_options=info.template_options, run=run)
 
     @property
     def short_model(self) -> str:

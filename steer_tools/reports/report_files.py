@@ -27,6 +27,7 @@ from steer_tools.workspace import Kind, Workspace
 
 HEAT_MAP, EVIDENCE, REPORT, DOCUMENT = "heat_map.png", "report.png", "report.md", "report.json"
 TABLE, SWEEP_DOCUMENT = "sweep.md", "sweep.json"
+_AGAIN = "`steer-tools reproduce` with its path runs all of it again and compares."
 _NAT = "A nat is the unit of log-odds: one more makes the odds of a positive completion 2.7 times as high."
 
 
@@ -41,7 +42,7 @@ def experiment_markdown(experiment: Experiment, facts: Facts) -> str:
         f"![Effect by dose, by layer and strength, and beside controls]({EVIDENCE})",
         "*Left: the effect at each strength of the chosen layer, on the items that judge. Middle: every cell that was "
         "tried, on the items that chose. Right: each point is a control direction. The middle one alone, larger: "
-        f"[{HEAT_MAP}]({HEAT_MAP}). Every number: [{DOCUMENT}]({DOCUMENT}).*",
+        f"[{HEAT_MAP}]({HEAT_MAP}). {_every_number(DOCUMENT)}*",
         *setting_blocks(swept, evaluation_set, facts, experiment.extraction),
         *choice_blocks(swept, evaluation_set),
         *effect_blocks(swept, evaluation_set),
@@ -61,7 +62,7 @@ def sweep_markdown(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) ->
         f"# {_subject(evaluation_set, facts)}: layer {cell.layer}, strength {cell.strength:g}",
         "No control directions were measured, so this says where the vector acts best, not that it works.",
         f"![Effect by layer and strength]({HEAT_MAP})",
-        f"{_NAT} Every number: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
+        f"{_NAT} {_every_number(SWEEP_DOCUMENT)}",
         *setting_blocks(swept, evaluation_set, facts),
         *choice_blocks(swept, evaluation_set),
         *effect_blocks(swept, evaluation_set),
@@ -73,6 +74,10 @@ def sweep_markdown(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) ->
 
 def _subject(evaluation_set: EvaluationSet, facts: Facts) -> str:
     return f"Steering {literal(evaluation_set.behavior.name, 80).replace('<br>', ' ')} in {code(facts.short_model)}"
+
+
+def _every_number(document: str) -> str:
+    return f"Every number: [{document}]({document}). {_AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def save_text_sweep(workspace: Workspace, folder: str, swept: TextSweep, metric:
     blocks = [
         f"# {literal(metric)}: layer {cell.layer}, strength {cell.strength:g}",
         f"![Change by layer and strength]({HEAT_MAP})",
-        f"Every text with its score: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}).",
+        f"Every text with its score: [{SWEEP_DOCUMENT}]({SWEEP_DOCUMENT}). {_AGAIN}",
     ]
     said = zip(swept.choosing, swept.unsteered, cell.texts, swept.scores, cell.scores, strict=True)
     for prompt, unsteered, steered, before, after in said:

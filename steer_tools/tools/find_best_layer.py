@@ -70,15 +70,17 @@ def find_best_layer(
     from steer_tools.experiments.sweeps import SweepOptions, sweep
     from steer_tools.experiments.text_sweeps import TextSweepOptions, questions_to_write_to, sweep_texts
     from steer_tools.reports.json_documents import Facts
+    from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_sweep, save_text_sweep
     from steer_tools.session.placement import PlacementOptions
 
-    started = time.monotonic()
+    call, started = dict(locals()), time.monotonic()
     with locked_session() as session:
         is_judged_on = metric is None or test_prompts is None
         evaluation_set = evaluation_set_named(
             session, behavior_name, positive, negative, seed, is_judged_on=is_judged_on
         )
+        run = Run.of(find_best_layer, call, vars(session.engine.info), session.workspace, inputs=[evaluation_set.named])
         budget = Budget(damage_budget)
         tried = resolved_layers(session, layers, spread_layers(session.engine))
         folder = save_folder or f"layers/{folder_name(evaluation_set.behavior.name)}"
@@ -91,7 +93,7 @@ def find_best_layer(
             options = SweepOptions(strengths, "residual", positions, budget, seed=seed, per_token=per_token)
             swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
             path = saved_vector(session, extraction, swept, folder)
-            facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
+            facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started, run)
             files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
             result = swept_result(session, swept, options, files, path, warnings)
         else:
@@ -102,7 +104,7 @@ def find_best_layer(
             asked = written_to or questions_to_write_to(session.engine, evaluation_set)
             swept = sweep_texts(session, extraction.vector, tried, asked, on_text, options)
             path = saved_vector(session, extraction, swept, folder)
-            facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started)
+            facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started, run)
             files = save_text_sweep(session.workspace, folder, swept, measured, facts)
             result = text_sweep_result(session, swept, options, measured, files, path, warnings)
         dataset = kept_behavior(session, evaluation_set, folder)

@@ -136,9 +136,10 @@ def steering_experiment(
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions
     from steer_tools.reports.json_documents import Facts
+    from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_experiment
 
-    started = time.monotonic()
+    call, started = dict(locals()), time.monotonic()
     with locked_session() as session:
         if controls < _FEWEST_CONTROLS:
             raise ArgumentError(
@@ -151,6 +152,8 @@ def steering_experiment(
                 fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
             )
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        info, inputs = session.engine.info, [evaluation_set.named]
+        run = Run.of(steering_experiment, call, vars(info), session.workspace, inputs)
         evaluation_set = replace(
             evaluation_set,
             scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)},
@@ -161,7 +164,7 @@ def steering_experiment(
         tried, way = resolved_layers(session, layers, spread_layers(session.engine)), way_named(method, None)
         found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}", controls)
         path = saved_vector(session, found.extraction, found.swept, folder)
-        facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
+        facts = Facts.of(info, options, path, method, time.monotonic() - started, run)
         files = save_experiment(session.workspace, folder, found, facts)
         dataset = kept_behavior(session, evaluation_set, folder)
         swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects

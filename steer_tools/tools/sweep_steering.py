@@ -69,11 +69,12 @@ def sweep_steering(
     from steer_tools.experiments.sweeps import SweepOptions, sweep
     from steer_tools.experiments.text_sweeps import TextSweepOptions, questions_to_write_to, sweep_texts
     from steer_tools.reports.json_documents import Facts
+    from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_sweep, save_text_sweep
     from steer_tools.session.placement import PlacementOptions
     from steer_tools.session.vector_loading import load_for_model, path_of
 
-    started = time.monotonic()
+    call, started = dict(locals()), time.monotonic()
     with locked_session() as session:
         if isinstance(vector_path, list):
             if not isinstance(behavior_name, str) or prompts is not None:
@@ -92,12 +93,15 @@ def sweep_steering(
         tried = chosen or [*map(session.engine.resolve_layer, loaded.vector.layers)]
         path = path_of(session.workspace, vector_path, chosen)
         method = loaded.vector.info.method
+        inputs = [path, *dict(loaded.digests), evaluation_set and evaluation_set.named]
+        call |= {"vector_path": path, "behavior_name": behavior_name, "prompts": prompts}
+        run = Run.of(sweep_steering, call, vars(session.engine.info), session.workspace, inputs)
         if named is None:
             assert evaluation_set is not None
             folder = save_folder or f"sweeps/{folder_name(evaluation_set.behavior.name)}"
             options = SweepOptions(strengths, unit, positions, budget, allow_other_model, seed, per_token)
             swept = sweep(session, loaded.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
-            facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
+            facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started, run)
             files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
             return swept_result(session, swept, options, files, path, loaded.warnings)
         measured, on_text = metric_of(named[1], named[0])
@@ -109,7 +113,7 @@ def sweep_steering(
         placement = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         options = TextSweepOptions(strengths, placement, budget, max_new_tokens, seed)
         swept = sweep_texts(session, loaded.vector, tried, asked, on_text, options)
-        facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started)
+        facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started, run)
         files = save_text_sweep(session.workspace, folder, swept, measured, facts)
         warnings = [*loaded.warnings, *bypass_warnings(session, asked)]
         return text_sweep_result(session, swept, options, measured, files, path, warnings)

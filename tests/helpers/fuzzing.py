@@ -27,7 +27,7 @@ _MEMORY = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What came of inputs: how many there were and were read, the slowest one's seconds, the bytes of memory they took."""
+    """What came of inputs: how many there were and were read, the slowest one's seconds, the bytes they took."""
 
     examples: int = 0
     read: int = 0

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from helpers.pictures import size_of_png
-from steer_tools import SteeringVector, load_model, save_vector
+from steer_tools import SteeringVector, load_model, save_vector, steering_experiment
 from steer_tools.cli.app import app
 from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
@@ -44,6 +44,7 @@ from steer_tools.figures.doses import ControlGroup, Controls, Curve, DosePanel, 
 from steer_tools.figures.heat_maps import HeatCell, HeatMap, heat_map
 from steer_tools.prompts import ChatPrompt, TextPrompt
 from steer_tools.reports.json_documents import Facts, experiment_document, sweep_document
+from steer_tools.reports.provenance import Run
 from steer_tools.reports.report_files import experiment_markdown, save_experiment, save_sweep, sweep_markdown
 from steer_tools.session.placement import Placed
 from steer_tools.session.session import Session
@@ -557,7 +558,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Session
     experiment = run_experiment(session, evaluation_set, [1], way, options, "cells.json", controls=9)
     path = str(session.workspace.resolve("v.safetensors"))
     save_vector(experiment.extraction.vector, path)
-    yield session, experiment, Facts.of(session.engine.info, options, path, way.name, 1.0)
+    run = Run.of(steering_experiment, {"controls": 9}, vars(session.engine.info), session.workspace, [])
+    yield session, experiment, Facts.of(session.engine.info, options, path, way.name, 1.0, run)
     session.detach()
 
 
