@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 
-from helpers.places import ROOT, SHARED, skip_without_shared
+from helpers.places import DATA, ROOT, SHARED, skip_without_shared
 
 TESTS = ROOT / "tests"
 FOLDERS = {path.name for path in TESTS.iterdir() if path.is_dir()} - {"helpers", "data"}
@@ -81,3 +82,15 @@ def test_what_names_the_shared_folder_is_marked_as_needing_it(path: Path) -> Non
         if isinstance(node, ast.FunctionDef) and names_of_shared(node):
             marks = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
             assert "pytest.mark.shared" in marks, node.name
+
+
+def test_every_mutant_is_of_this_code_and_names_tests_that_there_are() -> None:
+    mutants = json.loads((DATA / "mutants.json").read_text(encoding="utf-8"))
+    sources = {m["file"]: (ROOT / m["file"]).read_text(encoding="utf-8") for m in mutants}
+    tests = {test.partition("::")[0]: "" for m in mutants for test in m["tests"]}
+    tests = {path: (ROOT / path).read_text(encoding="utf-8") for path in tests}
+
+    assert len(mutants) > 50
+    assert [m["id"] for m in mutants if sources[m["file"]].count(m["old"]) != 1] == []
+    named = [test.partition("[")[0].split("::") for m in mutants for test in m["tests"]]
+    assert [names for path, *names in named if names and f"def {names[-1]}(" not in tests[path]] == []
