@@ -320,11 +320,17 @@ def notes(folder: Path) -> None:
         card.write("What I found.\n")
 
 
+def linked_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder.parent / "mine.json")
+    (folder / "tokenizer.json").symlink_to("../mine.json")
+
+
 STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a vector": (a_vector, "vectors/w.safetensors"),
     "notes on the card": (notes, "README.md"),
     "an empty folder": (lambda folder: (folder / "mine").mkdir(), "mine"),
     "a link": (lambda folder: (folder / "v.safetensors").symlink_to("../v.safetensors"), "v.safetensors"),
+    "a link in the place of a file": (linked_tokenizer, "tokenizer.json"),
     "a shard of another": (lambda folder: (folder / "model-9.safetensors").write_bytes(b"x"), "model-9.safetensors"),
     "many": (lambda folder: [(folder / f"{n}.txt").touch() for n in range(9)], "'0.txt', .*, '4.txt' and 4 more"),
     "another undo file": (lambda folder: (folder / UNDO).write_bytes(b"mine"), "cannot be undone"),
