@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import BinaryIO
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import behavior_of
 from steer_tools.evaluation.behaviors.item_records import (
@@ -36,7 +36,7 @@ def read_any(file: BinaryIO, name: str) -> Behavior | Iterator[Item]:
     """
     suffix = PurePath(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise PromptError(f"The name {name!r:.80} does not say which form the file has", valid=", ".join(SUFFIXES))
+        raise PromptError(f"The name {quoted(name)} does not say which form the file has", valid=", ".join(SUFFIXES))
     if suffix == ".json":
         return _read_document(file, name)
     return _at_least_one(_STREAMS[suffix](_Lines(file, name)), name)
@@ -98,7 +98,7 @@ def _table(lines: _Lines, delimiter: str) -> Iterator[Item]:
 def _checked_header(row: list[str]) -> list[str]:
     header = [cell.strip() for cell in row]
     if twice := [key for key in header if header.count(key) > 1]:
-        raise PromptError(f"the column {twice[0]!r:.80} is there twice", valid="columns of different names")
+        raise PromptError(f"the column {quoted(twice[0])} is there twice", valid="columns of different names")
     form_of(header)
     return header
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 
 _MARK = b"\xef\xbb\xbf"  # Editors put it before UTF-8.
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -50,7 +50,7 @@ def require_object(value: object, name: str) -> Mapping[str, object]:
     """
     if not isinstance(value, dict):
         raise PromptError(
-            f"{name} holds {value!r:.80}", valid="a list of records, two lists of prompts, or a behaviour"
+            f"{name} holds {quoted(value)}", valid="a list of records, two lists of prompts, or a behaviour"
         )
     return cast(dict[str, object], value)
 
