@@ -109,6 +109,16 @@ CONTROLS = Limit(10_000, "controls", "an experiment", "p gets no smaller than is
 ERROR_CHARACTERS = Limit(
     MOST_CHARACTERS, "characters", "an error's text, whose middle is left out", "what was given may be anything"
 )
+RECORDS = Limit(
+    1_000_000,
+    "rows",
+    "a data file: prompts, or items of a behaviour",
+    "2,000 of a behaviour's items are kept, and the others only read",
+    "STEER_TOOLS_MAX_RECORDS",
+)
+RECORD_BYTES = Limit(
+    2**17, "bytes", "a row of a data file, of however many lines", "about 30,000 tokens, more than one record asks"
+)
 
 LIMITS: tuple[Limit, ...] = (
     PATH_CHARACTERS,
@@ -124,6 +134,8 @@ LIMITS: tuple[Limit, ...] = (
     STEPS,
     CONTROLS,
     ERROR_CHARACTERS,
+    RECORDS,
+    RECORD_BYTES,
 )
 
 # A text is passed over as one, since brackets in it open nothing; `*+` keeps no way back, which would take memory.

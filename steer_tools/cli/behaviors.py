@@ -15,13 +15,12 @@ from steer_tools.cli.help_texts import HelpfulCommand, HelpfulGroup
 from steer_tools.cli.inputs import readable
 from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson
+from steer_tools.data_files import SUFFIXES
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import record_of
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior, read_behavior
-from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.prompts import prompt_text
-from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table
-from steer_tools.workspace import refuse_pointer
+from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table, warning_lines
 
 Source = Annotated[
     str,
@@ -46,7 +45,6 @@ def show_behavior(name: Source, items: Examples = 3, as_json: AsJson = False) ->
     """Show a built-in behaviour, or what is read from a file; --json gives all of it."""
     if Path(name).suffix or Path(name).name != name:
         with readable(name) as path, path.open("rb") as file:
-            refuse_pointer(file.peek(), path)
             behavior = read_behavior(file, name)
     else:
         behavior = load_behavior(name)
@@ -67,6 +65,7 @@ def _document(behavior: Behavior) -> dict[str, object]:
         **_summary(behavior),
         "instruction": behavior.instruction,
         "source": behavior.source,
+        **({"notes": list(behavior.notes)} if behavior.notes else {}),
         **{part: [*map(record_of, items)] for part, items in _parts(behavior).items()},
     }
 
@@ -100,7 +99,8 @@ def _described(behavior: Behavior, examples: int) -> Shown:
     )
     parts = (("pairs", behavior.pairs), ("items", behavior.items)) if examples else ()
     tables = [_examples(f"first {part}", items[:examples], behavior.poles) for part, items in parts]
-    return stack(known, *(part for examples_table in tables for part in (line(""), examples_table)))
+    told = warning_lines(behavior.notes)
+    return stack(known, *told, *(part for examples_table in tables for part in (line(""), examples_table)))
 
 
 def _examples(title: str, items: Sequence[Item], poles: tuple[str, str]) -> Table:

@@ -3,9 +3,8 @@
 Each group of options makes the parameters of a tool that it names. It must not know models.
 """
 
-import json
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
+from steer_tools.data_files import SUFFIXES, DataFile, Entry
 from steer_tools.errors import ArgumentError, PromptError
-from steer_tools.prompts import PromptLike
-from steer_tools.workspace import refuse_pointer
+from steer_tools.prompts import PromptLike, parse_prompt, plain
 
 if TYPE_CHECKING:  # At run time these would import numpy.
     from steer_tools.evaluation.judge import Judge
     from steer_tools.tools.arguments import TextScorer
 
 _CONTRAST, _SCORER = "Contrast prompts, from one of these", "Scores of texts, from one of these"
-_TWO_LISTS = "a JSON object with the lists 'positive' and 'negative', of texts or chats."
+_PAIRS = "a file of pairs as of steer-tools experiment, or of JSON with the lists 'positive' and 'negative'."
+# What a file calls a prompt.
+_PROMPT_COLUMNS = ("prompt", "text", "question", "messages")
+_LISTED = "a text or chat messages each in .json and .jsonl, a column 'prompt' in .csv and .tsv, or else a text a line."
 
 
 def _option(flag: str, metavar: str, said: str, heading: str | None = None) -> Any:
@@ -43,8 +45,10 @@ class Source:
     makes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return what the tool is given, after all that was typed; None of parameters that nothing was typed for.
+
+        What was left out of files is appended to `told`.
 
         Raises:
             ArgumentError: None or several of what excludes each other were given, or something by halves.
@@ -64,14 +68,14 @@ class PromptSource(Source):
         _option(
             "--prompts-file",
             "FILE",
-            "More prompts: a list in a .json file, each a text or chat messages; any other file has one text a line.",
+            f"More prompts: {_LISTED}",
         ),
     ] = None
     chat: AsChat = False
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return the typed prompts and then those of the file."""
-        listed = [] if self.prompts_file is None else _listed_in(self.prompts_file)
+        listed = [] if self.prompts_file is None else _listed_in(self.prompts_file, told)
         prompts = [as_prompt(item, self.chat) for item in (*(self.prompts or ()), *listed)]
         return {"prompts": _some(prompts) if is_required else prompts or None}
 
@@ -87,14 +91,13 @@ class TriedPromptSource(Source):
         _option(
             "--prompts-file",
             "FILE",
-            "Prompts to test on, before the completions of the dataset; its held-out prompts if omitted. A list "
-            "in a .json file, or else one text a line.",
+            f"Prompts to test on, before the completions of the dataset; its held-out prompts if omitted: {_LISTED}",
         ),
     ] = None
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return the prompts of the file."""
-        return {"test_prompts": None if self.prompts_file is None else _some(_listed_in(self.prompts_file))}
+        return {"test_prompts": None if self.prompts_file is None else _some(_listed_in(self.prompts_file, told))}
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class ContrastSource(Source):
             _CONTRAST,
         ),
     ] = None
-    prompts: Annotated[str | None, _option("--prompts", "FILE", f"Both: {_TWO_LISTS}", _CONTRAST)] = None
+    prompts: Annotated[str | None, _option("--prompts", "FILE", f"Both: {_PAIRS}", _CONTRAST)] = None
     behavior: Annotated[
         str | None,
         _option(
@@ -127,7 +130,7 @@ class ContrastSource(Source):
         ),
     ] = None
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return both sides, or the behaviour."""
         named = {
             "--positive and --negative": bool(self.positive or self.negative),
@@ -142,7 +145,10 @@ class ContrastSource(Source):
             )
         if self.behavior is not None:
             return {"behavior": from_current_folder(self.behavior)}
-        sides = (self.positive or [], self.negative or []) if self.prompts is None else _contrast_in(self.prompts)
+        if self.prompts is not None:
+            sides = _contrast_in(self.prompts, told)
+        else:
+            sides = self.positive or [], self.negative or []
         return dict(zip(("positive_prompts", "negative_prompts"), sides, strict=True))
 
 
@@ -153,12 +159,12 @@ class OwnBehaviorSource(Source):
     makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
 
     prompts: Annotated[
-        str | None, _option("--prompts", "FILE", f"Prompts of your own, which BEHAVIOR then only names: {_TWO_LISTS}")
+        str | None, _option("--prompts", "FILE", f"Prompts of your own, which BEHAVIOR then only names: {_PAIRS}")
     ] = None
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return both lists and the name as it was typed, or nothing."""
-        return {} if self.prompts is None else _own_behavior(typed["behavior"], self.prompts)
+        return {} if self.prompts is None else _own_behavior(typed["behavior"], self.prompts, told)
 
 
 @dataclass(frozen=True)
@@ -167,11 +173,20 @@ class LabelSource(Source):
 
     makes: ClassVar[tuple[str, ...]] = ("positive", "negative")
 
-    labelled: Annotated[str | None, _option("--labelled", "FILE", f"Instead of a behaviour: {_TWO_LISTS}")] = None
+    labelled: Annotated[str | None, _option("--labelled", "FILE", f"Instead of a behaviour: {_PAIRS}")] = None
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return both lists, or nothing; what is wrong beside a behaviour the tool refuses."""
-        return {} if self.labelled is None else _own_behavior(typed["behavior"], self.labelled)
+        if self.labelled is None:
+            return {}
+        arguments = _own_behavior(typed["behavior"], self.labelled, left_out := list[str]())
+        if arguments["negative"] is not None:
+            told += left_out
+            return arguments
+        if typed["behavior"] is not None:
+            raise ArgumentError("--labelled as well as --behavior was given", valid="one of them")
+        # Pairs with questions, which the tool holds out as those of a behaviour, and counts what it leaves out.
+        return {"behavior_name": from_current_folder(self.labelled)}
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,7 @@ class ScorerSource(Source):
         _option("--judge-question", "TEXT", "What it is asked of each text, to be answered from 0 to 100.", _SCORER),
     ] = None
 
-    def arguments(self, typed: Mapping[str, Any], *, is_required: bool) -> dict[str, object]:
+    def arguments(self, typed: Mapping[str, Any], told: list[str], *, is_required: bool) -> dict[str, object]:
         """Return the scorer."""
         return {"scorer": self.read()}
 
@@ -244,8 +259,6 @@ def from_current_folder(behavior: str | None) -> str | None:
     """Return a behaviour's name as it is, and a file's relative path as one from the current folder."""
     if behavior is None:
         return None
-    from steer_tools.evaluation.behaviors.item_files import SUFFIXES
-
     is_file = Path(behavior).suffix.lower() in SUFFIXES and not behavior.startswith("~")
     return str(Path.cwd() / behavior) if is_file else behavior
 
@@ -261,41 +274,56 @@ def _some(prompts: list[PromptLike]) -> list[PromptLike]:
     return prompts
 
 
-def _listed_in(file: str) -> list[PromptLike]:
-    if Path(file).suffix.lower() != ".json":
-        return [line for line in _text_of(file).splitlines() if line.strip()]
-    items = _json_of(file)
-    if not isinstance(items, list):
-        raise PromptError(f"The file {file!r} holds no list", valid="a JSON list of texts or chats", fix="")
-    return cast(list[PromptLike], items)
+def _listed_in(file: str, told: list[str]) -> list[PromptLike]:
+    with readable(file) as path, path.open("rb") as opened:
+        data = DataFile(opened, path.name, _PROMPT_COLUMNS, _prompt_column)
+        found = data.read()
+        if isinstance(found, Mapping):
+            raise PromptError(f"{path.name} holds no list", valid="a JSON list of texts or chats")
+        prompts = [plain(parse_prompt(_prompt_in(entry), entry.where)) for entry in found]
+    told += data.notes
+    return prompts
 
 
-def _contrast_in(file: str) -> tuple[list[PromptLike], list[PromptLike]]:
-    sides = _json_of(file)
-    if not isinstance(sides, dict) or not all(isinstance(sides.get(side), list) for side in ("positive", "negative")):
-        raise PromptError(
-            f"The file {file!r} does not hold two sides", valid='{"positive": [...], "negative": [...]}', fix=""
-        )
-    return sides["positive"], sides["negative"]
-
-
-def _own_behavior(name: str | None, file: str) -> dict[str, object]:
-    positive, negative = _contrast_in(file)
-    return {"behavior_name": name, "positive": positive, "negative": negative}
-
-
-def _json_of(file: str) -> Any:
+def _prompt_in(entry: Entry) -> object:
+    if not isinstance(entry.value, Mapping):
+        return entry.value
+    record = cast(Mapping[str, object], entry.value)
     try:
-        return json.loads(_text_of(file))
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"The file {file!r} is not JSON ({error})", fix="Correct it.") from error
+        return record[_prompt_column(record.keys())]
+    except PromptError as error:
+        raise PromptError(f"{entry.where}: {error}") from error
 
 
-def _text_of(file: str) -> str:
-    with readable(file) as path:
-        text = path.read_text(encoding="utf-8-sig")
-        refuse_pointer(text.encode(), path)
-        return text
+def _prompt_column(columns: Collection[str]) -> str:
+    named = [name for name in _PROMPT_COLUMNS if name in columns]
+    if len(named) != 1:
+        raise PromptError(
+            f"the columns are {', '.join(map(repr, columns)):.200}",
+            valid=f"one of {', '.join(_PROMPT_COLUMNS)}, which holds the prompt; others say nothing",
+            fix="Name the columns in the first row, or name a file of one text a line .txt.",
+        )
+    return named[0]
+
+
+def _contrast_in(file: str, told: list[str]) -> "tuple[list[PromptLike] | list[dict[str, object]], object]":
+    """Return both lists that a file holds; or its pairs in one, and None."""
+    from steer_tools.evaluation.behaviors.behavior_json import record_of
+    from steer_tools.evaluation.behaviors.item_files import file_of_items, read_contrast
+
+    with readable(file) as path, path.open("rb") as opened:
+        data = file_of_items(opened, path.name)
+        found = read_contrast(data)
+    told += data.notes
+    if isinstance(found, list):
+        return [record_of(item) for item in found], None
+    positive, negative = ([*map(plain, side)] for side in found)
+    return positive, negative
+
+
+def _own_behavior(name: str | None, file: str, told: list[str]) -> dict[str, object]:
+    positive, negative = _contrast_in(file, told)
+    return {"behavior_name": name, "positive": positive, "negative": negative}
 
 
 @contextmanager
@@ -303,12 +331,10 @@ def readable(file: str) -> Generator[Path]:
     """Give the path of a file that was typed, to be read within a `with` block.
 
     Raises:
-        PromptError: It cannot be read, or is no UTF-8 where a text is read.
+        PromptError: It cannot be read.
     """
     try:
         yield Path(file).expanduser()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"The file {file!r} is not UTF-8 text", fix="Save it as UTF-8.") from error
     except (OSError, RuntimeError, ValueError) as error:
         # An unknown user's ~ is a RuntimeError, and a NUL in the name a ValueError.
         reason = error.strerror if isinstance(error, OSError) else error

@@ -70,7 +70,11 @@ def _trial(bench: Workbench, arguments: Mapping[str, Any], result: Mapping[str, 
     unit = "contrast" if arguments["normalize"] else "vector"
     steering = Steering(result["vector_path"], layer, strength, unit)
     behavior = arguments.get("behavior")
-    prompts = arguments["negative_prompts"] if behavior is None else [_held_out(behavior)]
+    if behavior is not None:
+        prompts = [_held_out(behavior)]
+    elif (prompts := arguments["negative_prompts"]) is None:
+        pairs = arguments["positive_prompts"]
+        prompts = [pair["negative"] if pair["prompt"] is None else pair["prompt"] for pair in pairs]
     return steering_command(bench, steering, prompts)
 
 

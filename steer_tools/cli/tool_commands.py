@@ -108,7 +108,8 @@ class ToolCommand:
             Exit: A law does not hold.
         """
         card = self.tool.card
-        arguments = checked(self.tool.function, self.read(typed))
+        left_out: list[str] = []
+        arguments = checked(self.tool.function, self.read(typed, left_out))
         self.require_vector(typed, arguments)
         acting = {option.argument: option.read(typed[option.typed.name]) for option in self.use}
         # By name, since a tool is called as everybody calls it.
@@ -122,8 +123,17 @@ class ToolCommand:
             choose_workspace(bench.workspace)
             with progress_bar("working"):
                 result = call(**arguments)
+        is_shown = "warnings" in result
+        if left_out:
+            result["warnings"] = [*left_out, *result.get("warnings", ())]
         told = result.get("warnings", ())
-        warn([*(warning for warning in warnings if warning not in told), *silence_of(arguments.get("scorer"))])
+        warn(
+            [
+                *(() if is_shown else left_out),
+                *(warning for warning in warnings if warning not in told),
+                *silence_of(arguments.get("scorer")),
+            ]
+        )
         if typed["as_json"] or self.tool.show is None:
             show_json(result)
         else:
@@ -133,8 +143,8 @@ class ToolCommand:
         if result.get("passed") is False:
             raise typer.Exit(LAW_BROKEN)
 
-    def read(self, typed: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tool's arguments."""
+    def read(self, typed: Mapping[str, Any], told: list[str]) -> dict[str, Any]:
+        """Return the tool's arguments; what was left out of files is appended to `told`."""
         arguments: dict[str, Any] = {}
         for option in self.options:
             value = option.read(typed[option.typed.name])
@@ -144,7 +154,7 @@ class ToolCommand:
         required = {p.name for p in signature(self.tool.function).parameters.values() if p.default is p.empty}
         for source in self.sources:
             given = source(**{field.name: typed[field.name] for field in fields(source)})
-            arguments |= given.arguments(typed, is_required=source.makes[0] in required)
+            arguments |= given.arguments(typed, told, is_required=source.makes[0] in required)
         return arguments
 
     def require_vector(self, typed: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.bundled_model.language import TRAITS, score
+from steer_tools.data_files import SUFFIXES
 from steer_tools.engines.base import Engine
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
@@ -24,7 +25,6 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
 )
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
 from steer_tools.evaluation.behaviors.instructions import require_no_instructions
-from steer_tools.evaluation.behaviors.item_files import SUFFIXES
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.evaluation.scorers import TextScore
 from steer_tools.prompts import ChatPrompt, Message, Prompt, PromptLike, TextPrompt, TokenPrompt, plain
@@ -105,7 +105,8 @@ def _behavior_of_own(
     name: object, positive: Sequence[PromptLike] | None, negative: Sequence[PromptLike] | None, seed: int
 ) -> Behavior:
     if isinstance(name, str):
-        named, sides = name, (positive, negative)
+        are_pairs = negative is None and bool(positive) and all(isinstance(entry, Mapping) for entry in positive)
+        named, sides = name, read_pairs(positive, "positive") if are_pairs else (positive, negative)
     elif positive is None and negative is None:
         named, sides = _NAMELESS, read_pairs(name, "behavior_name")
     else:

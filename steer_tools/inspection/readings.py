@@ -117,13 +117,14 @@ class Labelled:
     """Prompts of two classes that fit a threshold, and others that judge it.
 
     `groups` say which of the positive, and of the negative, held-out prompts belong together; `pooling`, at which
-    tokens they are read, None for those at which the vector was.
+    tokens they are read, None for those at which the vector was; `notes`, what was left out of their file.
     """
 
     seen: ContrastPrompts
     held_out: ContrastPrompts
     groups: tuple[Sequence[str], Sequence[str]]
     pooling: Pooling | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def held_out_of(cls, engine: Engine, evaluation_set: EvaluationSet) -> "Labelled":
@@ -132,7 +133,8 @@ class Labelled:
         # Not on its pairs, which make vectors, and which may be longer texts than the held-out items.
         groups = [item.group for item in splits.judging]
         seen, held_out = (contrast_prompts(items, is_chat) for items in (splits.choosing, splits.judging))
-        return cls(seen, held_out, (groups, groups), pooling_of(engine, evaluation_set.behavior.pairs))
+        behavior = evaluation_set.behavior
+        return cls(seen, held_out, (groups, groups), pooling_of(engine, behavior.pairs), behavior.notes)
 
     @classmethod
     def halves(cls, positive: Sequence[Prompt], negative: Sequence[Prompt]) -> "Labelled":

@@ -163,6 +163,7 @@ def _sweep(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
             "poles": behavior.poles,
             "instruction": behavior.instruction,
             "source": behavior.source,
+            "notes": behavior.notes,
             "pairs": len(behavior.pairs),
             "choosing_items": len(splits.choosing),
             "choosing_groups": len({item.group for item in splits.choosing}),

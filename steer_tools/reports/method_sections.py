@@ -39,7 +39,7 @@ def setting_blocks(
         ("steered tokens", POSITIONS.get(facts.positions, literal(facts.positions))),
         ("run", f"seed {facts.seed}, {facts.seconds:.0f} s, steer-tools {literal(facts.version)}"),
     ]
-    warnings = dict.fromkeys([*(extraction.warnings if extraction else ()), *swept.placed.warnings])
+    warnings = dict.fromkeys([*behavior.notes, *(extraction.warnings if extraction else ()), *swept.placed.warnings])
     told = "\n".join(f"- **Warning:** {literal(warning, 1000)}" for warning in warnings)
     return ["## What was steered", table(("", ""), rows, numbers_from=2), *([told] if told else [])]
 

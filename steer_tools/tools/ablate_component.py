@@ -145,7 +145,7 @@ def ablate_component(
                 ],
                 chance=found.chance or None,
                 heat_map_path=str(picture),
-                warnings=[*warnings, *_doubts(measure, found)],
+                warnings=[*evaluation_set.behavior.notes, *warnings, *_doubts(measure, found)],
             )
         )
 

@@ -90,6 +90,7 @@ def calibrate_strength(
             kl=short(damage([strength])[0]),
             effect=None if effect is None else short(effect([strength])[0]),
             warnings=[
+                *(() if evaluation_set is None else evaluation_set.behavior.notes),
                 *placed.told(is_strength_given=True),
                 *unreached_warnings(engine, asked, [placed.unit_placements]),
             ],

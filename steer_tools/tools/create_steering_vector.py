@@ -191,8 +191,10 @@ def _contrast(
             "Nothing says what the vector is of" if behavior is None else "There are prompts as well as a behavior",
             valid="positive_prompts and negative_prompts, or behavior, which names a built-in behaviour or a file",
         )
+    told = tuple[str, ...]()
     if behavior is not None:
-        given_as = [*behavior_named(session, behavior).pairs]
+        named = behavior_named(session, behavior)
+        given_as, told = [*named.pairs], named.notes
     elif negative is not None:
         given_as = [] if positive is None else positive, negative
     else:
@@ -201,7 +203,7 @@ def _contrast(
         contrast = ContrastPrompts.parse(*given_as)
         return contrast, "last", reading_notes(alone(contrast.positive), alone(contrast.negative))
     contrast = contrast_prompts(given_as, session.engine.info.has_chat_template)
-    return contrast, pooling_of(session.engine, given_as), reading_notes(*completions_alone(given_as))
+    return contrast, pooling_of(session.engine, given_as), (*told, *reading_notes(*completions_alone(given_as)))
 
 
 def _no_layer(count: int) -> LayerError:

@@ -116,6 +116,7 @@ def evaluate_steering_robustness(
             if found.without_template is None
             else short(float(found.without_template.mean())),
             warnings=[
+                *evaluation_set.behavior.notes,
                 *placed.told(is_strength_given=strength is not None),
                 *length_warnings(session, [(wanted, placed.plan(wanted))]),
                 *unreached_warnings(

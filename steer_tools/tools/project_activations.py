@@ -122,7 +122,11 @@ def project_activations(
             thresholds=short(_by_layer(found.thresholds)),
             prompts=[_reading(reading, found.thresholds, shown) for reading in found.prompts],
             picture_paths=[*map(str, session.workspace.write_together(pictures, replaces=kinds))] if pictures else [],
-            warnings=[*loaded.warnings, *_warnings(along, found, shown)],
+            warnings=[
+                *(() if labelled is None else labelled.notes),
+                *loaded.warnings,
+                *_warnings(along, found, shown),
+            ],
         )
 
 

@@ -85,9 +85,10 @@ def sweep_steering(
             vector_path, behavior_name, prompts = behavior_name, None, vector_path
         named = named_scorer(scorer, metric, metric_name)
         budget = Budget(damage_budget)
-        evaluation_set = None
+        evaluation_set, notes = None, tuple[str, ...]()
         if prompts is None or named is None:
             evaluation_set = _evaluation_set(session, behavior_name, prompts, seed)
+            notes = evaluation_set.behavior.notes
         chosen = resolved_layers(session, layers, [])
         loaded = load_for_model(session, vector_path, chosen, allow_other_model=allow_other_model)
         tried = chosen or [*map(session.engine.resolve_layer, loaded.vector.layers)]
@@ -103,7 +104,7 @@ def sweep_steering(
             swept = sweep(session, loaded.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
             facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started, run)
             files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
-            return swept_result(session, swept, options, files, path, loaded.warnings)
+            return swept_result(session, swept, options, files, path, [*notes, *loaded.warnings])
         measured, on_text = metric_of(named[1], named[0])
         folder = save_folder or f"sweeps/{folder_name(measured)}"
         if evaluation_set is None:
@@ -115,7 +116,7 @@ def sweep_steering(
         swept = sweep_texts(session, loaded.vector, tried, asked, on_text, options)
         facts = Facts.of(session.engine.info, options, path, method, time.monotonic() - started, run)
         files = save_text_sweep(session.workspace, folder, swept, measured, facts)
-        warnings = [*loaded.warnings, *bypass_warnings(session, asked)]
+        warnings = [*notes, *loaded.warnings, *bypass_warnings(session, asked)]
         return text_sweep_result(session, swept, options, measured, files, path, warnings)
 
 

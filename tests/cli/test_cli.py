@@ -536,7 +536,41 @@ def test_a_file_of_another_ending_has_one_text_a_line(steer: Callable[..., Done]
 
     done = steer("generate", "--prompts-file", file, "--max-new-tokens", 4, "--json")
 
-    assert json.loads(done.stdout) == tools.generate(["keke", '["mora"]'], max_new_tokens=4)
+    result = json.loads(done.stdout)
+    expected = tools.generate(["keke", '["mora"]'], max_new_tokens=4)
+    told = "prompts.txt: 1 of 3 rows was left out: 1 empty."
+    assert result == {**expected, "warnings": [told, *expected["warnings"]]}
+
+
+@pytest.mark.parametrize("command", ["generate", "tokens"])
+def test_what_a_file_lacks_is_told_once_in_the_result_and_in_the_terminal(
+    steer: Callable[..., Done], tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "p.txt"
+    for content, times in (("keke\n\n", 1), ("keke\n", 0)):
+        file.write_text(content, encoding="utf-8")
+
+        as_json, shown = (steer(command, "--prompts-file", file, *more) for more in (["--json"], []))
+
+        assert [as_json.code, shown.code] == [0, 0]
+        warnings = json.loads(as_json.stdout).get("warnings", [])
+        assert warnings.count("p.txt: 1 of 2 rows was left out: 1 empty.") == times
+        assert (shown.stdout + shown.stderr).count("1 of 2 rows was left out") == times
+
+
+def test_a_table_of_pairs_makes_the_vector_of_its_texts_and_the_command_to_try_it(
+    steer: Callable[..., Done], tmp_path: Path
+) -> None:
+    file = tmp_path / "pairs.csv"
+    rows = [";".join(row) for row in zip(POSITIVE, NEGATIVE, strict=True)]
+    file.write_text("\r".join(["positive;negative", *rows, ";"]), encoding="utf-8")
+
+    done, shown = (steer("create", "--prompts", file, "--layer", 2, "--save", "v", *more) for more in (["--json"], []))
+
+    result = json.loads(done.stdout)
+    assert result["prompt_counts"] == [len(POSITIVE), len(NEGATIVE)]
+    assert result["warnings"][0] == f"pairs.csv: 1 of {len(rows) + 1} rows was left out: 1 empty."
+    assert shown.stdout.count("steer-tools compare") == 1
 
 
 def test_the_prompts_of_a_file_make_the_same_vector_as_typed_ones(steer: Callable[..., Done], tmp_path: Path) -> None:
@@ -630,11 +664,11 @@ def test_what_cannot_be_done_is_a_text_and_not_a_traceback(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.json", b"{", "is not JSON"),
-        ("a.json", b"[" * 100_000, "is not JSON"),
+        ("a.json", b"{", "a.json"),
+        ("a.json", b"[" * 100_000, "a.json"),
         ("a.json", b"{}", "holds no list"),
-        ("a.json", b"[3]", "prompts[0] is 3"),
-        ("a.txt", b"\xff\xfe", "is not UTF-8 text"),
+        ("a.json", b"[3]", "a.json, line 1, [0] is 3"),
+        ("a.txt", b"\xff", "byte 1 of the line is 0xff, which is no UTF-8"),
         ("a.txt", b"", "No prompt was given"),
     ],
 )
@@ -658,7 +692,7 @@ def test_a_contrast_file_without_two_sides_is_refused(steer: Callable[..., Done]
     done = steer("create", "--prompts", file, "--layer", 2, "--save", "v")
 
     assert (done.code, done.stdout) == (1, "")
-    assert "does not hold two sides" in done.stderr
+    assert "contrast.json" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_a_text_and_not_a_traceback(steer: Callable[..., Done], tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
     load_behavior,
     read_behavior,
 )
-from steer_tools.evaluation.behaviors.item_files import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, read_any
+from steer_tools.evaluation.behaviors.item_files import file_of_items, read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_texts
+from steer_tools.limits import JSON_BYTES, RECORD_BYTES
 from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt
 
 CAA_COUNTS = {
@@ -51,7 +52,7 @@ CHAT = [{"role": "user", "content": "How was it?"}]
 
 def read_items(file: BinaryIO, name: str) -> Iterator[Item]:
     """Return the items of a file; a behaviour gives its pairs and then its items."""
-    found = read_any(file, name)
+    found = read_any(file_of_items(file, name))
     return iter((*found.pairs, *found.items)) if isinstance(found, Behavior) else found
 
 
@@ -318,7 +319,7 @@ def test_a_table_may_have_the_columns_of_the_other_forms() -> None:
 
 
 def test_a_plain_text_has_two_or_three_texts_a_line() -> None:
-    text = "# positive, negative\n\nIt was good.\tIt was bad.\r\n \nHow?\tWell.\tBadly.\n"
+    text = "\nIt was good.\tIt was bad.\r\n \nHow?\tWell.\tBadly.\n"
 
     assert items("a.txt", text) == [
         item_of_texts("It was good.", "It was bad."),
@@ -372,32 +373,32 @@ GOOD = '{"positive": "a", "negative": "b"}'
             "a.jsonl, line 1: ",
             "a message holds a NUL",
         ),
-        ("a.jsonl", f"{GOOD}\n" + "[" * 50_000, "a.jsonl, line 2: ", "nested too deeply"),
+        ("a.jsonl", f"{GOOD}\n" + "[" * 50_000, "a.jsonl, line 2 ", "nested in 101 levels"),
         ("a.jsonl", f"{GOOD}\n" + "1" * 50_000, "a.jsonl, line 2: ", "no JSON"),
-        ("a.jsonl", f"{GOOD}\n{'x' * (MAX_RECORD_BYTES + 1)}", "a.jsonl, line 2: ", "too long"),
+        ("a.jsonl", f"{GOOD}\n{'x' * (RECORD_BYTES.most + 1)}", "a.jsonl, line 2: ", "too long"),
         ("a.jsonl", GOOD.encode() + b"\n\xff", "a.jsonl, line 2: ", "UTF-8"),
-        ("a.jsonl", GOOD.encode("utf-16"), "a.jsonl, line 1: ", "UTF-8"),
+        ("a.jsonl", GOOD.encode("utf-16-le"), "a.jsonl, line 1: ", "byte 2 of the line is a NUL"),
         ("a.jsonl", GOOD.encode() + b"\n\n\0\n", "a.jsonl, line 3: ", "NUL"),
         ("a.jsonl", "", "a.jsonl ", "holds no record"),
         ("a.csv", "positive,negative\n", "a.csv ", "holds no record"),
         ("a.csv", 'positive,negative\n"a\nb",c\n\n"a\nb\nc",\n', "a.csv, line 5: ", "negative is blank"),
-        ("a.csv", 'positive,negative\na,b\n"c\nd\n', "a.csv, line 3: ", "no table"),
+        ("a.csv", 'positive,negative\na,b\n"c\nd\n', "a.csv, line 3: ", "the quotation marks of this row"),
         ("a.csv", "positive,negative\na,b,c\n", "a.csv, line 2: ", "3 cells and 2 columns"),
         ("a.csv", "positive,negative\na\n", "a.csv, line 2: ", "1 cells and 2 columns"),
         ("a.csv", "\nA good day,A bad day\n", "a.csv, line 2: ", "the keys are 'A good day'"),
         ("a.csv", "positive,negative,positive\na,b,c\n", "a.csv, line 1: ", "'positive' is there twice"),
         ("a.csv", "positive,negative,extra\na,b,c\n", "a.csv, line 1: ", "'extra' is unknown"),
         ("a.csv", 'positive,negative\na,"' + "x,,\n" * 2**16, "a.csv, line ", "too long"),
-        ("a.txt", "a\tb\n\n# c\nonly one\n", "a.txt, line 4: ", "there are 1 texts"),
+        ("a.txt", "a\tb\n\n# c\n", "a.txt, line 3: ", "remove it if it is a comment"),
         ("a.txt", "a\tb\tc\td\n", "a.txt, line 1: ", "there are 4 texts"),
         ("a.txt", "a\tb\n\tb\tc\n", "a.txt, line 2: ", "prompt is blank"),
-        ("a.txt", "# nothing\n", "a.txt ", "holds no record"),
+        ("a.txt", " \n", "a.txt ", "holds no record"),
         ("a.json", f'[\n{GOOD},\n\n{{"positive":\n"a"}}]', "a.json, line 4, [1]: ", "'negative' is missing"),
         ("a.json", f'[{GOOD},\n{{"positive":\n"a",]', "a.json, line 2, [1]: ", "in line 3, column 5"),
         ("a.json", f"[{GOOD}\n{GOOD}]", "a.json, line 2: ", "neither goes on nor ends"),
         ("a.json", f"[{GOOD}]\n]", "a.json, line 1: ", "closing bracket"),
         ("a.json", f"[{GOOD},\n]", "a.json, line 2, [1]: ", "no JSON"),
-        ("a.json", f"[{GOOD},\n{'[' * 50_000}", "a.json, line 2, [1]: ", "nested too deeply"),
+        ("a.json", f"[{GOOD},\n{'[' * 50_000}", "a.json ", "nested in 101 levels"),
         ("a.json", "[", "a.json, line 1, [0]: ", "no JSON"),
         ("a.json", "[]", "a.json ", "holds no record"),
         ("a.json", "3", "a.json ", "holds 3"),
@@ -407,7 +408,7 @@ GOOD = '{"positive": "a", "negative": "b"}'
         ("a.json", '{"positive": ["a", ""], "negative": ["b", "c"]}', "a.json: ", "positive[1] is blank"),
         ("a.json", '{"positive": ["a", [1]], "negative": ["b", "c"]}', "a.json: positive[1] and ", "make no pair"),
         ("a.json", b"[\n\n\xff]", "a.json, line 3: ", "UTF-8"),
-        ("a.json", b" " * (MAX_DOCUMENT_BYTES + 1), "a.json ", "too large"),
+        ("a.json", b" " * (JSON_BYTES.most + 1), "a.json ", "Save it as .jsonl"),
         ("a.xml", GOOD, "The name 'a.xml' ", ".jsonl"),
     ],
 )

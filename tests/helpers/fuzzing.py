@@ -76,12 +76,12 @@ def fuzz(read: Callable[[_Input], object], inputs: st.SearchStrategy[_Input]) ->
 
 
 def mutated(wholes: Sequence[bytes], pieces: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """Return valid files and what becomes of them in up to six changes.
+    """Return valid files and what becomes of them in up to four changes.
 
     A change puts a piece in, cuts something out, writes a part again (often many times), flips a byte, or goes on as
     another file does. `pieces` are what has a meaning in the format.
     """
-    return st.builds(_changed, st.sampled_from(wholes), st.lists(_changes(wholes, pieces), max_size=6))
+    return st.builds(_changed, st.sampled_from(wholes), st.lists(_changes(wholes, pieces), max_size=4))
 
 
 @dataclass(frozen=True)

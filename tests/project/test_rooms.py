@@ -19,6 +19,7 @@ ORDER = (
     "leftovers",
     "workspace",
     "prompts",
+    "data_files",
     "core",
     "formats",
     "engines",
@@ -50,6 +51,7 @@ TORCH_FREE = (
     "leftovers",
     "workspace",
     "prompts",
+    "data_files",
     "core/site",
     "engines/opening",
     "evaluation/behaviors",
@@ -91,6 +93,7 @@ HEAVY = frozenset(
 LIGHT = ("engines/opening", "tools", "by_hand/calls", "by_hand/results", "cli", "mcp_server")
 LATE = {
     ("steer_tools/cli/app.py", "steer_tools.cli.tool_commands"): "a command is built when it is asked for",
+    ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.behavior_json"): "reads files, which no help does",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.behaviors.item_files"): "reads files, which no help does",
     ("steer_tools/cli/inputs.py", "steer_tools.evaluation.judge"): "brings HTTP, which only a judge needs",
     ("steer_tools/cli/own_commands.py", "mcp_server.__main__"): "the only command that knows the server",

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import BinaryIO, cast
 
-from steer_tools.errors import PromptError, quoted
+from steer_tools.data_files import DataFile
+from steer_tools.errors import PromptError, VectorFileError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
-from steer_tools.evaluation.behaviors.json_text import decoded, parse_json, require_object
-from steer_tools.limits import FILE_BYTES
 from steer_tools.prompts import plain
 from steer_tools.workspace import Kind
 
@@ -15,13 +14,17 @@ _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
 _OPTIONAL = ("instruction", "source", "choices")
 
 
-def parse_behavior(content: bytes, name: str) -> Behavior:
-    """Return the behaviour that the content of the file `name` is.
+def parse_behavior(file: BinaryIO, name: str) -> Behavior:
+    """Return the behaviour that the .json file `name` is.
 
     Raises:
         PromptError: It is no JSON object, or as `behavior_of` says.
+        VectorFileError: It is a pointer of Git LFS.
     """
-    return behavior_of(require_object(parse_json(decoded(content, name), name), name), name)
+    found = DataFile(file, name).read()
+    if not isinstance(found, Mapping):
+        raise PromptError(f"{name} is a list", valid="a behaviour: an object of JSON")
+    return behavior_of(found, name)
 
 
 def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
@@ -56,8 +59,8 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
 
 def _is_behavior(file: BinaryIO) -> bool:
     try:
-        parse_behavior(file.read(FILE_BYTES.most), "the file")
-    except PromptError:
+        parse_behavior(file, "file.json")
+    except (PromptError, VectorFileError):
         return False
     return True
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from io import BytesIO
 from pathlib import PurePath
 from random import Random
 from typing import BinaryIO, TypeVar
@@ -16,7 +17,7 @@ from steer_tools.errors import ArgumentError, PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
 from steer_tools.evaluation.behaviors.instructions import require_no_instructions
-from steer_tools.evaluation.behaviors.item_files import read_any
+from steer_tools.evaluation.behaviors.item_files import file_of_items, read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_prompts, item_of_strangers, located
 from steer_tools.prompts import Prompt, PromptLike, TextPrompt, parse_prompts
 
@@ -41,7 +42,7 @@ def load_behavior(name: str) -> Behavior:
             valid=", ".join(sorted(found)),
             fix=f"Did you mean {near[0]!r}?" if near else "Choose one of these, or give a file of pairs.",
         )
-    return parse_behavior(found[name].read_bytes(), found[name].name)
+    return parse_behavior(BytesIO(found[name].read_bytes()), found[name].name)
 
 
 def _files() -> dict[str, Traversable]:
@@ -62,9 +63,13 @@ def read_behavior(file: BinaryIO, name: str, seed: int = 0) -> Behavior:
 
     Raises:
         PromptError: The file is malformed, its name says no form, or it has fewer than FEWEST_GROUPS groups.
+        VectorFileError: It is a pointer of Git LFS.
     """
-    found = read_any(file, name)
-    return found if isinstance(found, Behavior) else _divided(PurePath(name).stem, found, name, seed)
+    items = file_of_items(file, name)
+    found = read_any(items)
+    if isinstance(found, Behavior):
+        return found
+    return replace(_divided(PurePath(name).stem, found, name, seed), notes=items.notes)
 
 
 def behavior_of_lists(

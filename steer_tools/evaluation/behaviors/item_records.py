@@ -33,6 +33,9 @@ _FORMS = (
     # CAA's files of MMLU and TruthfulQA (Rimsky et al. 2023, arXiv 2312.06681).
     _Form("correct", "incorrect", ("prompt", "question"), is_open=True),
 )
+RECORD_KEYS = frozenset(
+    {"group"}.union(*({form.positive, form.negative, *form.prompts} for form in _FORMS)),
+)
 VALID_RECORD = (
     "'positive' and 'negative', with 'prompt' and 'group' if there are any; 'question', 'answer_matching_behavior' "
     "and 'answer_not_matching_behavior'; or 'prompt', 'correct' and 'incorrect'"
