@@ -215,7 +215,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "calibrate_strength": {"target_damage": 0.1},
     "compare_next_tokens": {"vector_path": "v.safetensors", "strengths": [-2, 2], "top": 3},
     "project_activations": {"prompts": PROMPTS[:2], **LISTS, "layers": [1, 2]},
-    "save_activations": {"layers": [1, -1], "pooling": -1, "labels": ["one", "two"]},
+    "save_activations": {"save_path": "read", "layers": [1, -1], "pooling": -1, "labels": ["one", "two"]},
     "ablate_component": {"layers": [1]},
     "patch_activations": {
         "source_prompt": "baba keke",
