@@ -3,6 +3,7 @@
 The manual's table of limits is made from LIMITS. It must not know what is limited.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -159,3 +160,18 @@ def require_json(document: bytes, name: str, kind: type[SteeringError] = Argumen
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
         if depth > JSON_LEVELS.most:
             JSON_LEVELS.require(depth, f"{name} is nested in", kind)
+
+
+def parsed_json(
+    document: bytes, name: str, kind: type[SteeringError] = ArgumentError, fix: str = "Get it again."
+) -> object:
+    """Return what a JSON document of anybody's holds.
+
+    Raises:
+        SteeringError: Of the `kind`: it is none, or takes too much to be parsed.
+    """
+    require_json(document, name, kind)
+    try:
+        return json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{name} is no JSON ({error})", fix=fix) from error

@@ -1,8 +1,8 @@
 """This machine → the models that load without a network, and what people read of them. It must not load any."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from huggingface_hub import CachedRepoInfo, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
@@ -10,6 +10,8 @@ from typing_extensions import TypedDict
 
 from steer_tools.bundled_model import NAME as BUNDLED
 from steer_tools.engines.named_models import SMOLLM2, SMOLLM2_INSTALLS, find_smollm2, has_smollm2
+from steer_tools.errors import SteeringError
+from steer_tools.limits import parsed_json
 from steer_tools.tools.rendering import Shown, table
 
 _WEIGHTS = (".safetensors", ".bin")
@@ -70,7 +72,8 @@ def _described(repository: CachedRepoInfo) -> list[LocalModel]:
 
 def _architecture_in(config: Path) -> str:
     try:
-        named = json.loads(config.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError):
+        found = parsed_json(config.read_bytes(), str(config))
+    except (OSError, SteeringError):
         return "its config.json cannot be read"
-    return ", ".join(map(str, named or ())) or "no architecture named"
+    named = cast(dict[str, object], found).get("architectures") if isinstance(found, dict) else None
+    return ", ".join(map(str, cast(list[object], named) if isinstance(named, list) else ())) or "no architecture named"

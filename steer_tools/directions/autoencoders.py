@@ -20,7 +20,7 @@ from torch import Tensor
 from steer_tools.core.site import Component, Site
 from steer_tools.errors import ArgumentError, VectorFileError
 from steer_tools.formats.npy_format import read_array_header
-from steer_tools.limits import require_json
+from steer_tools.limits import parsed_json
 from steer_tools.workspace import Workspace
 
 # What decoders are called: one row a feature, or as the weight of a linear layer one column a feature.
@@ -57,10 +57,7 @@ def feature_site(workspace: Workspace, path: str) -> Site | None:
     config = str(PurePath(_weights_path(workspace, path)).with_name(_CONFIG))
     if not workspace.holds(config):
         return None
-    try:
-        found = json.loads(workspace.read(config))
-    except ValueError as error:
-        raise VectorFileError(f"{config} is no JSON ({error})", fix="Get it again.") from error
+    found = parsed_json(workspace.read(config), config, VectorFileError)
     match = _HOOK.search(json.dumps(found))
     if match is None:
         return None
@@ -151,12 +148,10 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
     try:
         if not 2 <= length <= _MOST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
-        document = _read(file, 8, length)
-        require_json(document, f"The header of {name}", VectorFileError)
-        tensors = json.loads(document)
+        tensors = parsed_json(_read(file, 8, length), f"The header of {name}", VectorFileError)
         if not isinstance(tensors, dict):
             raise ValueError("a header that is no table")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise VectorFileError(
             f"{name} is no safetensors file ({error})", valid="a safetensors or .npz file", fix="Get it again."
         ) from error
@@ -165,7 +160,7 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
 
 def _entry(entry: object, key: str, name: str) -> tuple[torch.dtype, tuple[int, int], int, int]:
     table = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
-    dtype, shape, place = _DTYPES.get(table.get("dtype", "")), table.get("shape"), table.get("data_offsets")
+    dtype, shape, place = _DTYPES.get(str(table.get("dtype"))), table.get("shape"), table.get("data_offsets")
     numbers = [*(shape or ()), *(place or ())] if isinstance(shape, list) and isinstance(place, list) else []
     are_counts = all(type(n) is int and 0 <= n < 2**48 for n in numbers)
     if dtype is None or len(numbers) != 4 or not are_counts or 0 in numbers[:2]:

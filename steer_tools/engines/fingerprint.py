@@ -5,11 +5,14 @@ does how often a tied tensor is stored. It must not know any runtime.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
+
+from steer_tools.limits import JSON_BYTES
 
 # Elements at either end of a tensor that stand for it.
 SAMPLED = 16
@@ -17,7 +20,6 @@ _DIGITS = 16
 # Places all over a packed file.
 _SPREAD = 4096
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16, "U16": 16}
-_LONGEST_HEADER = 100_000_000
 
 
 def content_of(dtype: str, shape: Sequence[int], first: bytes, last: bytes) -> bytes:
@@ -40,6 +42,15 @@ def contents_of_checkpoint(place: Path) -> frozenset[bytes]:
     )
 
 
+class _Entry(BaseModel):
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
+
+
 def _spread_bytes(path: Path) -> bytes:
     """Return what stands for a file whose tensors are packed, in types that each runtime has its own reader for."""
     size = path.stat().st_size
@@ -52,17 +63,21 @@ def _spread_bytes(path: Path) -> bytes:
 
 
 def _contents_of_file(path: Path) -> Iterator[bytes]:
+    """Yield what stands for each tensor of a safetensors file; one that is none has nothing."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > _LONGEST_HEADER:
+        if size > min(os.fstat(file.fileno()).st_size, JSON_BYTES.most):
             return
-        header: dict[str, Any] = json.loads(file.read(size))
-        header.pop("__metadata__", None)
+        try:
+            header = _HEADER.validate_json(file.read(size))
+        except ValidationError:
+            return
         for entry in header.values():
-            dtype, shape = str(entry["dtype"]), [int(size) for size in entry["shape"]]
-            begin, end = (8 + size + int(offset) for offset in entry["data_offsets"])
-            length = min(SAMPLED, prod(shape)) * _BITS.get(dtype, 8) // 8
+            if isinstance(entry, dict):
+                continue
+            begin, end = (8 + size + offset for offset in entry.data_offsets)
+            length = min(SAMPLED, prod(entry.shape)) * _BITS.get(entry.dtype, 8) // 8
             file.seek(begin)
             first = file.read(length)
-            file.seek(end - length)
-            yield content_of(dtype, shape, first, file.read(length))
+            file.seek(max(begin, end - length))
+            yield content_of(entry.dtype, entry.shape, first, file.read(length))

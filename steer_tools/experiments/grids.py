@@ -172,11 +172,11 @@ class CellFile:
         if not self.workspace.holds(self.path):
             return {}
         try:
-            document = json.loads(self.workspace.read(self.path))
-            if document["key"] != self.key:
+            document = _Document.model_validate_json(self.workspace.read(self.path))
+            if document.key != self.key:
                 return {}
-            return by_layer([_cell(own) for own in document["cells"]])
-        except (ValueError, TypeError, KeyError, VectorFileError):
+            return by_layer([_cell(own) for own in document.cells])
+        except (ValueError, TypeError, KeyError, OverflowError, VectorFileError):
             return {}  # What is no grid is measured anew.
 
     def save(self, cells: Sequence[Cell]) -> None:

@@ -189,7 +189,7 @@ def _add(folder: Path, tensors: dict[str, Place], edits: CheckpointEdits) -> Non
         file, index = SECOND, cast(dict[str, Any], {"metadata": {}, "weight_map": dict.fromkeys(tensors, FIRST)})
     write_file(folder / file, new, {"format": "pt"})
     index["weight_map"] |= dict.fromkeys(new, file)
-    index["metadata"]["total_size"] = sum(one.size for one in (*tensors.values(), *new.values()))
+    index.setdefault("metadata", {})["total_size"] = sum(one.size for one in (*tensors.values(), *new.values()))
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if file == SECOND:
         (folder / SINGLE).rename(folder / FIRST)

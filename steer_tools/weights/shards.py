@@ -93,8 +93,11 @@ def find_tensors(folder: Path, opened: Opening = open_file) -> dict[str, Place]:
         BakingError: The folder holds no safetensors checkpoint, or a file of it is broken or missing.
     """
     files = [folder / name for name in weight_files(folder, opened)]
-    if missing := [file for file in files if not file.is_file()]:
-        raise BakingError(f"{folder} lacks {missing[0].name}, which its index names", fix="Download or save it again.")
+    # Path.is_file raises where a name is too long.
+    if missing := [file for file in files if not os.path.isfile(file)]:  # noqa: PTH113
+        raise BakingError(
+            f"{folder} lacks {missing[0].name:.80}, which its index names", fix="Download or save it again."
+        )
     return {name: place for file in files for name, place in read_header(file, opened)[0].items()}
 
 

@@ -4,7 +4,6 @@ A tensor that one checkpoint lacks stands beside what it is tied to, or, if it i
 two tensors, or less. It must not know what a difference means.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from steer_tools.engines.huggingface.checkpoint import Sizes
 from steer_tools.errors import BakingError
+from steer_tools.limits import JSON_BYTES, parsed_json
 from steer_tools.weights.checkpoint_layout import ignores, layer_of, refuse_other_weights, sizes_of
 from steer_tools.weights.checkpoints import CONFIG
 from steer_tools.weights.shards import FLOATS, Opening, Place, find_tensors
@@ -104,11 +104,8 @@ def open_checkpoint(folder: Path, opened: Opening) -> Checkpoint:
     tensors = find_tensors(folder, opened)
     if not (folder / CONFIG).is_file():
         raise BakingError(f"{folder} holds no {CONFIG}", valid=f"a folder with weights and their {CONFIG}")
-    try:
-        with opened(folder / CONFIG) as file:
-            config: object = json.loads(file.read())
-    except (ValueError, RecursionError) as error:
-        raise BakingError(f"{folder / CONFIG} is no JSON", fix="Download or save it again.") from error
+    with opened(folder / CONFIG) as file:
+        config = parsed_json(file.read(JSON_BYTES.most + 1), str(folder / CONFIG), BakingError)
     if not isinstance(config, dict):
         raise BakingError(f"{folder / CONFIG} is no object", fix="Download or save it again.")
     known = cast(dict[str, object], config)
