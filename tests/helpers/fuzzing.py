@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 
 from steer_tools.errors import SteeringError
 
@@ -27,7 +29,7 @@ _MEMORY = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What came of inputs: how many there were and were read, the slowest one's seconds, the bytes they took."""
+    """What came of inputs: how many there were and were read, and the most seconds and bytes that one of them took."""
 
     examples: int = 0
     read: int = 0
@@ -37,7 +39,7 @@ class Fuzzed:
     def __str__(self) -> str:
         return (
             f"{self.examples:,} examples, {self.read:,} of them read; slowest {self.slowest:.3f} s; "
-            f"memory grew by {self.growth / 2**20:.0f} MB"
+            f"memory grew by at most {self.growth / 2**20:.0f} MB"
         )
 
 
@@ -45,20 +47,23 @@ def fuzz(read: Callable[[_Input], object], inputs: st.SearchStrategy[_Input]) ->
     """Give a reader inputs, each of which it must read or refuse by a SteeringError, and return what came of them.
 
     Whatever else it raises is raised, with the input made as small as possible. Print the result: `pytest -s` shows it.
+    Memory is measured from each input on, since hypothesis keeps hundreds of MB of what it made: a reader that keeps
+    something of every input is not found here.
     """
     found, end, rounds = Fuzzed(), time.monotonic() + SECONDS, 0
-    before = _memory_from_here()
 
     def one(value: _Input) -> None:
         nonlocal found
+        before = _memory_from_here()
         start, was_read = time.process_time(), 1  # Of this process alone: others are busy, too.
         try:
             read(value)
         except SteeringError:
             was_read = 0
         taken = time.process_time() - start
-        slowest, growth = max(found.slowest, taken), _most_memory() - before
-        found = Fuzzed(found.examples + 1, found.read + was_read, slowest, growth)
+        growth = _most_memory() - before
+        slowest, largest = max(found.slowest, taken), max(found.growth, growth)
+        found = Fuzzed(found.examples + 1, found.read + was_read, slowest, largest)
         assert taken <= LONGEST_SECONDS, f"one input took {taken:.1f} s"
         assert growth <= MOST_GROWTH, f"memory grew by {growth / 2**20:.0f} MB"
 
@@ -69,9 +74,12 @@ def fuzz(read: Callable[[_Input], object], inputs: st.SearchStrategy[_Input]) ->
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=[*HealthCheck],
     )
-    while rounds == 0 or time.monotonic() < end:
-        seed(rounds)(limits(given(inputs)(one)))()
-        rounds += 1
+    with warnings.catch_warnings():
+        # What failed may be long, and its report must not be an error of its own.
+        warnings.simplefilter("ignore", HypothesisWarning)
+        while rounds == 0 or time.monotonic() < end:
+            seed(rounds)(limits(given(inputs)(one)))()
+            rounds += 1
     return found
 
 
