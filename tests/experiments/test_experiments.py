@@ -354,9 +354,10 @@ def test_cells_of_another_grid_are_measured_anew(
             tokenizer.chat_template = (tokenizer.chat_template or "").replace(": {{", "{{")
             llama_session.attach(llama_session.engine.architecture.model, tokenizer)  # type: ignore[attr-defined]
         case "spoiled":
-            file.write_text(file.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+            key = json.loads(file.read_text(encoding="utf-8"))["key"]
+            file.write_text(json.dumps({"key": key, "cells": [{"layer": 0}]}), encoding="utf-8")
         case _:
-            file.write_text(json.dumps({"key": json.loads(file.read_text(encoding="utf-8"))["key"]}), encoding="utf-8")
+            file.write_bytes(b"")
 
     sweep(llama_session, vector, [0, 1], found, options, "cells.json")
     first = list(measured)
