@@ -24,7 +24,7 @@ from mcp_types import ToolAnnotations
 from pydantic import ValidationError
 
 from steer_tools import __version__
-from steer_tools.errors import SteeringError, quoted
+from steer_tools.errors import SteeringError
 from steer_tools.foreign_text import in_results, visible
 from steer_tools.progress import reporting_to
 from steer_tools.tools import TOOLS, Tool
@@ -183,7 +183,7 @@ def _mcp_tool(tool: Tool, jobs: _ModelJobs) -> McpTool:
     signature = inspect.signature(tool.function)
 
     async def call(context: Context[Any, Any], **arguments: Any) -> Any:
-        work = functools.partial(tool, **arguments)
+        work = functools.partial(tool.function, **arguments)
         return in_results(await jobs.run(work, context, needs_model=tool.card.needs_model), EXACT_TEXTS)
 
     parameters = [own.replace(annotation=hints[own.name]) for own in signature.parameters.values()]
@@ -234,7 +234,7 @@ class _StrictTool(McpTool):
             name, *rest = detail["loc"]
             places = "".join(f"[{part}]" for part in itertools.takewhile(lambda part: isinstance(part, int), rest))
             is_given = detail["type"] not in {"missing", "extra_forbidden"}
-            given = f", not {quoted(detail['input'], 60)}" if is_given else ""
+            given = f", not {detail['input']!r:.60}" if is_given else ""
             messages = problems.setdefault(f"{name}{places}", [given])
             if detail["msg"] not in messages:
                 messages.append(detail["msg"])

@@ -16,13 +16,15 @@ from steer_tools.by_hand.habits import ACTING, INSTEAD, INSTEAD_IN, NEEDLESS, SY
 from steer_tools.by_hand.plain_values import plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
 from steer_tools.by_hand.results import AppliedResult, Result, VectorResult
-from steer_tools.errors import ArgumentError, quoted
+from steer_tools.errors import ArgumentError
 from steer_tools.foreign_text import visible
-from steer_tools.tools.arguments import MANY_VECTORS, VECTORS
 from steer_tools.tools.card import Tool
 from steer_tools.tools.documentation import document
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# Take a vector, which may be of any type, or the result of a tool that made one.
+_VECTORS = ("vector_path", "vector", "ablate", "condition")
+_MANY_VECTORS = ("vector_paths", "orthogonal_to", "compare_with")
 _log = logging.getLogger("steer_tools")
 
 
@@ -34,9 +36,9 @@ def tool_by_hand(tool: Tool) -> Callable[..., Result]:
     def call(*args: Any, **kwargs: Any) -> Result:
         acting, args, kwargs = _acting(tool, args, kwargs)
         arguments = _arguments(tool.function, args, kwargs)
-        _log.info("%s(%s)", tool.name, ", ".join(f"{name}={quoted(value, 60)}" for name, value in arguments.items()))
+        _log.info("%s(%s)", tool.name, ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()))
         with notebook_bar(tool.name), acting:
-            result = tool(**arguments)
+            result = tool.function(**arguments)
         for warning in result.get("warnings", ()):
             _log.info("%s: %s", tool.name, visible(warning))
         kind = VectorResult if tool.card.makes_vector else AppliedResult if "steering_id" in result else Result
@@ -176,10 +178,10 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, Mapping) and name in value:
         # The result of another tool stands for its entry of that name.
         return value[name]
-    if isinstance(value, Mapping) and name in (*VECTORS, *MANY_VECTORS):
+    if isinstance(value, Mapping) and name in (*_VECTORS, *_MANY_VECTORS):
         return value["vector_path"] if "vector_path" in value else plain_mapping(value)
-    if name in VECTORS:
+    if name in _VECTORS:
         return value
-    if name in MANY_VECTORS:
+    if name in _MANY_VECTORS:
         return [_value(one, hint, "vector_path") for one in value] if isinstance(value, list | tuple) else value
     return plain_value(value, hint, name)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from typing_extensions import is_typeddict
 
 from steer_tools.by_hand.habits import WORDS
-from steer_tools.errors import ArgumentError, quoted
+from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike
 
 _TORCH_NAMES = ("dtype", "device")
@@ -32,9 +32,7 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
         return value
     value = _number_or_name(value)
     if name == "positions" and isinstance(value, int) and not isinstance(value, bool):
-        index = int.__int__(value)
-        # One token, as Python counts them; no prompt has as many as are left as they are, to be refused.
-        return f"{index}:{'' if index == -1 else index + 1}" if abs(index) < 2**31 else value
+        return f"{value}:{'' if value == -1 else value + 1}"  # One token, as Python counts them.
     items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str) and words and not items and value not in words and str not in kinds:
@@ -78,8 +76,6 @@ def _members(hint: Any) -> Iterable[Any]:
 
 def _number_or_name(value: Any) -> Any:
     """Return a number that is wrapped in an array or tensor by itself, and a path, dtype or device as text."""
-    if isinstance(value, str):
-        return str.__str__(value)  # A subclass, such as NumPy's, may compare as it likes.
     if isinstance(value, os.PathLike):
         return os.fspath(cast("os.PathLike[str]", value))
     if type(value).__module__ == "torch" and type(value).__name__ in _TORCH_NAMES:
@@ -138,7 +134,7 @@ def _word(value: str, words: list[Any], name: str) -> Any:
         return meant
     near = get_close_matches(value.lower(), [word for word in words if isinstance(word, str)], 1, 0.6)
     raise ArgumentError(
-        f"{name} is {quoted(value)}",
+        f"{name} is {value!r:.80}",
         valid=", ".join(map(repr, words)),
         fix=f"Did you mean {near[0]!r}?" if near else "",
     )

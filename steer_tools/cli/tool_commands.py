@@ -35,7 +35,6 @@ from steer_tools.cli.workbench import (
     vector_options,
 )
 from steer_tools.errors import ArgumentError
-from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Tool
 
 LAW_BROKEN = 3
@@ -109,7 +108,7 @@ class ToolCommand:
         """
         card = self.tool.card
         left_out: list[str] = []
-        arguments = checked(self.tool.function, self.read(typed, left_out))
+        arguments = self.read(typed, left_out)
         self.require_vector(typed, arguments)
         acting = {option.argument: option.read(typed[option.typed.name]) for option in self.use}
         # By name, since a tool is called as everybody calls it.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
-from steer_tools.errors import ArgumentError, StrengthError, quoted
+from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.limits import STRENGTHS
 from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
@@ -114,7 +114,7 @@ def asked_tokens(engine: Engine, tokens: Sequence[object]) -> tuple[list[int], l
         elif isinstance(token, int) and not isinstance(token, bool) and token >= 0:
             ids.extend(engine.tokenize(TokenPrompt((token,))).tokens)
         else:
-            raise ArgumentError(f"tokens has {quoted(token)}", valid="texts of one token each, or ids")
+            raise ArgumentError(f"tokens has {token!r:.80}", valid="texts of one token each, or ids")
     return ids, warnings
 
 
@@ -164,7 +164,7 @@ def _token_of(engine: Engine, text: str) -> int:
     (whole, *_), first = ways, ways[0].first
     pieces = whole.texts[first:]
     raise ArgumentError(
-        f"tokens has {quoted(text)}, which is no single token of this model but {', '.join(map(repr, pieces))}",
+        f"tokens has {text!r:.80}, which is no single token of this model but {', '.join(map(repr, pieces))}",
         valid="texts of one token each, or ids",
         fix=f"Give {whole.tokens[first]}, the id of {pieces[0]!r}, with which it begins.",
     )
@@ -195,7 +195,7 @@ def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> 
 
 def _finite_strengths(strengths: object) -> list[float]:
     if isinstance(strengths, str) or not isinstance(strengths, Sequence) or not strengths:
-        raise StrengthError(f"strengths is {quoted(strengths)}", valid="at least one finite number, such as [-1, 1]")
+        raise StrengthError(f"strengths is {strengths!r:.80}", valid="at least one finite number, such as [-1, 1]")
     STRENGTHS.require(len(strengths), "strengths has", StrengthError)
     return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 

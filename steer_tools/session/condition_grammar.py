@@ -11,7 +11,7 @@ from steer_tools.core.conditions import Both, Condition, Either, Not, Reading, T
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import ArgumentError, quoted
+from steer_tools.errors import ArgumentError
 from steer_tools.session.session import Session
 from steer_tools.session.vector_loading import VectorLike, load_for_model
 
@@ -24,8 +24,6 @@ _PROMPT_POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean")
 # At 1.0 a threshold knows nothing.
 _OFTEN = 0.3
 _WORDS = ("and", "or", "not", "(", ")")
-# No condition that anybody has written is longer, holds more files or is nested more deeply.
-_MOST_CHARACTERS, _MOST_FILES, _MOST_LEVELS, _MOST_DIGITS = 10_000, 32, 32, 18
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,14 @@ class _Parser:
     def __init__(self, session: Session, text: object, *, allow_other_model: bool) -> None:
         self._session, self._text, self._allow_other_model = session, text, allow_other_model
         self.warnings: list[str] = []
-        self._files = self._levels = 0
         if isinstance(text, SteeringVector):
             return
         if not isinstance(text, str) or not text.strip():
             raise self._malformed("it names no file")
-        if len(text) > _MOST_CHARACTERS:
-            raise self._malformed(f"it has {len(text):,} characters, of at most {_MOST_CHARACTERS:,}")
         lexer = shlex.shlex(text, posix=True, punctuation_chars="()")
         lexer.whitespace_split, lexer.commenters = True, ""
         try:
-            # The lexer takes parentheses that touch for one word.
-            self._tokens = [part for word in lexer for part in (word if {*word} <= {*"()"} else [word])]
+            self._tokens = list(lexer)
         except ValueError as error:
             raise self._malformed(str(error)) from error
 
@@ -90,14 +84,6 @@ class _Parser:
         return condition
 
     def _negated(self) -> Condition:
-        self._levels += 1
-        if self._levels > _MOST_LEVELS:
-            raise self._malformed(f"it is nested more than {_MOST_LEVELS} levels deep")
-        condition = self._term()
-        self._levels -= 1
-        return condition
-
-    def _term(self) -> Condition:
         if self._took("not"):
             return Not(self._negated())
         if self._took("("):
@@ -110,10 +96,7 @@ class _Parser:
             raise self._malformed(f"a file should stand where {found} does")
         name = self._tokens.pop(0)
         path, at, number = name.rpartition("@")
-        has_layer = bool(at) and len(number) < _MOST_DIGITS and number.removeprefix("-").isdecimal()
-        self._files += 1
-        if self._files > _MOST_FILES:
-            raise self._malformed(f"it names more than {_MOST_FILES} files")
+        has_layer = bool(at) and number.removeprefix("-").isdecimal()
         layer = self._session.engine.resolve_layer(int(number)) if has_layer else None
         return self.threshold(path if has_layer else name, name, layer)
 
@@ -149,7 +132,7 @@ class _Parser:
         return Threshold(reading, vector.directions[layer], threshold)
 
     def _malformed(self, problem: str) -> ArgumentError:
-        return ArgumentError(f"condition is {quoted(self._text)}, and {problem}", valid=_GRAMMAR)
+        return ArgumentError(f"condition is {self._text!r:.80}, and {problem}", valid=_GRAMMAR)
 
 
 def _doubts(name: str, info: VectorInfo, layer: int) -> list[str]:

@@ -16,7 +16,7 @@ from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, Unit
-from steer_tools.errors import ArgumentError, LayerError, StrengthError, quoted
+from steer_tools.errors import ArgumentError, LayerError, StrengthError
 from steer_tools.foreign_text import visible
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.edit_lengths import applied_warnings
@@ -267,7 +267,7 @@ def require_finite(strength: object, name: str = "strength") -> float:
     """
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= sys.float_info.max:
         raise StrengthError(
-            f"{name} is {quoted(strength)}", valid="a finite number; 0 changes nothing, negative steers the other way"
+            f"{name} is {strength!r:.80}", valid="a finite number; 0 changes nothing, negative steers the other way"
         )
     return float(strength)
 
@@ -346,7 +346,7 @@ def _weights(weights: object, count: int) -> list[float]:
     items = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else cast(Sequence[object], weights)
     if len(items) != count:
         raise ArgumentError(
-            f"layer_weights is {quoted(weights)}", valid=f"{count} numbers, one for each layer that is steered"
+            f"layer_weights is {weights!r:.80}", valid=f"{count} numbers, one for each layer that is steered"
         )
     return [require_finite(item, "a layer weight") for item in items]
 

@@ -53,9 +53,6 @@ ONLY_IN_PYTHON, NEEDED = OnlyInPython(), Needed()
 LeftOut: TypeAlias = Annotated[None, ONLY_IN_PYTHON]
 # (positive, negative) tuples, or records with both.
 Pairs: TypeAlias = Annotated[Sequence[Any], ONLY_IN_PYTHON]
-# Arguments that Python also gives a vector as it is, in whatever way; and those that take several.
-VECTORS = ("vector_path", "vector", "ablate", "condition")
-MANY_VECTORS = ("vector_paths", "orthogonal_to", "compare_with")
 # What every tool means by a layer that is left out.
 LEFT_OUT = "If omitted: an experiment's choice for the file, else all it has"
 PROMPT = "Each is a text, a list of {role, content} messages (for chat models), or a list of token ids."

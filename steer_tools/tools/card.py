@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from steer_tools.tools.argument_checks import checked
-
 Group: TypeAlias = Literal["core", "evidence", "inspect", "edit"]
 
 
@@ -80,14 +78,6 @@ class Tool:
     function: Callable[..., Any]
     card: Card
     show: Callable[..., Any] | None = None
-
-    def __call__(self, **arguments: Any) -> Any:
-        """Check the arguments, and call the function.
-
-        Raises:
-            SteeringError: It cannot be done; nothing else is raised, whatever the arguments are.
-        """
-        return self.function(**checked(self.function, arguments))
 
     def shown(self, result: Mapping[str, Any], arguments: Mapping[str, Any], *, is_plain: bool) -> Any:
         """Render a result of `function(**arguments)`, where there is a way to."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from steer_tools.errors import ArgumentError, quoted
+from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
 from steer_tools.tools.card import Card
@@ -79,7 +79,7 @@ def sweep_steering(
         if isinstance(vector_path, list):
             if not isinstance(behavior_name, str) or prompts is not None:
                 raise ArgumentError(
-                    f"vector_path is {quoted(vector_path)}",
+                    f"vector_path is {vector_path!r:.80}",
                     valid="the path of a vector; of two lists find_best_layer makes one and sweeps it",
                 )
             vector_path, behavior_name, prompts = behavior_name, None, vector_path

@@ -1,4 +1,4 @@
-"""Files of vectors, autoencoders, checkpoints, cells and edits, mutated: each is read, or refused by an error of ours."""
+"""Files of vectors, autoencoders, checkpoints, cells and edits, mutated: each is read, or refused by our own error."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from steer_tools.core.site import Component
-from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError, quoted
+from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
 
 # What a strength of 1 is: what the file holds, one mean difference, or the model's typical norm at the site.
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
@@ -286,8 +286,6 @@ class SteeringVector:
 
 
 # A vector of a class that adds to `SteeringVector` stays one of it.
-# More than any model has; a file that says so is forged.
-_MOST_LAYERS = 2**16
 _AnyVector = TypeVar("_AnyVector", bound=SteeringVector)
 
 
@@ -380,24 +378,11 @@ def require_equal_layers(vectors: Sequence[SteeringVector]) -> None:
         )
 
 
-def _tensor_of(array: object, what: str, layer: int) -> Tensor:
-    """Return what NumPy makes a plain array of, such as numbers in lists."""
-    try:
-        numbers = np.array(array)
-    except (ValueError, RecursionError) as error:
-        raise DirectionError(f"The {what} of layer {layer} is {quoted(array)}", valid="one vector of floats") from error
-    if numbers.dtype.kind not in "biuf":
-        raise DirectionError(f"The {what} of layer {layer} has dtype {numbers.dtype}", valid="floats")
-    return torch.as_tensor(numbers)
-
-
-def _checked(array: object, what: str, layer: object) -> Tensor:
+def _checked(array: object, what: str, layer: int) -> Tensor:
     """Return a copy of one vector; a (1, width) array, which would broadcast, is its row."""
-    if not isinstance(layer, int) or not 0 <= layer < _MOST_LAYERS:
-        raise LayerError(
-            f"The {what}'s layer is {quoted(layer)}", valid="a whole number from 0", fix="Count from the first block."
-        )
-    tensor = array if isinstance(array, Tensor) else _tensor_of(array, what, layer)
+    if layer < 0:
+        raise LayerError(f"The {what}'s layer is {layer}", valid="0 and above", fix="Count from the first block.")
+    tensor = array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))
     if tensor.dim() == 2 and len(tensor) == 1:
         tensor = tensor[0]
     if tensor.dim() != 1 or len(tensor) == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, TemplateError, meta, nodes
 
-from steer_tools.errors import ArgumentError, PromptError, quoted
+from steer_tools.errors import ArgumentError, PromptError
 
 # What templates raise by themselves, and what jinja raises where one meets a content of another kind than it wants.
 _TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, LookupError)
@@ -243,7 +243,7 @@ class ChatTemplate:
         )
 
     def _loss(self, index: int, role: str, content: str = "") -> PromptError:
-        said = f", {quoted(content)}" if content else ""
+        said = f", {content!r:.80}" if content else ""
         return PromptError(
             f"The model's chat template leaves out or rewrites the text of message {index} (role {role!r}{said})",
             valid="messages whose whole text it writes; the white space around a text may be cut",
