@@ -1,5 +1,6 @@
 """A result file → the same call again, on the same model and files, and how its numbers differ."""
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from steer_tools.workspace import Workspace
 
 # By so much of the largest number beside it a number may move on another machine: in half precision they do.
 _TOLERANCE = 0.02
+_MEASURING = ("steering_experiment", "find_best_layer", "sweep_steering")
 
 
 class _Facts(BaseModel):
@@ -65,8 +67,13 @@ def reproduced(path: str, model: str | None, workspace: str | None) -> Reproduct
             valid="report.json or sweep.json, as steering_experiment, find_best_layer and sweep_steering write them",
         ) from error
     run = told.run
-    tool = next((tool.function for tool in TOOLS if tool.name == run.tool), None)
-    if tool is None or run.unsaid:
+    # A file is no caller: it may name what measures, and nothing else.
+    tool = next((tool.function for tool in TOOLS if tool.name == run.tool and tool.name in _MEASURING), None)
+    known = {} if tool is None else inspect.signature(tool).parameters
+    is_known = (
+        run.arguments.keys() <= known.keys() - {"save_folder"} and {"name", "fingerprint", "dtype"} <= run.model.keys()
+    )
+    if tool is None or run.unsaid or not is_known:
         raise ArgumentError(
             f"{path} was made by {run.tool} with {', '.join(run.unsaid) or 'arguments of another version'}, "
             "which no file can hold",

@@ -94,6 +94,10 @@ def test_a_number_that_was_changed_is_told_with_its_place(workspace: Path, capsy
     [
         (lambda run: run.update(unsaid=["metric"]), "metric, which no file can hold"),
         (lambda run: run.update(tool="nothing"), "arguments of another version"),
+        (lambda run: run.update(tool="load_model", arguments={"name_or_path": "x"}), "arguments of another version"),
+        (lambda run: run["arguments"].update(save_folder="elsewhere"), "arguments of another version"),
+        (lambda run: run["arguments"].update(nonsense=1), "arguments of another version"),
+        (lambda run: run["model"].pop("dtype"), "arguments of another version"),
         (lambda run: run["model"].update(fingerprint="0" * 16), "The weights of"),
         (lambda run: run["inputs"].update({"v.safetensors": "0"}), "v.safetensors, which holds something else now"),
         (lambda run: run.pop("tool"), "does not say how it was made"),
