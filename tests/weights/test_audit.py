@@ -507,10 +507,11 @@ def test_a_folder_without_a_whole_checkpoint_is_refused(attach: Attach) -> None:
     session = attach(make_model("llama"))
     root = session.workspace.root
     (root / "empty").mkdir()
-    for name in ("no config", "odd config", "no sizes", "lost shard"):
+    for name in ("no config", "odd config", "deep config", "no sizes", "lost shard"):
         shutil.copytree(root / "base", root / name)
     (root / "no config" / "config.json").unlink()
-    (root / "odd config" / "config.json").write_text("[" * 10_000, encoding="utf-8")
+    (root / "odd config" / "config.json").write_text("[" * 50, encoding="utf-8")
+    (root / "deep config" / "config.json").write_text("[" * 10_000, encoding="utf-8")
     (root / "no sizes" / "config.json").write_text("{}", encoding="utf-8")
     shard(root / "lost shard")
     (root / "lost shard" / "model-00002-of-00003.safetensors").unlink()
@@ -520,6 +521,7 @@ def test_a_folder_without_a_whole_checkpoint_is_refused(attach: Attach) -> None:
         "nowhere": "holds no safetensors checkpoint",
         "no config": "holds no config.json",
         "odd config": "is no JSON",
+        "deep config": "is nested in 101 levels",
         "no sizes": "does not say how many layers",
         "lost shard": "lacks model-00002-of-00003.safetensors",
     }.items():
