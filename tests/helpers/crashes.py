@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -53,11 +54,20 @@ def seconds(call: Callable[..., object], *given: Any) -> float:
     return time.monotonic() - began
 
 
-def killed(after: float, call: Callable[..., object], *given: Any) -> bool:
-    """Run a call and kill it after so many seconds; return whether it was still at work."""
-    process = forking().Process(target=_run, args=(call, given, 0))
-    process.start()
-    time.sleep(after)
-    process.kill()
-    process.join()
-    return process.exitcode != 0
+class Killing:
+    """Kills calls at moments drawn over a little more than the time they take, which is learned, for machines slow down."""
+
+    def __init__(self, seed: int, took: float) -> None:
+        self._choose, self._took = random.Random(seed), took
+        self.at_work = 0
+
+    def kill(self, call: Callable[..., object], *given: Any) -> None:
+        """Run a call and kill it at some moment, and count whether it was still at work."""
+        process = forking().Process(target=_run, args=(call, given, 0))
+        process.start()
+        time.sleep(self._choose.random() * 1.2 * self._took)
+        process.kill()
+        process.join()
+        was_at_work = process.exitcode != 0
+        self.at_work += was_at_work
+        self._took *= 1.1 if was_at_work else 0.75

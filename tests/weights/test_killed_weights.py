@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from pathlib import Path
 
 import pytest
 
-from helpers.crashes import cut, killed, seconds
+from helpers.crashes import Killing, cut, seconds
 from helpers.edited_checkpoints import SHAPES, contents, edited_checkpoint
 from helpers.kills import left_over
 from helpers.small_models import make_model, make_tokenizer
@@ -67,14 +66,14 @@ def test_an_undo_that_is_cut_at_any_step_leaves_one_of_both_and_is_run_again(
 @pytest.mark.slow
 def test_an_undo_that_is_killed_leaves_one_of_both_and_is_run_again(tmp_path: Path) -> None:
     undone = edited_checkpoint(tmp_path / "kept", "changed and added", sharded=True)
-    edited, folder, choose = contents(tmp_path / "kept"), tmp_path / "w" / "baked", random.Random(0)
+    edited, folder, done = contents(tmp_path / "kept"), tmp_path / "w" / "baked", 0
     shutil.copytree(tmp_path / "kept", folder)
-    took, at_work, done = seconds(undo_edited_model, str(folder)), 0, 0
+    killing = Killing(0, seconds(undo_edited_model, str(folder)))
     shutil.rmtree(folder)
 
     for _ in range(KILLS):
         shutil.copytree(tmp_path / "kept", folder)
-        at_work += killed(choose.random() * 1.2 * took, undo_edited_model, str(folder))
+        killing.kill(undo_edited_model, str(folder))
         there = settled(folder)
         assert there in (edited, undone)
         done += there == undone
@@ -84,8 +83,8 @@ def test_an_undo_that_is_killed_leaves_one_of_both_and_is_run_again(tmp_path: Pa
         assert left_over(folder.parent) == []
         shutil.rmtree(folder)
 
-    print(f"undo: {KILLS} kills, {at_work} of them at work, {done} left it undone")
-    assert at_work > KILLS / 4
+    print(f"undo: {KILLS} kills, {killing.at_work} of them at work, {done} left it undone")
+    assert killing.at_work > KILLS / 4
 
 
 def bake(root: Path, family: str) -> None:
@@ -104,18 +103,18 @@ def test_a_bake_that_is_killed_leaves_the_old_or_the_new_checkpoint_whole(tmp_pa
     for family in ("llama", "gpt2"):
         bake(tmp_path / family, family)
         whole.append(contents(tmp_path / family / "baked"))
-    root, choose = tmp_path / "w", random.Random(1)
+    root, replaced = tmp_path / "w", 0
     shutil.copytree(tmp_path / "llama" / "baked", root / "baked")
-    took, at_work, replaced = seconds(bake, root, "llama"), 0, 0
+    killing = Killing(1, seconds(bake, root, "llama"))
 
     for index in range(KILLS):
         new = index % 2
         before = contents(root / "baked")
-        at_work += killed(choose.random() * 1.2 * took, bake, root, ("llama", "gpt2")[new])
+        killing.kill(bake, root, ("llama", "gpt2")[new])
         there = settled(root / "baked")
         assert there in (before, whole[new])
         replaced += there != before
         assert left_over(root) == []
 
-    print(f"bake: {KILLS} kills, {at_work} of them at work, {replaced} left the new one")
-    assert at_work > KILLS / 4
+    print(f"bake: {KILLS} kills, {killing.at_work} of them at work, {replaced} left the new one")
+    assert killing.at_work > KILLS / 4

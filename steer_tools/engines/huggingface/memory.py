@@ -113,12 +113,12 @@ class Memory:
 
     def cache_bytes(self, tokens: int) -> int:
         """Return what the keys and values of so many tokens take, at most."""
-        kept = 0
-        for kind in self._layer_kinds:
+        numbers = 0
+        for kind, width in zip(self._layer_kinds, self._key_value_widths, strict=True):
             if kind in ("full_attention", "sliding_attention", "chunked_attention"):
                 window = self._window if kind == "sliding_attention" else None
-                kept += tokens if window is None else min(tokens, window)
-        return kept * self._key_value_width * self._itemsize
+                numbers += width * (tokens if window is None else min(tokens, window))
+        return numbers * self._itemsize
 
     def free_bytes(self) -> int | None:
         """Return how much may still be taken on the model's device; None where nothing tells it."""
@@ -139,6 +139,13 @@ class Memory:
         return cast(Any, self._architecture.model).config.get_text_config(decoder=True)
 
     @cached_property
+    def _layer_configs(self) -> Sequence[Any]:
+        """The config of each layer: where sizes differ between layers, the model's own refuses to be asked for them."""
+        layers = list(self._config.per_layer_config)
+        blocks = len(self._architecture.blocks)
+        return layers if len(layers) == blocks else [self._config] * blocks
+
+    @cached_property
     def _layer_kinds(self) -> Sequence[str]:
         """What each layer keeps of its tokens; where the config does not say it, all of them."""
         kinds = getattr(self._config, "layer_types", None)
@@ -151,13 +158,25 @@ class Memory:
         return window if isinstance(window, int) and window > 0 else None
 
     @cached_property
-    def _key_value_width(self) -> int:
-        """Numbers that one token leaves in one layer: keys and values of all heads."""
-        heads = _count(self._config, "num_key_value_heads") or _count(self._config, "num_attention_heads")
-        sizes = [_count(self._config, name) for name in ("head_dim", "qk_head_dim", "v_head_dim")]
-        if not any(sizes) and (all_heads := _count(self._config, "num_attention_heads")):
+    def _key_value_widths(self) -> list[int]:
+        """Numbers that one token leaves in each layer: keys and values of all heads."""
+        return [self._key_value_width(config) for config in self._layer_configs]
+
+    def _key_value_width(self, config: Any) -> int:
+        heads = _count(config, "num_key_value_heads") or _count(config, "num_attention_heads")
+        sizes = [_count(config, name) for name in ("head_dim", "qk_head_dim", "v_head_dim")]
+        if not any(sizes) and (all_heads := _count(config, "num_attention_heads")):
             sizes = [-(-self._architecture.hidden_size // all_heads)]
         return 2 * (heads * max(sizes) or self._architecture.hidden_size)
+
+    @cached_property
+    def _inner_width(self) -> int:
+        """Of the widest MLP."""
+        return max(_count(config, "intermediate_size") for config in self._layer_configs)
+
+    @cached_property
+    def _attention_heads(self) -> int:
+        return max(_count(config, "num_attention_heads") for config in self._layer_configs)
 
     @cached_property
     def _vocabulary(self) -> int:
@@ -170,9 +189,9 @@ class Memory:
     def _pass_bytes(self, tokens: int) -> int:
         """Return what one block takes for a row: its inner widths, and a mask or, in eager attention, all scores."""
         hidden = self._architecture.hidden_size
-        inner = _count(self._config, "intermediate_size") or 4 * hidden
+        inner = self._inner_width or 4 * hidden
         is_eager = getattr(self._config, "_attn_implementation", None) == "eager"
-        scores = (_count(self._config, "num_attention_heads") or 1) if is_eager else 1
+        scores = (self._attention_heads or 1) if is_eager else 1
         return tokens * (6 * hidden + 3 * inner) * self._itemsize + scores * tokens * tokens * 4
 
     def _give_back(self) -> None:
