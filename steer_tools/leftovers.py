@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -112,6 +112,39 @@ def sync_tree(path: Path) -> None:
                 with Path(folder, name).open("rb") as file:
                     os.fsync(file.fileno())
         sync(descriptor)
+
+
+def give_names(parts: Mapping[Path, Path], ready: Path, folder: int | None) -> None:
+    """Give parts their names; of several, the last is called `ready` from when all are on the disk.
+
+    What is begun is finished, also where it is interrupted, so that no new file stays beside an old one.
+    """
+    *_, last = parts
+    try:
+        if len(parts) > 1:
+            os.replace(parts[last], ready, src_dir_fd=folder, dst_dir_fd=folder)
+        for name, part in parts.items():
+            is_ready = len(parts) > 1 and name == last
+            os.replace(ready if is_ready else part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        if is_there(ready, folder):
+            for name, part in (*parts.items(), (last, ready)):
+                with suppress(FileNotFoundError):
+                    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        raise
+
+
+def take_place(part: Path, target: Path, old: Path, folder: int | None) -> None:
+    """Put a folder in the place of what is there, or leave that."""
+    try:
+        with suppress(FileNotFoundError):
+            os.rename(target, old, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(part, target, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        if not is_there(target, folder):
+            with suppress(FileNotFoundError):
+                os.rename(old, target, src_dir_fd=folder, dst_dir_fd=folder)
+        raise
 
 
 def sweep(folder: int) -> None:

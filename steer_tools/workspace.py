@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
 from steer_tools.leftovers import (
     Names,
+    give_names,
     is_leftover,
     is_there,
     locked,
@@ -25,6 +26,7 @@ from steer_tools.leftovers import (
     sweep_once,
     sync,
     sync_tree,
+    take_place,
 )
 from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS
 
@@ -205,7 +207,7 @@ class Workspace:
                         _refuse_folder(name, folder)
                         if target in kinds:
                             self._refuse_stranger(target, name, folder, kinds[target])
-                    _rename(parts, ready, folder)
+                    give_names(parts, ready, folder)
                     sync(descriptor)
                 finally:
                     # Where a name could not be changed after another was, the parts wait for the next sweep.
@@ -262,7 +264,7 @@ class Workspace:
                     with locked(parent):
                         if replacing and os.path.lexists(target):
                             replacing(target)
-                        _take_place(base / part, base / target.name, base / old, folder)
+                        take_place(base / part, base / target.name, base / old, folder)
                         sync(parent)
                 finally:
                     for name in (part, old):
@@ -366,39 +368,6 @@ def _alone(path: Path, folder: int | None) -> Generator[None]:
         if is_held and folder is not None:
             sweep(folder)
         yield
-
-
-def _rename(parts: Mapping[Path, Path], ready: Path, folder: int | None) -> None:
-    """Give parts their names; of several, the last is called `ready` from when all are on the disk.
-
-    What is begun is finished, also where it is interrupted, so that no new file stays beside an old one.
-    """
-    *_, last = parts
-    try:
-        if len(parts) > 1:
-            os.replace(parts[last], ready, src_dir_fd=folder, dst_dir_fd=folder)
-        for name, part in parts.items():
-            is_ready = len(parts) > 1 and name == last
-            os.replace(ready if is_ready else part, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        if is_there(ready, folder):
-            for name, part in (*parts.items(), (last, ready)):
-                with suppress(FileNotFoundError):
-                    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-        raise
-
-
-def _take_place(part: Path, target: Path, old: Path, folder: int | None) -> None:
-    """Put a folder in the place of what is there, or leave that."""
-    try:
-        with suppress(FileNotFoundError):
-            os.rename(target, old, src_dir_fd=folder, dst_dir_fd=folder)
-        os.rename(part, target, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        if not is_there(target, folder):
-            with suppress(FileNotFoundError):
-                os.rename(old, target, src_dir_fd=folder, dst_dir_fd=folder)
-        raise
 
 
 def is_pointer(start: bytes) -> bool:

@@ -55,7 +55,7 @@ def seconds(call: Callable[..., object], *given: Any) -> float:
 
 
 class Killing:
-    """Kills calls at moments drawn over a little more than the time they take, which is learned, for machines slow down."""
+    """Kills calls at moments drawn over a little more than the time they take, which is learned: machines slow down."""
 
     def __init__(self, seed: int, took: float) -> None:
         self._choose, self._took = random.Random(seed), took
