@@ -21,6 +21,7 @@ from steer_tools.engines.base import Engine, ModelInfo, text_behind_first
 from steer_tools.engines.facets import AmbientPlans, LiveModel, has, require
 from steer_tools.engines.opening import DEFAULT_ENGINE, ModelSource, engine_around, open_engine, require_engine_name
 from steer_tools.errors import ArgumentError, LayerError, NoModelError, SteeringError, WorkspacePathError
+from steer_tools.torch_state import KeptTorchState
 from steer_tools.workspace import Workspace
 
 _Result = TypeVar("_Result")
@@ -84,7 +85,7 @@ class Session:
     @contextmanager
     def at_work(self) -> Generator["Session"]:
         """Hold the session for one piece of work, before which the model's owner may have changed it."""
-        with self.lock:
+        with self._alone():
             self._is_looked_at = False
             yield self
 
@@ -107,7 +108,7 @@ class Session:
             ArgumentError: It is no tokenizer, or the chat template does not use an option.
             UnsupportedModelError: The model cannot be steered.
         """
-        with self.lock:
+        with self._alone():
             live = self._live()
             if live is None or not live.holds(model):
                 engine: Engine | None = None
@@ -165,7 +166,7 @@ class Session:
             device_map=device_map or self.default_device_map,
             template_options=self.default_template_options if template_options is None else template_options,
         )
-        with self.lock:
+        with self._alone():
             return self.attach_engine(open_engine(runtime, source))
 
     def detach(self) -> None:
@@ -223,6 +224,11 @@ class Session:
                     norms = [trace[measured][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
                     self._typical_norms[measured] = float(torch.cat(norms).median())
             return self._typical_norms[site]
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        with self.lock, KeptTorchState():
+            yield
 
     def _edited(self, engine: Engine, edit: Callable[[Registry], _Result]) -> _Result:
         steered, before = require(engine, AmbientPlans, "What is applied"), self.registry.entries()

@@ -1,7 +1,8 @@
-"""Interrupts at a chosen line of the package, or by a real signal at a chosen time, while something runs."""
+"""Interrupts at a chosen line of the package or of others, or by a real signal at some time, while something runs."""
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import signal
@@ -11,16 +12,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+import transformers
+
 import steer_tools
 
-_PACKAGE = str(Path(steer_tools.__file__).parent) + os.sep
+PACKAGE = str(Path(steer_tools.__file__).parent) + os.sep
+# Where others set something for a while and put it back.
+_TORCH, _TRANSFORMERS = Path(torch.__file__).parent, Path(transformers.__file__).parent
+FOREIGN = (
+    contextlib.__file__,
+    *(str(_TORCH / "utils" / name) for name in ("_contextlib.py", "_device.py", "_python_dispatch.py")),
+    *(str(_TORCH / name) for name in ("overrides.py", "autograd/grad_mode.py")),
+    *(str(_TRANSFORMERS / name) for name in ("initialization.py", "modeling_utils.py")),
+)
 
 
 class Lines:
-    """Counts the lines of the package that run, and raises KeyboardInterrupt before one of them."""
+    """Counts the lines of some files that run, and raises KeyboardInterrupt before one of them."""
 
-    def __init__(self, at: int | None = None) -> None:
-        self._at, self.count, self.where = at, 0, ""
+    def __init__(self, at: int | None = None, within: str | tuple[str, ...] = PACKAGE) -> None:
+        self._at, self._within, self.count, self.where = at, within, 0, ""
 
     def run(self, call: Callable[[], object]) -> bool:
         """Run it, and return whether it was interrupted."""
@@ -34,7 +46,7 @@ class Lines:
         return False
 
     def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(_PACKAGE) else None
+        return self._line if frame.f_code.co_filename.startswith(self._within) else None
 
     def _line(self, frame: FrameType, event: str, _: Any) -> Any:
         # No signal comes at a `try`, nor where the line of a `with` is told again, when its block ends.
@@ -42,7 +54,7 @@ class Lines:
             self.count += 1
             if self.count == self._at:
                 sys.settrace(None)
-                self.where = f"{frame.f_code.co_filename.removeprefix(_PACKAGE)}:{frame.f_lineno}"
+                self.where = f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_lineno}"
                 raise KeyboardInterrupt
         return self._line
 
@@ -51,9 +63,9 @@ def _source(frame: FrameType) -> str:
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
 
 
-def lines_of(call: Callable[[], object]) -> int:
-    """Return how many lines of the package it runs."""
-    lines = Lines()
+def lines_of(call: Callable[[], object], within: str | tuple[str, ...] = PACKAGE) -> int:
+    """Return how many lines of the package, or of other files, it runs."""
+    lines = Lines(within=within)
     lines.run(call)
     return lines.count
 
@@ -66,11 +78,6 @@ def interrupted_after(seconds: float, call: Callable[[], object]) -> bool:
         call()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
-        return True
-    except Exception as error:
-        # What runs below Python may pass it on as an error of its own.
-        if "KeyboardInterrupt" not in f"{error} {error.__cause__!r} {error.__context__!r}":
-            raise
         return True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -20,6 +20,7 @@ ORDER = (
     "workspace",
     "prompts",
     "data_files",
+    "torch_state",
     "core",
     "formats",
     "engines",

@@ -11,13 +11,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.initialization import TORCH_INIT_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from steer_tools.errors import UnsupportedModelError
+from steer_tools.torch_state import KeptTorchState
 from steer_tools.workspace import is_pointer
 
 # Seen of transformers and what it calls, for checkpoints that are broken, foreign or meant for another machine.
@@ -34,6 +37,13 @@ _FOREIGN_ERRORS = (
     SafetensorError,
     StrictDataclassError,
     struct.error,
+)
+# What transformers replaces while it makes a model.
+_PATCHED: tuple[tuple[Any, str], ...] = (
+    (torch, "linspace"),
+    (PreTrainedModel, "init_weights"),
+    (PreTrainedModel, "tie_weights"),
+    *((nn.init, name) for name in TORCH_INIT_FUNCTIONS),
 )
 _LONGEST_SAID = 400
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -62,22 +72,23 @@ def load_pretrained(
         UnsupportedModelError: There is no such model, transformers cannot load it, or it lacks weights.
     """
     try:
-        where, file = _place_of(name_or_path)
-        gguf = {} if file is None else {"gguf_file": file}
-        config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf)
-        _refuse_kernels(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype=dtype,
-            device_map=device_map,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **(gguf and {**gguf, "quantization_config": GgufConfig(dequantize=True)}),
-        )
-        model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **gguf)
+        with KeptTorchState(_PATCHED):
+            where, file = _place_of(name_or_path)
+            gguf = {} if file is None else {"gguf_file": file}
+            config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf)
+            _refuse_kernels(config)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                config=config,
+                dtype=dtype,
+                device_map=device_map,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **(gguf and {**gguf, "quantization_config": GgufConfig(dequantize=True)}),
+            )
+            model, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **gguf)
     except _FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
             f"The model {name_or_path!r:.{_LONGEST_SAID}} cannot be loaded ({_said(error)})",
