@@ -102,6 +102,21 @@ CHARACTERS_PER_TOKEN = Limit(
     "no language comes near it, and tokenising more takes minutes",
     "STEER_TOOLS_MAX_CHARACTERS_PER_TOKEN",
 )
+TEMPLATE_SOURCE = Limit(500_000, "characters", "a chat template itself", "the longest that are known have 30,000")
+TEMPLATE_STEPS = Limit(
+    1_000_000,
+    "steps",
+    "a chat template at work: its lines and calls",
+    "a chat of 2,000 messages takes 50,000, and each a few microseconds",
+    "STEER_TOOLS_MAX_TEMPLATE_STEPS",
+)
+TEMPLATE_CHARACTERS = Limit(
+    2**26,
+    "characters",
+    "what a chat template writes, and each text that it holds",
+    "it is what all messages have, and a little more",
+    "STEER_TOOLS_MAX_TEMPLATE_CHARACTERS",
+)
 STRENGTHS = Limit(
     1_000, "strengths", "a call", "every prompt is continued, or scored, at each", "STEER_TOOLS_MAX_STRENGTHS"
 )
@@ -131,6 +146,9 @@ LIMITS: tuple[Limit, ...] = (
     JSON_LEVELS,
     PROMPTS,
     CHARACTERS_PER_TOKEN,
+    TEMPLATE_SOURCE,
+    TEMPLATE_STEPS,
+    TEMPLATE_CHARACTERS,
     STRENGTHS,
     STEPS,
     CONTROLS,

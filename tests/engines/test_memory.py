@@ -19,6 +19,7 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Row, Sampling
+from steer_tools.engines.huggingface import engine as engine_module
 from steer_tools.engines.huggingface import memory
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.engines.huggingface.memory import Memory
@@ -149,6 +150,70 @@ def test_a_row_that_does_not_fit_alone_is_refused_and_leaves_the_model_as_it_was
         CALLS[call](engine)
 
     assert_alike(CALLS[call](engine), expected)
+
+
+UNDIVIDED: dict[str, Callable[[HuggingFaceEngine], object]] = {
+    "observe": lambda engine: engine.observe(rows()[0].prompt, 3).generation.tokens,
+    "parts": lambda engine: len(engine.parts[0].mixers),
+    "find_writers": lambda engine: [writer.name for writer in engine.find_writers()],
+    "restoration": lambda engine: engine.restoration(),
+    "attach": lambda engine: HuggingFaceEngine(engine.module, make_tokenizer()).behaviour,
+}
+
+
+@pytest.mark.parametrize("call", UNDIVIDED)
+def test_what_cannot_be_halved_is_refused_at_any_pass_and_leaves_the_model_as_it_was(call: str) -> None:
+    def fresh() -> HuggingFaceEngine:
+        return HuggingFaceEngine(make_model("llama"), make_tokenizer())
+
+    expected = UNDIVIDED[call](fresh())
+    assert expected
+
+    for n in itertools.count():
+        engine, before = fresh(), itertools.count()
+        if call == "attach":
+            engine.detach()
+        hooks = [len(module._forward_hooks) for module in engine.module.modules()]
+        failure = FAILURES[n % len(FAILURES)]
+        with failing(engine, lambda passes, count, n=n, before=before: next(before) == n, failure) as allocator:
+            try:
+                found = UNDIVIDED[call](engine)
+            except OutOfMemoryError as error:
+                assert allocator.failed
+                assert "more memory than there is" in str(error)
+                assert [len(module._forward_hooks) for module in engine.module.modules()] == hooks
+                found = UNDIVIDED[call](engine)
+        assert found == expected
+        if not allocator.failed:
+            break
+
+    assert n > 0
+
+
+def test_an_unembedding_that_does_not_fit_is_refused(
+    engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(architecture: object) -> object:
+        raise FAILURES[0]
+
+    monkeypatch.setattr(engine_module, "measure_unembedding", fail)
+
+    with pytest.raises(OutOfMemoryError, match=r"The output matrix takes .*2\.00 GiB"):
+        engine.unembedding()
+
+
+def test_memory_that_runs_out_once_does_not_end_the_sharing_of_prompts() -> None:
+    engine = HuggingFaceEngine(make_model("llama"), make_tokenizer())
+    expected = batches_of(HuggingFaceEngine(make_model("llama"), make_tokenizer()), "score")
+
+    with failing(engine, lambda passes, count: passes == 1) as allocator:
+        scores = engine.score(rows(), COMPLETIONS * 2)
+
+    assert allocator.failed == 1
+    assert_alike(engine.score(rows(), COMPLETIONS * 2), scores)
+    fresh = HuggingFaceEngine(make_model("llama"), make_tokenizer())
+    fresh.score(rows(), COMPLETIONS * 2)
+    assert batches_of(engine, "score") == batches_of(fresh, "score") != expected
 
 
 def test_another_failure_is_no_lack_of_memory(engine: HuggingFaceEngine) -> None:

@@ -6,16 +6,19 @@ No message's text may get lost, and no role may pass for another one. It must no
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
 from jinja2 import Environment, TemplateError, meta, nodes
 
+from steer_tools.engines.huggingface.watched_template import run_watched
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.limits import TEMPLATE_SOURCE
 
-# What templates raise by themselves, and what jinja raises where one meets a content of another kind than it wants.
-_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, LookupError)
+# What templates raise by themselves, and what jinja raises where one meets a content of another kind than it wants, or
+# takes more than there is.
+_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
 # A role that renders as one before it is refused; the first three are known to all templates that do not refuse them.
 _ROLES = ("user", "assistant", "system", "tool", "developer")
 _COMMON = _ROLES[:3]
@@ -108,6 +111,7 @@ class ChatTemplate:
                 f"The tokenizer's chat template cannot be told ({error})",
                 fix="Set tokenizer.chat_template to one template before attaching.",
             ) from error
+        TEMPLATE_SOURCE.require(len(self._source), "The tokenizer's chat template has", PromptError)
         if options:
             self._refuse_unused(options)
 
@@ -149,8 +153,15 @@ class ChatTemplate:
     def _parsed(self) -> nodes.Template:
         try:
             return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", self._source))
-        except TemplateError as error:
+        except (TemplateError, RecursionError) as error:
             raise self._refusal(error) from error
+
+    @cached_property
+    def _raises_to_powers(self) -> bool:
+        try:
+            return self._parsed.find(nodes.Pow) is not None
+        except PromptError:
+            return False  # What is wrong with it is said by whoever compiles it.
 
     @cached_property
     def _strings(self) -> frozenset[str]:
@@ -225,16 +236,21 @@ class ChatTemplate:
         has_answer: bool | None = None,
     ) -> str:
         """Return what the template makes of messages; with `has_answer` the last one is the answer."""
+        if self._raises_to_powers:
+            # One such operation can take for ever, and nothing interrupts it.
+            raise PromptError("The model's chat template raises numbers to powers, for which no template has a use")
         has_answer = roles[-1] == "assistant" if has_answer is None else has_answer
         parts = [[{"type": "text", "text": content}] for content in contents]
         given = [part if is_part else text for part, text, is_part in zip(parts, contents, in_parts, strict=True)]
-        return self._tokenizer.apply_chat_template(
+        write = partial(
+            self._tokenizer.apply_chat_template,
             [{"role": role, "content": content} for role, content in zip(roles, given, strict=True)],
             chat_template=self._source,
             tokenize=False,
             add_generation_prompt=not has_answer,
             **self._options,
         )
+        return run_watched(write)
 
     def _refusal(self, error: Exception) -> PromptError:
         return PromptError(

@@ -81,6 +81,7 @@ class HuggingFaceEngine:
         # `loaded_from` says of which checkpoint the weights are, where that is known.
         self.architecture: Architecture = find_architecture(model)
         self._model = cast(Any, model)
+        self._memory = Memory(self.architecture)
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # A wrapper that was compiled before would go round the hooks.
         if not callable(tokenizer) or not hasattr(tokenizer, "added_tokens_decoder"):
@@ -91,8 +92,6 @@ class HuggingFaceEngine:
             )
         try:
             self._pristine = self._reference_logits()
-        except torch.OutOfMemoryError:
-            raise
         except _MODEL_ERRORS as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} does not run on token ids alone ({error})", valid="models of text"
@@ -107,10 +106,9 @@ class HuggingFaceEngine:
         try:
             self._hooks.put_on()
             self._decoder = Decoder(self.architecture, self._tokens)
-            with reporting_to(None):
+            with reporting_to(None), self._memory.undivided("The probe of the model takes"):
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
-            self._memory = Memory(self.architecture)
             self._reader = Reader(
                 self.architecture, self._taps, self._hooks, self._tokens, self.behaviour, self._memory
             )
@@ -325,6 +323,7 @@ class HuggingFaceEngine:
             self._hooks.running(self._plans.ambient(row.plan) or Run()) as run,
             self._hooks.witnessing(passes, record),
             self._hooks.generating(GenerateCall(ids.shape[1], ids=ids)),
+            self._memory.undivided("Generating one row takes"),
         ):
             new = self._decoder.decode(ids, real, sampling, chooser, stops=False)
         log_probs = torch.stack(chooser.log_probs, dim=1)[0].cpu()
@@ -350,7 +349,8 @@ class HuggingFaceEngine:
 
     def unembedding(self) -> Unembedding:
         """Return the final norm and the output matrix."""
-        return measure_unembedding(self.architecture)
+        with self._memory.undivided("The output matrix takes"):
+            return measure_unembedding(self.architecture)
 
     def ambient(self) -> Plan:
         """Return the plan that every other caller sees."""
@@ -369,12 +369,12 @@ class HuggingFaceEngine:
     @cached_property
     def parts(self) -> tuple[BlockParts, ...]:
         """What writes to the residual stream in each block, found by one unsteered pass."""
-        with self._hooks.running(Run()):
+        with self._hooks.running(Run()), self._memory.undivided("Finding the parts of the blocks takes"):
             return find_parts(self.architecture)
 
     def find_writers(self) -> tuple[Writer, ...]:
         """Return the parameters that make what is written to the residual stream, told by one unsteered pass."""
-        with self._hooks.running(Run()):
+        with self._hooks.running(Run()), self._memory.undivided("Finding what writes to the stream takes"):
             return find_writers(self.architecture, self.parts)
 
     def hooks_are_live(self) -> bool:
@@ -413,5 +413,5 @@ class HuggingFaceEngine:
 
     def _reference_logits(self) -> Tensor:
         ids = torch.tensor([_REFERENCE_TOKENS], device=self.architecture.device)
-        with torch.no_grad():
+        with torch.no_grad(), self._memory.undivided("One pass over a few tokens takes"):
             return self._model(ids, use_cache=False).logits[0].float().cpu()

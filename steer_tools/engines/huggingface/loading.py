@@ -34,6 +34,7 @@ _FOREIGN_ERRORS = (
     AssertionError,
     ImportError,
     RuntimeError,
+    MemoryError,
     SafetensorError,
     StrictDataclassError,
     struct.error,
@@ -163,7 +164,7 @@ def _attentions(config: Any) -> Iterator[str]:
 def _said(error: Exception) -> str:
     """Return the beginning of what an error says, which may go on for pages, on one line."""
     # What a KeyError says is a word without a sentence.
-    said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+    said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | MemoryError) else str(error)
     return shorten(said, _LONGEST_SAID, placeholder=" ...")
 
 

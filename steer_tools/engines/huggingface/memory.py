@@ -6,6 +6,7 @@ halves, which changes no row's result. It must not know plans or prompts.
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -68,16 +69,30 @@ class Memory:
             try:
                 yield batch, run(batch)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                failure = str(error).partition("\n")[0] or type(error).__name__
+                failure = _said(error)
             if failure:
                 # Only here is the error gone, and with it all that its frames held.
                 self._give_back()
                 if len(batch) == 1:
-                    raise self._refusal(failure)
+                    raise self._refusal("One row alone takes", failure, "Lower max_new_tokens, shorten the prompt")
                 middle = len(batch) // 2
                 waiting += [batch[middle:], batch[:middle]]
+
+    @contextmanager
+    def undivided(self, what: str) -> Iterator[None]:
+        """Refuse what runs out of memory here, where nothing can be halved; `what` takes it: "The probe takes".
+
+        Raises:
+            OutOfMemoryError: It does.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._refusal(what, _said(error), "Shorten what it is given") from error
 
     def require_generation(self, tokens: int, max_new_tokens: int) -> None:
         """Refuse a row whose cache cannot be held, before anything runs.
@@ -199,18 +214,23 @@ class Memory:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _refusal(self, failure: str) -> OutOfMemoryError:
+    def _refusal(self, what: str, failure: str, fix: str) -> OutOfMemoryError:
         free = self.free_bytes()
         known = "" if free is None else f"; {_megabytes(free)} are free on {self._architecture.device}"
         return OutOfMemoryError(
-            f"One row alone takes more memory than there is ({failure:.200}){known}",
-            fix="Lower max_new_tokens, shorten the prompt, free memory, or load the model with a smaller dtype.",
+            f"{what} more memory than there is ({failure:.200}){known}",
+            fix=f"{fix}, free memory, or load the model with a smaller dtype.",
         )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether that is what went wrong, whichever backend says it."""
     is_typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return is_typed or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _said(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _count(config: Any, name: str) -> int:

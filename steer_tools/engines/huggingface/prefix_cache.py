@@ -6,7 +6,7 @@ What edits the prompt before its last token must be equal in all of them; what a
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from steer_tools.engines.base import Row
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Run, SteeringHooks
-from steer_tools.engines.huggingface.memory import Memory
+from steer_tools.engines.huggingface.memory import Memory, is_out_of_memory
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.row_plans import RowPlans
 from steer_tools.engines.huggingface.tokenization import PromptTokens, shared_start
@@ -65,6 +65,7 @@ class SharedPrompts:
     ) -> None:
         self._architecture, self._hooks, self._plans, self._pad_token = architecture, hooks, plans, pad_token
         self._behaviour, self._memory = behaviour, memory
+        self._shares: bool | None = None
 
     def groups(self, rows: Sequence[Row], prompts: Sequence[PromptTokens]) -> tuple[list[list[int]], list[int]]:
         """Return the numbers of the rows that may share a prompt, group by group, and those of all others."""
@@ -72,7 +73,8 @@ class SharedPrompts:
         for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
             on_prompt = tuple(p for p in row.plan if not p.positions.spares_prompt)
             found.setdefault((prompt, on_prompt), []).append(index)
-        shared = [g for (p, _), g in found.items() if self._may_share and len(g) > 1 and len(p.tokens) > 1]
+        groups = [g for (p, _), g in found.items() if len(g) > 1 and len(p.tokens) > 1]
+        shared = groups if groups and self._may_share() else []
         taken = {index for group in shared for index in group}
         return shared, [index for index in range(len(rows)) if index not in taken]
 
@@ -133,24 +135,31 @@ class SharedPrompts:
         budget = min(budget, max(1, _CACHED_TOKENS * longest // (cached + longest)))
         return self._memory.batches(lengths, budget, partial(self._memory.scoring_bytes, cached=cached))
 
-    @cached_property
     def _may_share(self) -> bool:
-        """Whether rows that share a cache are what they would be alone, as is tried once."""
+        """Whether rows that share a cache are what they would be alone; where memory runs out, it is tried again."""
+        if self._shares is None:
+            try:
+                self._shares = self._shares_rightly()
+            except (MemoryError, RuntimeError) as error:
+                # Some models keep the rows of their last prompt, and mix them up with those of the next pass.
+                if is_out_of_memory(error):
+                    return False
+                self._shares = False
+        return self._shares
+
+    def _shares_rightly(self) -> bool:
         if not (self._behaviour.right_is_exact and self._behaviour.company == "padded"):
             return False
         a, b, c, d, e = self._architecture.text_tokens(5)
         whole = torch.tensor([(a, b, c, d), (a, b, c, e)])  # Two rows that begin alike.
         real = torch.ones_like(whole)
-        try:
-            with self._hooks.running(Run()), torch.no_grad():
-                expected, _ = forward(self._architecture, whole, real)
-                _, cache = forward(self._architecture, whole[:1, :2], real[:1, :2], cache=True)
-                if not isinstance(cache, DynamicCache) or any(type(own) not in _REPEATABLE for own in cache.layers):
-                    return False
-                cache.batch_select_indices(torch.zeros(len(whole), dtype=torch.long, device=self._architecture.device))
-                found, _ = forward(self._architecture, whole[:, 2:], real, cache=cache)
-        except RuntimeError:
-            return False  # Some models keep the rows of their last prompt, and mix them up with those of the next pass.
+        with self._hooks.running(Run()), torch.no_grad():
+            expected, _ = forward(self._architecture, whole, real)
+            _, cache = forward(self._architecture, whole[:1, :2], real[:1, :2], cache=True)
+            if not isinstance(cache, DynamicCache) or any(type(own) not in _REPEATABLE for own in cache.layers):
+                return False
+            cache.batch_select_indices(torch.zeros(len(whole), dtype=torch.long, device=self._architecture.device))
+            found, _ = forward(self._architecture, whole[:, 2:], real, cache=cache)
         expected = expected[:, 2:]
         gap, largest = ((found - expected).abs().amax(dim=-1), expected.abs().amax(dim=-1))
         eps = torch.finfo(self._architecture.dtype).eps
