@@ -56,6 +56,7 @@ class Workspace:
         self._root = None if root is None else Path(root).expanduser().absolute()
         self.is_confined = is_confined
         self._no_follow = os.O_NOFOLLOW if is_confined else 0
+        self._passing = set[str]()  # Names of folders under way that may be written into.
         if is_confined:
             if os.open not in os.supports_dir_fd:
                 raise UnsupportedFeatureError(
@@ -97,7 +98,8 @@ class Workspace:
                 valid=f"a path inside {self.root}, such as 'vectors/happy.safetensors'",
                 fix="Give a relative path without '..'.",
             )
-        if absolute.is_relative_to(self.root) and any(map(is_leftover, absolute.relative_to(self.root).parts)):
+        parts = absolute.relative_to(self.root).parts if absolute.is_relative_to(self.root) else ()
+        if any(map(is_leftover, parts)) and self._passing.isdisjoint(parts[:1]):
             raise WorkspacePathError(
                 f"The path {text!r} has a name that only a save has, while it is under way", valid="any other name"
             )
@@ -273,6 +275,29 @@ class Workspace:
             raise VectorFileError(
                 f"{target} cannot be written ({error.strerror})", fix="Choose another save_folder."
             ) from error
+
+    @contextmanager
+    def passing_folder(self) -> Generator[Path]:
+        """Give an empty folder in the root for a `with` block; what a killed process leaves goes at the next start.
+
+        Raises:
+            VectorFileError: The folder cannot be made.
+        """
+        path = self.root / Names().part("passing")
+        with ExitStack() as making:
+            try:
+                with opened_folder(self.root, None) as root, _alone(self.root, root):
+                    path.mkdir()
+                    making.callback(shutil.rmtree, path, ignore_errors=True)
+                    # As that of a folder under way: whoever sweeps beside it leaves it alone.
+                    making.enter_context(locked(making.enter_context(opened_folder(path, None))))
+                    self._passing.add(path.name)
+                    making.callback(self._passing.discard, path.name)
+            except OSError as error:
+                raise VectorFileError(
+                    f"{path} cannot be written ({error.strerror})", fix="Choose another workspace."
+                ) from error
+            yield path
 
     @contextmanager
     def settled(self, path: str | os.PathLike[str]) -> Generator[None]:

@@ -12,6 +12,7 @@ import torch
 
 from helpers.kills import SAVINGS, left_over, start_anew
 from steer_tools import SteeringVector, leftovers, load_vector, save_vector
+from steer_tools import workspace as workspace_module
 from steer_tools.errors import VectorFileError, WorkspacePathError
 from steer_tools.leftovers import Names, locked
 from steer_tools.workspace import Workspace
@@ -289,3 +290,28 @@ def test_a_large_workspace_is_not_looked_through_at_once(
     _write(workspace)
 
     assert left_over(folder) == []
+
+
+def test_a_passing_folder_is_gone_at_the_end_and_after_a_kill(workspace: Workspace) -> None:
+    workspace.write("v", b"v")
+    there = sorted(workspace.root.iterdir())
+
+    with workspace.passing_folder() as folder:
+        workspace.write(folder / "some", b"some")
+        workspace.write("v", b"v")  # Which sweeps beside it.
+        start_anew(workspace.root)
+        assert (folder / "some").read_bytes() == b"some"
+        assert folder.parent == workspace.root
+        assert [*workspace.files(("some",))] == []
+    assert sorted(workspace.root.iterdir()) == there
+    with pytest.raises(WorkspacePathError, match="a name that only a save has"):
+        workspace.write(folder / "some", b"some")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workspace_module.shutil, "rmtree", lambda *given, **named: None)
+        with pytest.raises(Killed), workspace.passing_folder() as folder:
+            (folder / "some").write_bytes(b"some")
+            raise Killed
+    assert (folder / "some").exists()
+    start_anew(workspace.root)
+    assert sorted(workspace.root.iterdir()) == there

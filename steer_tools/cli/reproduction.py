@@ -4,14 +4,13 @@ import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from steer_tools.cli.workbench import Workbench
 from steer_tools.errors import ArgumentError
-from steer_tools.limits import FILE_BYTES
+from steer_tools.limits import parsed_json
 from steer_tools.reports.provenance import Differences, Run, compare, digest_of, versions
 from steer_tools.tools import TOOLS
 from steer_tools.tools.rendering import Shown, facts, joined, stack
@@ -57,10 +56,9 @@ def reproduced(path: str, model: str | None, workspace: str | None) -> Reproduct
         ArgumentError: It tells of no run, of one with a function of Python, or a file or the weights have changed.
     """
     folder = Workspace(workspace)
-    with folder.opened(path) as file:
-        content = file.read(FILE_BYTES.most)
+    first = parsed_json(folder.read(path), path)
     try:
-        told = _Document.model_validate_json(content).facts
+        told = _Document.model_validate(first).facts
     except ValidationError as error:
         raise ArgumentError(
             f"{path} does not say how it was made",
@@ -90,17 +88,18 @@ def reproduced(path: str, model: str | None, workspace: str | None) -> Reproduct
     with Workbench(model or run.model["name"], workspace, loading).at_work():
         from steer_tools.session.session import current_session
 
-        info = current_session().engine.info
+        session = current_session()
+        info = session.engine.info
         if not info.has_weights_of(run.model["fingerprint"]):
             raise ArgumentError(
                 f"The weights of {info.name} are not those that {path} was made with: fingerprint {info.fingerprint}",
                 valid=run.model["fingerprint"],
                 fix="Say where the model is with --model.",
             )
-        with TemporaryDirectory(prefix="reproduction-", dir=folder.root) as again:
-            result = cast(dict[str, Any], tool(**run.arguments, save_folder=again))
+        with session.workspace.passing_folder() as again:
+            result = cast(dict[str, Any], tool(**run.arguments, save_folder=str(again)))
             second = _document_of(result)
-    found = compare(json.loads(content), second)
+    found = compare(cast(dict[str, Any], first), second)
     now = versions()
     return Reproduction(
         tool=run.tool,

@@ -117,6 +117,17 @@ def test_what_cannot_be_run_again_is_refused(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"[" * 9_000, b"", b"3", b"[]", b'{"facts": {"run": []}}', b"\xff"])
+def test_what_is_no_result_at_all_is_refused(
+    workspace: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.mkdir()
+    (workspace / "report.json").write_bytes(content)
+
+    assert reproduce(workspace / "report.json", workspace) == 1
+    assert "report.json" in capsys.readouterr().err
+
+
 def test_a_function_of_python_is_named_as_what_no_file_holds(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

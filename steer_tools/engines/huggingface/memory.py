@@ -5,7 +5,7 @@ halves, which changes no row's result. It must not know plans or prompts.
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +81,7 @@ class Memory:
                 waiting += [batch[middle:], batch[:middle]]
 
     @contextmanager
-    def undivided(self, what: str) -> Iterator[None]:
+    def undivided(self, what: str) -> Generator[None]:
         """Refuse what runs out of memory here, where nothing can be halved; `what` takes it: "The probe takes".
 
         Raises:
