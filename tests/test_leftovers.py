@@ -300,6 +300,7 @@ def test_a_passing_folder_is_gone_at_the_end_and_after_a_kill(workspace: Workspa
         workspace.write(folder / "some", b"some")
         workspace.write("v", b"v")  # Which sweeps beside it.
         start_anew(workspace.root)
+        assert workspace.read("v") == b"v"
         assert (folder / "some").read_bytes() == b"some"
         assert folder.parent == workspace.root
         assert [*workspace.files(("some",))] == []
@@ -314,4 +315,5 @@ def test_a_passing_folder_is_gone_at_the_end_and_after_a_kill(workspace: Workspa
             raise Killed
     assert (folder / "some").exists()
     start_anew(workspace.root)
+    assert workspace.read("v") == b"v"
     assert sorted(workspace.root.iterdir()) == there
