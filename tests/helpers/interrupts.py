@@ -36,13 +36,14 @@ class Lines:
 
     def run(self, call: Callable[[], object]) -> bool:
         """Run it, and return whether it was interrupted."""
+        before = sys.gettrace()  # Of what measures coverage.
         sys.settrace(self._entered)
         try:
             call()
         except KeyboardInterrupt:
             return True
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         return False
 
     def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
