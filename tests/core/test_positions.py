@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.oracle import SCOPES
-from steer_tools.core.positions import BatchGeometry, Scope, positions_of
+from steer_tools.core.positions import GENERATED, NOWHERE, BatchGeometry, PromptSlice, Scope, positions_of
 from steer_tools.errors import ArgumentError
 
 LENGTHS = (1, 3, 5)
@@ -71,9 +71,69 @@ def test_a_slice_is_refused_if_and_only_if_it_takes_no_token_of_any_prompt(start
         assert takes_some
 
 
+def test_a_slice_takes_the_tokens_that_python_takes_of_a_list() -> None:
+    lengths = torch.arange(1, 7)
+    geometry = BatchGeometry(torch.arange(COLUMNS).expand(len(lengths), -1), lengths)
+    bounds = [None, *range(-8, 9)]
+    slices = [part for start in bounds for stop in bounds if not (part := PromptSlice(start, stop)).is_empty]
+
+    for part in slices:
+        taken = [set(range(length)[part.start : part.stop]) for length in lengths.tolist()]
+        assert geometry.mask(Scope((part,))).tolist() == [[c in row for c in range(COLUMNS)] for row in taken], part
+    assert len(slices) > 150
+
+
 def test_first_needs_token_ids() -> None:
     geometry = BatchGeometry(torch.arange(3)[None], torch.tensor([3]))
 
     with pytest.raises(ArgumentError, match="0:1"):
         geometry.mask(Scope.parse("first"))
     assert geometry.mask(Scope.parse("0:1")).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("scope", [*SCOPES, "after_user", "0:2,last_prompt", "1:3"])
+def test_what_a_scope_says_of_itself_is_what_its_masks_show(scope: str) -> None:
+    parsed = Scope.parse(scope)
+    prompts, after_user = torch.arange(1, 6), torch.tensor([1, 1, 1, 2, 2])
+    positions = torch.arange(COLUMNS).expand(len(prompts), -1)
+    mask = BatchGeometry(positions, prompts, torch.zeros_like(prompts), after_user).mask(parsed)
+    last = prompts[:, None] - 1
+
+    assert parsed.takes_new_tokens == bool(mask[positions > last].all())
+    assert parsed.spares_prompt == (not mask[positions < last].any())
+    # A slice may take it, too, but says nothing of prompts of any length.
+    named = {"generated", "prompt", "all", "last_prompt"} & set(scope.split(","))
+    assert parsed.takes_last_token == bool(named) and (not named or bool(mask[positions == last].all()))
+
+
+def test_what_counts_from_a_user_message_takes_all_from_there_on_and_nothing_where_there_is_none() -> None:
+    geometry = BatchGeometry(
+        torch.arange(4).expand(3, -1), torch.tensor([3, 3, 3]), after_user=torch.tensor([1, 3, NOWHERE])
+    )
+
+    mask = geometry.mask(Scope.parse("after_user"))
+
+    assert mask.tolist() == [[False, True, True, True], [False, False, False, True], [False] * 4]
+    assert Scope.parse("prompt,after_user").needs_chat and not Scope.parse("prompt,first").needs_chat
+    with pytest.raises(ArgumentError, match="start of an answer"):
+        left_padded(0).mask(Scope.parse("after_user"))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("tokens", [1, 3, COLUMNS])
+def test_the_last_tokens_of_a_pass_have_the_mask_that_they_have_in_the_whole(scope: str, tokens: int) -> None:
+    whole = left_padded(0)
+
+    assert torch.equal(whole.last(tokens).mask(Scope.parse(scope)), whole.mask(Scope.parse(scope))[:, -tokens:])
+
+
+def test_a_scope_is_a_union_without_repetitions() -> None:
+    assert Scope.parse("last, 0:2,generated,0:2").terms == ("generated", PromptSlice(0, 2))
+    assert Scope.parse(GENERATED) is GENERATED
+
+
+@pytest.mark.parametrize("text", ["1234567890:", ":-1234567890"])
+def test_a_slice_of_more_digits_than_a_tensor_holds_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="positions is"):
+        Scope.parse(text)
+    assert Scope.parse("-123456789:123456789")
