@@ -107,7 +107,7 @@ class Scope:
 GENERATED = Scope(("generated",))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchGeometry:
     """Where the tokens of one forward pass stand in their rows; all tensors on the CPU.
 
@@ -124,7 +124,7 @@ class BatchGeometry:
     prompt_lengths: Tensor
     first: Tensor | None = None
     after_user: Tensor | None = None
-    _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def last(self, tokens: int) -> "BatchGeometry":
         """Return the geometry of the last `tokens` of each row."""
@@ -208,5 +208,5 @@ def _parse_term(text: str) -> Term | None:
 
 def _bound(value: int, length: Tensor) -> Tensor:
     if value < 0:
-        return (length + value).clamp(min=0)
+        return length + value
     return torch.minimum(torch.full_like(length, value), length)

@@ -119,6 +119,12 @@ def test_what_counts_from_a_user_message_takes_all_from_there_on_and_nothing_whe
         left_padded(0).mask(Scope.parse("after_user"))
 
 
+def test_a_prompt_of_bos_alone_has_no_first_token() -> None:
+    geometry = BatchGeometry(torch.arange(3).expand(2, -1), torch.tensor([1, 2]), first=torch.tensor([1, 1]))
+
+    assert geometry.mask(Scope.parse("first")).tolist() == [[False] * 3, [False, True, False]]
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("tokens", [1, 3, COLUMNS])
 def test_the_last_tokens_of_a_pass_have_the_mask_that_they_have_in_the_whole(scope: str, tokens: int) -> None:
