@@ -279,6 +279,41 @@ def test_a_set_is_not_finished_where_one_of_its_names_cannot_be_changed(workspac
     assert [(folder / name).read_bytes() for name in ("a.md", "b.md")] == [b"a", b"b"]
 
 
+def test_a_set_that_cannot_be_finished_keeps_no_other_from_being_finished(workspace: Workspace, folder: Path) -> None:
+    stuck, after = sorted((Names(), Names()), key=lambda names: names.ready("b.md"))
+    for names, first in ((stuck, "a.md"), (after, "c.md")):
+        (folder / names.part(first)).write_bytes(first.encode())
+        (folder / names.ready(f"{first}.last")).write_bytes(b"last")
+    (folder / "a.md").mkdir()
+
+    _start(workspace)
+
+    assert not (folder / "a.md.last").exists()
+    assert [(folder / name).read_bytes() for name in ("c.md", "c.md.last")] == [b"c.md", b"last"]
+
+
+def test_all_that_is_in_a_new_folder_is_on_the_disk_before_it_has_its_name(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = set[tuple[bool, int]](), os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.add((workspace.resolve("one").exists(), os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with workspace.new_folder("one") as part:
+        (part / "deep" / "deeper").mkdir(parents=True)
+        for name in ("a.bin", "deep/b.bin", "deep/deeper/c.bin", "deep/deeper/d.bin"):
+            (part / name).write_bytes(name.encode())
+        (part / "link").symlink_to("nowhere")
+
+    placed = workspace.resolve("one")
+    inside = {path.stat().st_ino for path in (placed, *placed.rglob("*")) if not path.is_symlink()}
+    assert synced == {*((False, number) for number in inside), (True, placed.parent.stat().st_ino)}
+    assert len(inside) == 7
+
+
 def test_a_large_workspace_is_not_looked_through_at_once(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import threading
 import tracemalloc
@@ -15,7 +16,7 @@ import pytest
 
 from steer_tools.errors import SteeringError, VectorFileError, WorkspacePathError
 from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS, Limit
-from steer_tools.workspace import ENVIRONMENT_VARIABLE, Workspace
+from steer_tools.workspace import ENVIRONMENT_VARIABLE, Kind, Workspace
 
 SECRET = b"secret"
 
@@ -204,6 +205,53 @@ def test_a_linked_file_is_replaced_and_its_target_is_left_alone(confined: Worksp
 
     assert tree(outside) == {"v.npy": SECRET}
     assert tree(confined.root) == {"link.npy": b"written"}
+
+
+def test_what_a_save_may_replace_is_not_told_from_behind_a_link(confined: Workspace, outside: Path) -> None:
+    (confined.root / "link.npy").symlink_to(outside / "v.npy")
+    anything = Kind("anything", lambda file: True)
+
+    with pytest.raises(WorkspacePathError, match="a link"):
+        confined.write("link.npy", b"written", replaces=anything)
+    with pytest.raises(WorkspacePathError, match="a link"):
+        confined.refuse_strangers({"link.npy": anything})
+
+    assert (confined.root / "link.npy").is_symlink()
+    assert tree(outside) == {"v.npy": SECRET}
+
+
+@pytest.mark.parametrize("above", ["", "a", "a/b/c/d"])
+def test_how_many_folders_a_path_leads_through_is_counted_from_the_root(tmp_path: Path, above: str) -> None:
+    workspace = Workspace(tmp_path / above / "root")
+    most = int(FOLDERS.most)
+
+    for depth in range(1, most + 1):
+        path = "d/" * (depth - 1) + "v.npy"
+        assert workspace.resolve(path) == workspace.root / path
+    for depth in range(most + 1, most + 8):
+        with pytest.raises(WorkspacePathError, match="leads below the workspace through"):
+            workspace.resolve("d/" * (depth - 1) + "v.npy")
+
+
+def test_a_path_is_named_from_the_root_where_it_lies_below_it(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "root")
+
+    assert workspace.name_of("deep/v.npy") == workspace.name_of(workspace.root / "deep/v.npy") == "deep/v.npy"
+    assert workspace.name_of(tmp_path / "v.npy") == str(tmp_path / "v.npy")
+
+
+def test_what_is_written_is_for_its_owner_to_change_and_for_others_to_read(workspace: Workspace) -> None:
+    before = os.umask(0o002)
+    try:
+        file = workspace.write("deep/v.npy", b"written")
+        with workspace.new_folder("folder"):
+            pass
+    finally:
+        os.umask(before)
+
+    made = (file, workspace.resolve("folder"), file.parent)
+    expected = [0o644, 0o755, 0o755 if workspace.is_confined else 0o775]
+    assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in made] == list(map(oct, expected))
 
 
 @pytest.mark.parametrize("door", [read, write])

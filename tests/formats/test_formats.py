@@ -262,6 +262,16 @@ def test_a_safetensors_file_of_another_precision_is_read_in_float32(workspace: W
     assert torch.equal(loaded.directions[2], tensor.float())
 
 
+@pytest.mark.parametrize(
+    ("header", "place"), [("{}", "layers: Field"), ('{"layers": [2, "x"]}', r"layers\.1: "), ("[", "the whole text")]
+)
+def test_a_description_that_is_malformed_says_where(workspace: Workspace, header: str, place: str) -> None:
+    workspace.write("v.safetensors", safetensors.torch.save({"layer.2": direction(2)}, {"steer_tools": header}))
+
+    with pytest.raises(VectorFileError, match=f"malformed at .*{place}"):
+        load_vector("v", workspace=workspace)
+
+
 # --- bare arrays
 
 

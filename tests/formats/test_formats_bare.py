@@ -150,3 +150,20 @@ def test_our_own_file_without_its_description_is_not_taken_for_a_bare_one(worksp
     with pytest.raises(VectorFileError, match=r"not a steering vector of ours.*'v\.safetensors\[layer\.2\]'"):
         load_vector("v", layer_if_unknown=3, workspace=workspace)
     assert load_vector("v.safetensors[layer.2]", layer_if_unknown=3, workspace=workspace).layers == (3,)
+
+
+def test_a_number_of_up_to_five_digits_names_a_layer_and_a_longer_one_does_not(workspace: Workspace) -> None:
+    np.savez(workspace.root / "v.npz", **{"0": stack(2)[0].numpy(), "99999": stack(2)[1].numpy()})
+    np.savez(workspace.root / "w.npz", **{"100000": stack(2)[0].numpy()})
+
+    assert load_vector("v.npz", workspace=workspace).layers == (0, 99999)
+    with pytest.raises(VectorFileError, match="its layer is not known"):
+        load_vector("w.npz", workspace=workspace)
+
+
+def test_of_arrays_of_a_list_none_is_said_to_count_from_the_end(workspace: Workspace) -> None:
+    torch.save([torch.ones(WIDTH), torch.ones(WIDTH + 1)], workspace.root / "v.pt")
+
+    with pytest.raises(VectorFileError, match=r"several arrays.*0 \(6,\), 1 \(7,\)") as refused:
+        load_vector("v.pt", layer_if_unknown=2, workspace=workspace)
+    assert "below 0" not in str(refused.value)

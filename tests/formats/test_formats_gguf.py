@@ -119,6 +119,28 @@ def test_what_the_library_writes_is_read(
     assert "of the kind 'llama'" in loaded.notes[0]
 
 
+def test_metadata_of_every_kind_is_passed_over(workspace: Workspace) -> None:
+    writer = gguf.GGUFWriter(workspace.root / "v.gguf", "controlvector")
+    kinds = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool", "uint64", "int64", "float64")
+    for number, kind in enumerate(kinds):
+        getattr(writer, f"add_{kind}")(f"general.{kind}", 1)
+        if kind != "bool":
+            writer.add_array(f"general.{kind}s", np.arange(number + 1, dtype=kind).tolist())
+    writer.add_array("general.flags", [True, False])
+    writer.add_array("general.nested", ["one", "two"])
+    writer.add_string("controlvector.model_hint", "llama")
+    writer.add_tensor("direction.3", direction(3).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    read = read_vector("v.gguf", workspace=workspace)
+
+    assert torch.equal(read.vector.directions[3], direction(3)) and read.vector.layers == (3,)
+    assert "'llama'" in read.notes[0]
+
+
 def test_bfloat16_is_read(workspace: Workspace) -> None:
     numbers = direction(2).bfloat16()
     workspace.write("v.gguf", by_hand(kind=30, body=numbers.view(torch.int16).numpy().tobytes()))

@@ -51,6 +51,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("data", [bytes(64), b"\xff" * 8 + b"{" + bytes(64), b"GGU", b"PK", b"\x93NUMP"])
+def test_bytes_that_begin_as_no_format_does_are_claimed_by_none(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+
+    with pytest.raises(SteeringError, match="x is no file of a steering vector: it begins with"):
+        load_vector("x", layer_if_unknown=1, workspace=Workspace(tmp_path))
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize(("read", "name"), READERS, ids=[f"{read.__name__} {name}" for read, name in READERS])
 def test_what_is_no_file_of_the_reader_is_refused_by_name(read: Read, name: str, wrong: str, tmp_path: Path) -> None:
