@@ -200,7 +200,7 @@ class Workspace:
                 ready = base / names.ready([*targets][-1].name)
                 try:
                     for part, content in zip(parts.values(), targets.values(), strict=True):
-                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES | self._no_follow
+                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BYTES  # With O_EXCL no link is followed.
                         with os.fdopen(os.open(part, flags, 0o644, dir_fd=folder), "wb") as file:
                             file.write(content)
                             file.flush()

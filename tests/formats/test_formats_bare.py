@@ -167,3 +167,13 @@ def test_of_arrays_of_a_list_none_is_said_to_count_from_the_end(workspace: Works
     with pytest.raises(VectorFileError, match=r"several arrays.*0 \(6,\), 1 \(7,\)") as refused:
         load_vector("v.pt", layer_if_unknown=2, workspace=workspace)
     assert "below 0" not in str(refused.value)
+
+
+def test_a_sparse_autoencoder_is_told_by_its_two_matrices(workspace: Workspace) -> None:
+    np.savez(workspace.root / "v.npz", W_dec=np.ones((2, WIDTH)), W_enc=np.ones((WIDTH, 2)))
+    np.savez(workspace.root / "w.npz", W_dec=np.ones((2, WIDTH)))
+
+    with pytest.raises(VectorFileError, match=r"v\.npz is a sparse autoencoder.*'sae_feature'"):
+        load_vector("v.npz", layer_if_unknown=2, workspace=workspace)
+    with pytest.raises(DirectionError, match="rows='block_outputs'"):
+        load_vector("w.npz", layer_if_unknown=2, workspace=workspace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import io
 import json
@@ -238,6 +239,33 @@ def test_what_is_no_plain_tensor_is_refused(value: object) -> None:
         read_arrays(saved(value), "v.pt")
 
 
+class Call:
+    """A call in a pickle."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.made = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(collections.OrderedDict, "baba", "latin1"),
+        Call(np.dtype, "baba", "latin1"),
+        Call(codecs.encode, "baba", "utf-8"),
+        Call(codecs.encode),
+        Call(codecs.encode, "f4", False, True),
+        Call(np.dtype, "O8", False, True),
+    ],
+    ids=lambda call: f"{call.made[0].__name__}{call.made[1]}",
+)
+def test_a_function_that_is_called_with_what_is_not_its_own_is_refused(call: Call) -> None:
+    with pytest.raises(VectorFileError, match="a pickle that calls something else"):
+        read_arrays(saved({"vector": torch.ones(4), "note": call}), "v.pt")
+
+
 def test_the_format_of_old_versions_is_refused() -> None:
     with pytest.raises(
         VectorFileError, match=r"no zip archive.*Save it again: torch\.save\(torch\.load\('v\.pt', weights_only=True\)"
@@ -260,6 +288,7 @@ ONES = saved(torch.ones(4))
         pytest.param(with_pickle(b"K\x04\x85", b"J\x00\x00\x00\x7f\x85"), "claims more numbers", id="shape"),
         pytest.param(with_pickle(b"K\x04\x85", b"K\x05\x85"), "truncated or forged", id="shape_by_one"),
         pytest.param(with_pickle(b"K\x04t", b"K\x05t"), "5 numbers and holds 16 bytes", id="storage"),
+        pytest.param(with_pickle(b"K\x04t", b"J\xff\xff\xff\xfft"), "a storage of another kind", id="negative_storage"),
         pytest.param(with_pickle(b"K\x00K\x04", b"K\x01K\x04"), "truncated or forged", id="offset"),
         pytest.param(with_pickle(b"K\x01\x85", b"K\x02\x85"), "truncated or forged", id="stride"),
         pytest.param(with_pickle(b"QK\x00", b"QJ\xff\xff\xff\xff"), "no plain tensors", id="negative_offset"),
