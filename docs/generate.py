@@ -2,7 +2,8 @@
 
 From the tools and their result types: reference/tools.md and a page for each. From the commands: reference/commands.md.
 From the classes of methods, interventions and formats: reference/kinds.md. From the limits: reference/limits.md. From
-the imports: pictures/rooms.svg. From the notebooks as they ran: a page for each. Beside the manual: sources.py.
+the bill of materials: reference/dependencies.md. From the imports: pictures/rooms.svg. From the notebooks as they ran:
+a page for each. Beside the manual: sources.py.
 """
 
 import argparse
@@ -34,7 +35,8 @@ from steer_tools.tools.card import Group
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
-import rooms  # noqa: E402  # a neighbour, not a package
+import dependencies  # noqa: E402  # a neighbour, not a package
+import rooms  # noqa: E402  # another
 import sources  # noqa: E402  # another
 
 _TOOLS = """# The tools
@@ -71,6 +73,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "commands.md": _commands(),
         DOCS / "reference" / "kinds.md": _kinds(),
         DOCS / "reference" / "limits.md": _limits(),
+        DOCS / "reference" / "dependencies.md": dependencies.page(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
         sources.CHOICES: sources.choices(),
         sources.SKILL: sources.skill(sources.SKILL.read_text(encoding="utf-8")),

@@ -14,7 +14,6 @@ from torch.utils import _python_dispatch
 
 from steer_tools.torch_state import KeptTorchState
 
-
 Functions = overrides.BaseTorchFunctionMode
 
 

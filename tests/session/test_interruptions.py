@@ -224,6 +224,7 @@ def test_a_signal_leaves_nothing_behind(bench: Bench, name: str) -> None:
         seconds = moment.random() * duration
         interrupted += interrupted_after(seconds, prepared(bench, name))
         bench.is_clean()
+    print(f"{name}: {interrupted} of {MOMENTS} signals interrupted it")
     assert interrupted > MOMENTS / 5
 
 
