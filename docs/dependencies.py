@@ -18,9 +18,9 @@ _CLASSIFIERS = {
 _PAGE = """# What is installed
 
 The {count} packages that CI installs, by licence. Each of their files stands in `tests/locked.txt` with its hash. None
-has a copyleft beyond its own files (MPL-2.0). [sbom.json](sbom.json) is the bill of materials (CycloneDX) with who needs
-what; `make audit` makes it again and asks for known weaknesses. `pip install` takes less, for it needs no tests and no
-manual. This page is made from the bill.
+has a copyleft beyond its own files (MPL-2.0). [sbom.json](sbom.json) is the bill of materials (CycloneDX) with who
+needs what; `make audit` makes it again and asks for known weaknesses. `pip install` takes less, for it needs no tests
+and no manual. This page is made from the bill.
 """
 
 
