@@ -70,6 +70,23 @@ FILE_BYTES = Limit(
 )
 PATH_CHARACTERS = Limit(1_000, "characters", "a path", "what is longer names nothing that anybody keeps")
 FOLDERS = Limit(32, "folders", "a path below the workspace", "what is deeper is walked for ever")
+ARRAYS = Limit(1_000, "arrays", "a vector's .npz or .pt file", "each takes half a kilobyte before it is read")
+UNPACKED_BYTES = Limit(
+    16 * 2**20,
+    "bytes",
+    "a vllm-lens file, and what it or a vector's .npz unpacks to, or as much as an .npz itself has",
+    "a steering vector of 128 layers and width 16,384 takes 8 MiB",
+)
+PICKLE_BYTES = Limit(16 * 2**20, "bytes", "the pickle in a .pt file, which is followed and never run", "as above")
+PICKLE_STEPS = Limit(2**16, "steps", "the pickle in a .pt file", "a tensor takes 30")
+PICKLE_VALUES = Limit(10_000, "values", "what a .pt file holds in its lists and dicts", "a vector has a few a layer")
+PICKLE_LEVELS = Limit(8, "levels", "lists and dicts of a .pt file in each other", "readers of it recurse")
+GGUF_HEADER_BYTES = Limit(2**20, "bytes", "the header of a control vector in GGUF", "128 layers take 6 kB")
+PAIR_BYTES = Limit(2**20, "bytes", "the description of a rotalabs pair or set", "they take a few hundred")
+AUTOENCODER_WIDTH = Limit(2**24, "features", "a sparse autoencoder, and the width of one", "none has as many")
+AUTOENCODER_ARCHIVE_BYTES = Limit(
+    2**20, "bytes", "the table of arrays of a sparse autoencoder's .npz file", "each array takes some 100"
+)
 TENSORS = Limit(
     100_000,
     "tensors",
@@ -120,6 +137,20 @@ TEMPLATE_CHARACTERS = Limit(
 STRENGTHS = Limit(
     1_000, "strengths", "a call", "every prompt is continued, or scored, at each", "STEER_TOOLS_MAX_STRENGTHS"
 )
+CELLS = Limit(
+    10_000,
+    "cells",
+    "a sweep: its layers times its strengths",
+    "each takes a pass over every item, and is kept",
+    "STEER_TOOLS_MAX_CELLS",
+)
+ROWS = Limit(
+    100_000,
+    "rows",
+    "a comparison: its prompts, unsteered and at each strength",
+    "the text of each is kept",
+    "STEER_TOOLS_MAX_ROWS",
+)
 STEPS = Limit(10_000, "steps", "a trained direction", "each runs the model there and back", "STEER_TOOLS_MAX_STEPS")
 CONTROLS = Limit(10_000, "controls", "an experiment", "p gets no smaller than is of use", "STEER_TOOLS_MAX_CONTROLS")
 ERROR_CHARACTERS = Limit(
@@ -140,6 +171,16 @@ LIMITS: tuple[Limit, ...] = (
     PATH_CHARACTERS,
     FOLDERS,
     FILE_BYTES,
+    ARRAYS,
+    UNPACKED_BYTES,
+    PICKLE_BYTES,
+    PICKLE_STEPS,
+    PICKLE_VALUES,
+    PICKLE_LEVELS,
+    GGUF_HEADER_BYTES,
+    PAIR_BYTES,
+    AUTOENCODER_WIDTH,
+    AUTOENCODER_ARCHIVE_BYTES,
     TENSORS,
     JSON_BYTES,
     JSON_VALUES,
@@ -150,6 +191,8 @@ LIMITS: tuple[Limit, ...] = (
     TEMPLATE_STEPS,
     TEMPLATE_CHARACTERS,
     STRENGTHS,
+    CELLS,
+    ROWS,
     STEPS,
     CONTROLS,
     ERROR_CHARACTERS,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from helpers.small_models import make_model, make_tokenizer
-from steer_tools import attach_model, steering_experiment
+from helpers.small_models import WORDS, make_model, make_tokenizer
+from steer_tools import attach_model, create_steering_vector, load_vector, steering_experiment, sweep_steering
 from steer_tools.directions.autoencoders import feature_direction
 from steer_tools.directions.training import TrainingOptions
+from steer_tools.engines.base import Sampling
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import (
     MOST_CHARACTERS,
@@ -26,8 +30,10 @@ from steer_tools.errors import (
     StrengthError,
     VectorFileError,
 )
-from steer_tools.experiments.grids import magnitudes
+from steer_tools.experiments.grids import magnitudes, require_cells
 from steer_tools.limits import (
+    AUTOENCODER_ARCHIVE_BYTES,
+    CELLS,
     CHARACTERS_PER_TOKEN,
     CONTROLS,
     JSON_BYTES,
@@ -35,6 +41,7 @@ from steer_tools.limits import (
     JSON_VALUES,
     LIMITS,
     PROMPTS,
+    ROWS,
     STEPS,
     STRENGTHS,
     TENSORS,
@@ -42,6 +49,8 @@ from steer_tools.limits import (
     require_json,
 )
 from steer_tools.prompts import Prompt, parse_prompt, parse_prompts
+from steer_tools.session.comparison import compare
+from steer_tools.session.session import Session
 from steer_tools.weights.shards import INDEX, read_header, weight_files
 from steer_tools.workspace import Workspace
 
@@ -193,8 +202,9 @@ def test_an_error_that_is_short_enough_is_whole() -> None:
         (lambda most: parse_prompts(["a"] * most), PromptError, PROMPTS),
         (lambda most: magnitudes([i + 1.0 for i in range(most)]), StrengthError, STRENGTHS),
         (lambda most: TrainingOptions(steps=most), ArgumentError, STEPS),
+        (lambda most: require_cells([0], range(most)), ArgumentError, CELLS),
     ],
-    ids=["prompts", "strengths", "steps"],
+    ids=["prompts", "strengths", "steps", "cells"],
 )
 def test_an_argument_that_asks_for_too_much_is_refused(
     ask: Callable[[int], object], kind: type[Exception], limit: Limit
@@ -240,6 +250,66 @@ def test_an_autoencoder_with_a_header_of_too_many_values_is_refused(
 
     with pytest.raises(VectorFileError, match="at most 100 values"):
         feature_direction(Workspace(tmp_path), "sae.safetensors", 0)
+
+
+def test_a_vectors_file_of_too_many_tensors_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TENSORS.variable, "100")
+    for count, problem in ((100, "which of them is the vector"), (101, "at most 100 tensors")):
+        entries = {f"t{i}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(count)}
+        header = json.dumps(entries).encode()
+        (tmp_path / "v.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * count))
+
+        with pytest.raises(VectorFileError, match=problem):
+            load_vector("v.safetensors", workspace=Workspace(tmp_path))
+
+
+def test_an_autoencoders_archive_with_a_table_of_too_many_records_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    decoder = io.BytesIO()
+    np.save(decoder, np.arange(32, dtype=np.float32).reshape(4, 8))
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        archive.writestr("W_dec.npy", decoder.getvalue())
+        archive.comment = b"PK"
+    assert feature_direction(Workspace(tmp_path), "many.npz", 2).tolist() == [*range(16, 24)]
+    with zipfile.ZipFile(tmp_path / "many.npz", "a") as archive:
+        for i in range(AUTOENCODER_ARCHIVE_BYTES.most // 60):
+            archive.writestr(f"array of some name {i:08}", b"")
+    tracemalloc.start()
+
+    try:
+        with pytest.raises(VectorFileError, match="its table of arrays takes more than"):
+            feature_direction(Workspace(tmp_path), "many.npz", 2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2 * 2**20
+
+
+def test_a_comparison_of_too_many_rows_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ROWS.variable, "6")
+    engine = HuggingFaceEngine(make_model("llama"), make_tokenizer())
+    prompts = parse_prompts(["baba keke", "lili"])
+
+    assert len(compare(engine, prompts, [(), ()], Sampling(1), 0)) == 3
+    with pytest.raises(ArgumentError, match=rf"The comparison has 8 rows.*at most 6 rows.*{ROWS.variable}"):
+        compare(engine, prompts, [(), (), ()], Sampling(1), 0)
+
+
+@pytest.mark.parametrize("scored", [{}, {"scorer": {"keywords": ["lili"]}, "prompts": ["baba keke"]}])
+def test_a_sweep_of_too_many_cells_is_refused_before_it_runs(
+    scored: dict[str, object], empty_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_model(make_model("llama"), make_tokenizer())
+    pairs = [(f"{one} {other} lili", f"{one} {other} zuzu") for one in WORDS[:4] for other in WORDS[:4]]
+    create_steering_vector(*map(list, zip(*pairs, strict=True)), 1, "v")
+    measured = scored or {"behavior_name": pairs}
+    monkeypatch.setenv(CELLS.variable, "3")
+
+    with pytest.raises(ArgumentError, match=r"The grid has 4 cells"):
+        sweep_steering("v", layers=[0, 1], strengths=[0.1, 0.2], **measured)
+    assert not [*empty_session.workspace.root.rglob("*.json")]
 
 
 def test_an_experiment_with_too_many_controls_is_refused_before_it_runs() -> None:

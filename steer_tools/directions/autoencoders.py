@@ -4,6 +4,7 @@ Files are safetensors as SAELens saves them (`W_dec`, one row a feature, with `c
 of another name, or NumPy's archives of the same, as Gemma Scope's `params.npz`. It must not know models.
 """
 
+import io
 import json
 import re
 import zipfile
@@ -16,21 +17,19 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from steer_tools.core.site import Component, Site
 from steer_tools.errors import ArgumentError, VectorFileError
 from steer_tools.formats.npy_format import read_array_header
-from steer_tools.limits import parsed_json
+from steer_tools.limits import AUTOENCODER_ARCHIVE_BYTES, AUTOENCODER_WIDTH, JSON_BYTES, parsed_json
 from steer_tools.workspace import Workspace
 
 # What decoders are called: one row a feature, or as the weight of a linear layer one column a feature.
 _ROWS, _COLUMNS = ("W_dec", "decoder"), ("decoder.weight",)
 _WEIGHTS, _CONFIG, _ARCHIVE = "sae_weights.safetensors", "cfg.json", "params.npz"
 _ENDINGS = (".safetensors", ".npz")
-# No model is as wide, and no autoencoder has as many features; what unpacks is never larger than one of them.
-_WIDEST = 2**24
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_MOST_HEADER_BYTES = 16 * 2**20
 # TransformerLens' names of places, in which SAELens says where it read.
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|attn_out|mlp_out)")
 
@@ -98,7 +97,9 @@ def _in_safetensors(file: BinaryIO, name: str, feature: int) -> Tensor:
 
 def _in_archive(file: BinaryIO, name: str, feature: int) -> Tensor:
     try:
-        with zipfile.ZipFile(file) as archive:
+        table = _Table(file)
+        with zipfile.ZipFile(table) as archive:
+            table.is_read = True
             names = [record.removesuffix(".npy") for record in archive.namelist() if record.endswith(".npy")]
             if not names:
                 raise VectorFileError(
@@ -112,7 +113,7 @@ def _in_archive(file: BinaryIO, name: str, feature: int) -> Tensor:
             with archive.open(record) as stream:
                 shape, is_fortran, dtype = read_array_header(stream, f"{key} of {name}")
                 begin = stream.tell()
-                is_matrix = len(shape) == 2 and 0 not in shape and max(shape) <= _WIDEST
+                is_matrix = len(shape) == 2 and 0 not in shape and max(shape) <= AUTOENCODER_WIDTH.most
                 if not is_matrix or dtype.str not in ("<f2", "<f4", "<f8"):
                     raise VectorFileError(
                         f"The array {key!r} of {name} is {dtype} {shape[:8]}",
@@ -128,6 +129,42 @@ def _in_archive(file: BinaryIO, name: str, feature: int) -> Tensor:
     except (zipfile.BadZipFile, zlib.error, ValueError, LookupError, EOFError, RuntimeError) as error:
         raise VectorFileError(f"{name} is truncated or forged ({error})", fix="Get it again.") from error
     return torch.from_numpy(np.frombuffer(data, dtype).astype(np.float32))
+
+
+class _Table(io.RawIOBase):
+    """A file that refuses, until its table of records is read, to read more at once than such a table takes.
+
+    zipfile reads all of a table that a file claims, and makes half a kilobyte of each of its entries.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.is_read = file, False
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        most = AUTOENCODER_ARCHIVE_BYTES.most
+        if self.is_read or 0 <= size <= most:
+            return self._file.read(size)
+        data = self._file.read(most + 1)
+        if len(data) > most:
+            raise zipfile.BadZipFile(f"its table of arrays takes more than {most:,} bytes")
+        return data
+
+    @override
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    @override
+    def tell(self) -> int:
+        return self._file.tell()
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def readable(self) -> bool:
+        return True
 
 
 def _feature(
@@ -146,7 +183,7 @@ def _header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
     """Return a safetensors file's table of tensors, and where their bytes start."""
     length = int.from_bytes(file.read(8), "little")
     try:
-        if not 2 <= length <= _MOST_HEADER_BYTES:
+        if not 2 <= length <= JSON_BYTES.most:
             raise ValueError(f"a header of {length} bytes")
         tensors = parsed_json(_read(file, 8, length), f"The header of {name}", VectorFileError)
         if not isinstance(tensors, dict):

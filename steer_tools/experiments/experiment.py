@@ -19,7 +19,7 @@ from steer_tools.evaluation.damage import Damage, DamageMeter, write
 from steer_tools.evaluation.questions import Question, pooling_of
 from steer_tools.evaluation.scorers import TextScore, mean_score
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.grids import magnitudes
+from steer_tools.experiments.grids import magnitudes, require_cells
 from steer_tools.experiments.judgement import shifts_of_others
 from steer_tools.experiments.null_distribution import CONTROLS, NullDistribution, measure_null_distribution
 from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
@@ -104,11 +104,12 @@ def run_experiment(
         SteeringError: The pairs give no vector, or an item cannot be read.
     """
     engine, behavior = session.engine, evaluation_set.behavior
-    judging = len(evaluation_set.splits.judging)
+    judging, strengths = len(evaluation_set.splits.judging), magnitudes(options.strengths)
+    require_cells(layers, strengths)
     work = Work(
         {
             _MAKING: len(behavior.pairs),
-            **sizes(layers, magnitudes(options.strengths), evaluation_set),
+            **sizes(layers, strengths, evaluation_set),
             _NULL: 2.0 * controls * judging,
             _EFFECTS: 32.0 * len(evaluation_set.others) + 6.0 * evaluation_set.text_tokens,
         }

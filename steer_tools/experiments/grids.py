@@ -19,6 +19,7 @@ from steer_tools.errors import StrengthError, VectorFileError
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
+from steer_tools.limits import CELLS as CELLS_LIMIT
 from steer_tools.limits import FILE_BYTES
 from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
 from steer_tools.session.placement import Placed
@@ -126,6 +127,15 @@ def magnitudes(strengths: Sequence[float] | None) -> list[float]:
         raise StrengthError(f"strengths is {given!r:.80}", valid="finite numbers other than 0, such as [0.1, 0.2]")
     STRENGTHS_LIMIT.require(len(found), "strengths has", StrengthError)
     return found
+
+
+def require_cells(layers: Sequence[int], strengths: Sequence[float]) -> None:
+    """Refuse a grid of too many cells.
+
+    Raises:
+        ArgumentError: It has.
+    """
+    CELLS_LIMIT.require(len(layers) * len(strengths), "The grid has", fix="Give fewer layers or strengths.")
 
 
 def spread_layers(engine: Engine, most: int = 8) -> list[int]:

@@ -13,7 +13,7 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.evaluation.damage import Budget, DamageMeter
 from steer_tools.evaluation.questions import questions
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.grids import Cell, CellFile, Grid, key_of, magnitudes, measure_layer
+from steer_tools.experiments.grids import Cell, CellFile, Grid, key_of, magnitudes, measure_layer, require_cells
 from steer_tools.experiments.judgement import Judgement, judge
 from steer_tools.progress import Work
 from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
@@ -87,6 +87,7 @@ def sweep(
         SteeringError: The vector cannot be placed so, or an item cannot be read.
     """
     engine, strengths = session.engine, magnitudes(options.strengths)
+    require_cells(layers, strengths)
     placement = PlacementOptions(options.unit, positions=options.positions, allow_other_model=options.allow_other_model)
     placed = place_at_each(session, vector, layers, placement)
     choosing = questions(engine, evaluation_set.splits.choosing, per_token=options.per_token)

@@ -19,8 +19,9 @@ from steer_tools.evaluation.intervals import Floats, Interval
 from steer_tools.evaluation.questions import questions
 from steer_tools.evaluation.scorers import Metric
 from steer_tools.experiments.evaluation_set import EvaluationSet, neutral_for, text_of
-from steer_tools.experiments.grids import ENOUGH, STRENGTHS
+from steer_tools.experiments.grids import ENOUGH, STRENGTHS, require_cells
 from steer_tools.experiments.judgement import interval_over
+from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
 from steer_tools.progress import Work
 from steer_tools.prompts import Prompt
 from steer_tools.session.placement import Placed, PlacementOptions, place_at_each, require_finite
@@ -120,6 +121,7 @@ def sweep_texts(
         SteeringError: The vector cannot be placed so, or the metric gives no number.
     """
     engine, strengths = session.engine, _signed(options.strengths)
+    require_cells(layers, strengths)
     placed = place_at_each(session, vector, layers, options.placement)
     order = list(dict.fromkeys(prompts))
     Random(options.seed).shuffle(order)
@@ -199,6 +201,7 @@ def _signed(strengths: Sequence[float] | None) -> list[float]:
     found = sorted({require_finite(s, "a strength") for s in strengths})
     if not any(found):
         raise StrengthError(f"strengths is {strengths!r:.80}", valid="finite numbers, one of them not 0")
+    STRENGTHS_LIMIT.require(len(found), "strengths has", StrengthError)
     return found
 
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual, tensor_of
+from steer_tools.limits import GGUF_HEADER_BYTES
 
 # The second is dialz', whose files are otherwise as repeng's.
 _ARCHITECTURE, _READ_ARCHITECTURES = "controlvector", ("controlvector", "steeringvector")
@@ -28,8 +29,6 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 # Kind of a metadata value → its bytes.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, _UINT32: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _DTYPES = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
-# A control vector of 128 layers describes itself in 6 kB; what takes more is a model.
-_MOST_HEADER_BYTES = 2**20
 
 
 class GgufFormat(VectorFormat):
@@ -108,13 +107,13 @@ class _Cursor:
 
     def __init__(self, data: bytes, name: str) -> None:
         self.position, self.name = 0, name
-        self._data, self._end = data, min(len(data), _MOST_HEADER_BYTES)
+        self._data, self._end = data, min(len(data), GGUF_HEADER_BYTES.most)
 
     def take(self, count: int) -> bytes:
         if count > self._end - self.position:
             raise VectorFileError(
                 f"The header of {self.name} claims more bytes than there are, or than a control vector needs "
-                f"({_MOST_HEADER_BYTES:,}): it is truncated, forged or a whole model",
+                f"({GGUF_HEADER_BYTES.most:,}): it is truncated, forged or a whole model",
                 fix="Export the control vector again.",
             )
         self.position += count

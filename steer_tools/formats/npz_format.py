@@ -17,9 +17,8 @@ from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import Contents, decode_arrays
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual
 from steer_tools.formats.npy_format import array_of
+from steer_tools.limits import ARRAYS, UNPACKED_BYTES
 
-# What unpacks may be larger than the file, but no larger than any vector.
-_MOST_UNPACKED_BYTES, _MOST_RECORDS = 2**24, 1000
 _ENDING = ".npy"
 
 
@@ -45,7 +44,8 @@ class NpzFormat(VectorFormat):
             for layer, direction in vector.directions.items():
                 record = io.BytesIO()
                 np.save(record, direction.numpy(), allow_pickle=False)
-                archive.writestr(f"{layer}{_ENDING}", record.getvalue())
+                # Without the time of day, by which two files of one vector would differ.
+                archive.writestr(zipfile.ZipInfo(f"{layer}{_ENDING}"), record.getvalue())
         return Encoded(buffer.getvalue())
 
     @override
@@ -62,7 +62,7 @@ class NpzFormat(VectorFormat):
 
 def _arrays(data: bytes, name: str) -> dict[str | int, Contents]:
     """Return the arrays by name, and texts for those that hold no numbers."""
-    if data.count(b"PK\x01\x02") > _MOST_RECORDS:
+    if data.count(b"PK\x01\x02") > ARRAYS.most:
         raise ValueError("it has more records than a vector has layers")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         records = [record for record in archive.infolist() if record.filename.endswith(_ENDING)]
@@ -74,7 +74,7 @@ def _arrays(data: bytes, name: str) -> dict[str | int, Contents]:
                 fix="Use create_steering_vector with method='sae_feature' and "
                 f"options={{'sae': {name!r}, 'feature': <number>}}.",
             )
-        if sum(record.file_size for record in records) > max(len(data), _MOST_UNPACKED_BYTES):
+        if sum(record.file_size for record in records) > max(len(data), UNPACKED_BYTES.most):
             raise ValueError("it claims more numbers than a vector has")
         contents = dict[str | int, Contents]()
         for record in records:

@@ -25,11 +25,11 @@ from steer_tools.formats.base import (
     require_residual,
 )
 from steer_tools.formats.pt_format import read_arrays, write_tensor
+from steer_tools.limits import PAIR_BYTES
 
 # The file that tells the folder of a set from any other.
 SET_DESCRIPTION = "metadata.json"
 _UNKNOWN = "unknown"
-_MOST_DESCRIPTION_BYTES = 2**20
 
 
 class RotalabsFormat(VectorFormat):
@@ -158,7 +158,7 @@ def set_of(pairs: Mapping[int, Decoded], name: str) -> Decoded:
 
 
 def _parsed(text: bytes | None, kind: type[_Description]) -> _Description | None:
-    if text is None or len(text) > _MOST_DESCRIPTION_BYTES:
+    if text is None or len(text) > PAIR_BYTES.most:
         return None
     try:
         return kind.model_validate_json(text)

@@ -16,6 +16,7 @@ from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import VectorFileError
 from steer_tools.formats.arrays import decode_arrays
 from steer_tools.formats.base import EVERYTHING, Decoded, Encoded, Header, Unsaid, VectorFormat
+from steer_tools.limits import TENSORS, require_json
 
 _METADATA_KEY = "steer_tools"
 # In the metadata of a file of activations, which has tensors of the same names.
@@ -46,6 +47,7 @@ class SafetensorsFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         """Read all layers; the library checks shapes and offsets against the file's size before it allocates."""
+        require_header(encoded.data, name)
         try:
             tensors = load(encoded.data)
             metadata = metadata_of(encoded.data)
@@ -90,6 +92,17 @@ class SafetensorsFormat(VectorFormat):
             erasers=by_layer("eraser"),
         )
         return Decoded(vector)
+
+
+def require_header(data: bytes, name: str) -> None:
+    """Refuse a file whose header takes too much to be parsed, which is done before its numbers are looked at.
+
+    Raises:
+        VectorFileError: It has too many bytes, values, levels or tensors.
+    """
+    table = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    require_json(table, f"The header of {name}", VectorFileError)
+    TENSORS.require(table.count(b"{") - 1, f"{name} has", VectorFileError)
 
 
 def metadata_of(data: bytes) -> dict[str, str]:

@@ -20,10 +20,7 @@ from torch import Tensor
 
 from steer_tools.formats.arrays import Contents
 from steer_tools.formats.base import tensor_of
-
-# An array of NumPy stands in the pickle itself: 128 layers of width 16,384 take 13 MB there. A tensor takes 30 steps.
-_MOST_PICKLE_BYTES, _MOST_STEPS, _MOST_RECORDS = 2**24, 2**16, 1000
-_MOST_VALUES, _DEEPEST = 10_000, 8
+from steer_tools.limits import ARRAYS, PICKLE_BYTES, PICKLE_LEVELS, PICKLE_STEPS, PICKLE_VALUES
 
 
 class NotArraysError(Exception):
@@ -81,13 +78,13 @@ def parse_archive(data: bytes) -> Contents:
         zipfile.BadZipFile, ValueError, LookupError, EOFError, OverflowError, RuntimeError: It is malformed.
     """
     # zipfile makes an object of half a kilobyte of each entry, which is ten times what the entry takes.
-    if data.count(b"PK\x01\x02") > _MOST_RECORDS:
+    if data.count(b"PK\x01\x02") > ARRAYS.most:
         raise NotArraysError("more records than tensors have")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         prefix = archive.namelist()[0].partition("/")[0]
         if f"{prefix}/byteorder" in archive.namelist() and _record(archive, f"{prefix}/byteorder", 8) != b"little":
             raise NotArraysError("numbers of a big-endian machine")
-        described = _describe(_record(archive, f"{prefix}/data.pkl", _MOST_PICKLE_BYTES))
+        described = _describe(_record(archive, f"{prefix}/data.pkl", PICKLE_BYTES.most))
         tensors = [value for value in _values(described, 0) if isinstance(value, _Description)]
         # Views may repeat their numbers and share them, and would then be larger than the file.
         if sum(prod(one.shape) * one.storage.dtype.itemsize for one in tensors) > len(data):
@@ -119,12 +116,12 @@ def _values(described: object, depth: int) -> Iterator[object]:
     else:
         yield described
         return
-    if depth > _DEEPEST:
+    if depth > PICKLE_LEVELS.most:
         raise NotArraysError("lists in lists without end")
     for value in inner:
         for one in _values(value, depth + 1):
             count += 1
-            if count > _MOST_VALUES:
+            if count > PICKLE_VALUES.most:
                 raise NotArraysError("more values than vectors have")
             yield one
 
@@ -184,7 +181,7 @@ def _describe(pickled: bytes) -> object:
     memo: dict[object, object] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         step = opcode.name
-        if count > _MOST_STEPS:
+        if count > PICKLE_STEPS.most:
             raise NotArraysError("a pickle of more steps than vectors take")
         if step == "GLOBAL":
             stack.append(_named(str(argument)))

@@ -20,9 +20,8 @@ from typing_extensions import override
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.errors import DirectionError, UnsupportedFeatureError, VectorFileError
 from steer_tools.formats.base import Decoded, Encoded, Unsaid, VectorFormat, require_residual, tensor_of
+from steer_tools.limits import UNPACKED_BYTES
 
-# 128 layers of width 16,384 in float32 take 8 MiB, and 11 MiB in base64.
-_MOST_JSON_BYTES, _MOST_NUMBER_BYTES = 16 * 2**20, 16 * 2**20
 _MOST_SPACE = 100
 _DTYPES = {
     ("float32", "torch.float32"): torch.float32,
@@ -100,8 +99,7 @@ class _Wire(BaseModel):
 
 
 def _parse(text: bytes, name: str) -> _Wire:
-    if len(text) > _MOST_JSON_BYTES:
-        raise VectorFileError(f"{name} has {len(text):,} bytes", valid=f"at most {_MOST_JSON_BYTES:,}")
+    UNPACKED_BYTES.require(len(text), f"{name} has", VectorFileError)
     try:
         return _Wire.model_validate_json(text)
     except ValidationError as error:
@@ -125,14 +123,14 @@ def _numbers(given: _Numbers, name: str) -> torch.Tensor:
             valid=", ".join(original for _, original in _DTYPES),
         )
     expected = prod(given.shape) * dtype.itemsize
-    if min(given.shape) < 0 or expected > _MOST_NUMBER_BYTES:
+    if min(given.shape) < 0 or expected > UNPACKED_BYTES.most:
         raise VectorFileError(
-            f"{name} claims activations of the shape {given.shape}", valid=f"at most {_MOST_NUMBER_BYTES:,} bytes"
+            f"{name} claims activations of the shape {given.shape}", valid=f"at most {UNPACKED_BYTES.most:,} bytes"
         )
     try:
         numbers = base64.b64decode(given.data, validate=True)
         if given.compression is not None:
-            unpacking = zstandard.ZstdDecompressor(max_window_size=_MOST_NUMBER_BYTES)
+            unpacking = zstandard.ZstdDecompressor(max_window_size=UNPACKED_BYTES.most)
             numbers = unpacking.stream_reader(numbers).read(expected + 1)
     except (binascii.Error, ValueError, zstandard.ZstdError) as error:
         raise VectorFileError(f"The numbers in {name} are damaged ({error})", fix="Save it again.") from error

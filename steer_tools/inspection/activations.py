@@ -20,7 +20,7 @@ from steer_tools.directions.extraction import layers_with
 from steer_tools.engines.pooling import AnyPooling, TokenizedPrompt, sink_warnings
 from steer_tools.errors import ArgumentError, LayerError, VectorFileError
 from steer_tools.foreign_text import visible
-from steer_tools.formats.safetensors_format import ACTIVATIONS_KEY, metadata_of
+from steer_tools.formats.safetensors_format import ACTIVATIONS_KEY, metadata_of, require_header
 from steer_tools.prompts import PromptLike, is_single, parse_prompts, plain
 from steer_tools.session.session import Session, current_session
 from steer_tools.workspace import Kind
@@ -175,6 +175,7 @@ def load_activations(path: str) -> LayerActivations[Any]:
     """
     with current_session().workspace.opened(_with_ending(path)) as file:
         data = file.read()
+    require_header(data, path)
     try:
         tensors = load(data)
         description = _Description.model_validate_json(metadata_of(data)[ACTIVATIONS_KEY])

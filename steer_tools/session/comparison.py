@@ -14,7 +14,7 @@ from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
 from steer_tools.errors import ArgumentError, StrengthError
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
-from steer_tools.limits import STRENGTHS
+from steer_tools.limits import ROWS, STRENGTHS
 from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
 from steer_tools.session.edit_lengths import applied_warnings, length_warnings
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
@@ -52,6 +52,7 @@ def compare(
     All rows of a prompt share their random numbers. What is applied takes no part.
     """
     every: list[Plan] = [(), *plans]
+    ROWS.require(len(every) * len(prompts), "The comparison has", fix="Give fewer prompts or strengths at once.")
     rows = [Row(prompt, plan, row_seed(seed, prompt)) for plan in every for prompt in prompts]
     generations = engine.generate(rows, sampling)
     written = [i for i, generation in enumerate(generations) if generation.tokens]
