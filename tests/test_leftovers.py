@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,6 +313,23 @@ def test_all_that_is_in_a_new_folder_is_on_the_disk_before_it_has_its_name(
     inside = {path.stat().st_ino for path in (placed, *placed.rglob("*")) if not path.is_symlink()}
     assert synced == {*((False, number) for number in inside), (True, placed.parent.stat().st_ino)}
     assert len(inside) == 7
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_synced_is_told_of_unless_its_file_system_syncs_none(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(code: int) -> Callable[[int], None]:
+        def fsync(descriptor: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    leftovers.sync(0)
+    monkeypatch.setattr(os, "fsync", fails(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        leftovers.sync(0)
 
 
 def test_a_large_workspace_is_not_looked_through_at_once(

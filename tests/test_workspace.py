@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from steer_tools import leftovers
 from steer_tools.errors import SteeringError, VectorFileError, WorkspacePathError
 from steer_tools.limits import FILE_BYTES, FOLDERS, PATH_CHARACTERS, Limit
 from steer_tools.workspace import ENVIRONMENT_VARIABLE, Kind, Workspace
@@ -238,6 +239,25 @@ def test_a_path_is_named_from_the_root_where_it_lies_below_it(tmp_path: Path) ->
 
     assert workspace.name_of("deep/v.npy") == workspace.name_of(workspace.root / "deep/v.npy") == "deep/v.npy"
     assert workspace.name_of(tmp_path / "v.npy") == str(tmp_path / "v.npy")
+
+
+def test_a_link_that_has_the_name_of_a_part_is_not_written_through(
+    workspace: Workspace, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers.secrets, "token_hex", lambda count: "0" * 2 * count)
+    workspace.root.mkdir(exist_ok=True)
+    (workspace.root / leftovers.Names().part("v.npy")).symlink_to(outside / "v.npy")
+
+    with pytest.raises(VectorFileError, match="cannot be written"):
+        workspace.write("v.npy", b"written")
+
+    assert tree(outside) == {"v.npy": SECRET}
+
+
+def test_asking_what_may_be_replaced_makes_no_folder(workspace: Workspace) -> None:
+    workspace.refuse_strangers({"deep/v.npy": Kind("anything", lambda file: True)})
+
+    assert not (workspace.root / "deep").exists()
 
 
 def test_what_is_written_is_for_its_owner_to_change_and_for_others_to_read(workspace: Workspace) -> None:
