@@ -16,9 +16,21 @@ from steer_tools.engines.huggingface.watched_template import run_watched
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.limits import TEMPLATE_SOURCE
 
-# What templates raise by themselves, and what jinja raises where one meets a content of another kind than it wants, or
-# takes more than there is.
-_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+# What templates raise by themselves, and what their being compiled and run does where they are wrong, meet a content of
+# another kind than they want, or take more than there is.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+)
 # A role that renders as one before it is refused; the first three are known to all templates that do not refuse them.
 _ROLES = ("user", "assistant", "system", "tool", "developer")
 _COMMON = _ROLES[:3]
