@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import BinaryIO, cast
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.limits import JSON_BYTES, RECORD_BYTES, RECORDS, require_json
 from steer_tools.workspace import refuse_pointer
 
@@ -152,7 +152,7 @@ class DataFile:
     def _checked_header(self, names: list[str], lines: "_Lines") -> list[str]:
         if doubled := [name for name in names if names.count(name) > 1]:
             raise PromptError(
-                f"{lines.record}: the column {doubled[0]!r:.80} is there twice", valid="columns of different names"
+                f"{lines.record}: the column {quoted(doubled[0])} is there twice", valid="columns of different names"
             )
         try:
             self._check_header(names)
@@ -199,7 +199,7 @@ class DataFile:
             return self._array(text)
         value = _value_of(text, self.name, 1)
         if not isinstance(value, dict):
-            raise PromptError(f"{self.name} holds {value!r:.80}", valid="a list or an object of JSON")
+            raise PromptError(f"{self.name} holds {quoted(value)}", valid="a list or an object of JSON")
         return cast(dict[str, object], value)
 
     def _array(self, text: str) -> Iterator[Entry]:
@@ -336,7 +336,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         doubled = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {doubled!r:.80} is there twice")
+        raise ValueError(f"the key {quoted(doubled)} is there twice")
     return values
 
 

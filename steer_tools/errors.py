@@ -19,6 +19,8 @@ SteeringError
 └── Cancelled                 the caller stopped the work; nothing was left behind
 """
 
+import reprlib
+
 from steer_tools.foreign_text import visible
 
 # What was given may be anything, and a text of megabytes helps nobody; what to do stands at its end.
@@ -44,6 +46,30 @@ class SteeringError(Exception):
 def _without_middle(text: str) -> str:
     half = MOST_CHARACTERS // 2
     return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} [...] {text[7 - half :]}"
+
+
+class _Quoting(reprlib.Repr):
+    """Shortens what is long or deep, and names what cannot write itself by its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 4, 200, 200, 60
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 40
+
+    def repr1(self, x: object, level: int) -> str:
+        """Write a value of any type; the inherited one goes by the type's name, which is anybody's to choose."""
+        if isinstance(x, int) and int.bit_length(x) > _MOST_BITS:
+            return f"<a whole number of {int.bit_length(x)} bits>"  # Python writes none of more than 4,300 digits.
+        return super().repr1(x, level) if type(x).__module__ == "builtins" else self.repr_instance(x, level)
+
+
+_MOST_BITS = 256
+_QUOTING = _Quoting()
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Return a value as an error quotes it: in at most so many characters, whatever it is and does."""
+    return _QUOTING.repr(value)[:most]
 
 
 class NoModelError(SteeringError):

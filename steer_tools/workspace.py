@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError
+from steer_tools.errors import UnsupportedFeatureError, VectorFileError, WorkspacePathError, quoted
 from steer_tools.leftovers import (
     Names,
     give_names,
@@ -427,7 +427,7 @@ def path_text(path: object) -> str:
 
 
 def _no_file(path: object) -> WorkspacePathError:
-    return WorkspacePathError(f"The path {path!r:.80} names no file", valid="a file name or a path")
+    return WorkspacePathError(f"The path {quoted(path)} names no file", valid="a file name or a path")
 
 
 def _unwritable(target: Path, error: OSError) -> VectorFileError:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 
 # Which tokens of a prompt are read where one activation stands for it.
 Pooling: TypeAlias = Literal["last", "first", "mean", "response"]
@@ -71,10 +71,10 @@ class Scope:
         parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
         terms = [term for part in parts if (term := _parse_term(part)) is not None]
         if not terms or len(terms) < len(parts):
-            raise ArgumentError(f"positions is {text!r}", valid=VALID_POSITIONS)
+            raise ArgumentError(f"positions is {quoted(text)}", valid=VALID_POSITIONS)
         if nothing := next((term for term in terms if isinstance(term, PromptSlice) and term.is_empty), None):
             raise ArgumentError(
-                f"positions is {text!r}, and the slice '{nothing}' takes no token of any prompt",
+                f"positions is {quoted(text)}, and the slice '{nothing}' takes no token of any prompt",
                 valid=VALID_POSITIONS,
                 fix="A slice ends before its second number: '3:5' takes the tokens 3 and 4, counted from 0.",
             )

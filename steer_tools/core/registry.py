@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from steer_tools.core.plan import Plan
-from steer_tools.errors import UnknownSteeringIdError
+from steer_tools.errors import UnknownSteeringIdError, quoted
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Registry:
             return (found or named)[0]
         applied = ", ".join(repr(entry.steering_id) for entry in self._entries)
         raise UnknownSteeringIdError(
-            f"Nothing is applied under the steering_id {steering_id!r}",
+            f"Nothing is applied under the steering_id {quoted(steering_id)}",
             valid=applied or "none, since nothing is applied now",
             fix="apply_steering_vector returns the id, steering_status lists all.",
         )

@@ -15,7 +15,7 @@ from steer_tools.directions.autoencoders import feature_direction, feature_site
 from steer_tools.directions.methods import METHODS, Method, method_named
 from steer_tools.directions.statistics import Activations
 from steer_tools.directions.training import TrainingOptions, completion_pairs, train_direction
-from steer_tools.errors import ArgumentError, DirectionError
+from steer_tools.errors import ArgumentError, DirectionError, quoted
 from steer_tools.prompts import ContrastPrompts
 from steer_tools.session.session import Session
 
@@ -140,14 +140,14 @@ def way_named(name: object, options: Mapping[str, object] | None) -> Method | Se
         ArgumentError: There is none, or it has no such option, or an option's value is out of range.
     """
     if not isinstance(name, str) or name not in (*METHODS, *SESSION_METHODS):
-        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, (*METHODS, *SESSION_METHODS))))
+        raise ArgumentError(f"method is {quoted(name)}", valid=", ".join(map(repr, (*METHODS, *SESSION_METHODS))))
     if name in METHODS:
         return method_named(name, options)
     kind, given = SESSION_METHODS[name], dict(options or {})
     known = {field.name: field.default for field in fields(kind)}
     if strangers := given.keys() - known.keys():
         raise ArgumentError(
-            f"The method {name!r} has no option {', '.join(sorted(map(repr, strangers)))}",
+            f"The method {name!r} has no option {', '.join(sorted(map(quoted, strangers)))}",
             valid=", ".join(f"{option} (default {default!r})" for option, default in known.items()),
         )
     return kind(**cast(Any, given))

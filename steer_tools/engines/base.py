@@ -16,7 +16,7 @@ from steer_tools.core.plan import Plan, decided
 from steer_tools.core.positions import POOLINGS
 from steer_tools.core.site import Site
 from steer_tools.engines.pooling import Activations, AnyPooling, Read, TokenizedPrompt
-from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError
+from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError, quoted
 from steer_tools.prompts import Prompt
 
 Completion: TypeAlias = str | Sequence[int]
@@ -116,7 +116,7 @@ class Sampling:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
                 raise ArgumentError(
-                    f"{name} is {value!r}",
+                    f"{name} is {quoted(value)}",
                     valid="max_new_tokens >= 1, temperature >= 0 (0 is greedy), 0 < top_p <= 1, top_k >= 0, beams >= 1"
                     ", repetition_penalty > 0 (1 is none)",
                 )
@@ -289,7 +289,7 @@ def counted_layer(layer: object, count: int) -> int:
     """
     if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
         raise LayerError(
-            f"layer is {layer!r}, and the model has {count} decoder blocks",
+            f"layer is {quoted(layer)}, and the model has {count} decoder blocks",
             valid=f"0 to {count - 1}, or -{count} to -1 counted from the end",
         )
     return layer % count

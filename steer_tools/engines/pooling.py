@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steer_tools.core.positions import NOWHERE, POOLINGS, BatchGeometry, Pooling, Scope
 from steer_tools.core.site import Site
-from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.errors import ArgumentError, PromptError, quoted
 from steer_tools.prompts import Prompt
 
 
@@ -98,7 +98,7 @@ def require_pooling(pooling: object) -> PoolingFunction:
     """
     if not callable(pooling):
         raise ArgumentError(
-            f"pooling is {pooling!r:.80}", valid=f"{', '.join(map(repr, POOLINGS))}, a token's index, or a function"
+            f"pooling is {quoted(pooling)}", valid=f"{', '.join(map(repr, POOLINGS))}, a token's index, or a function"
         )
     return cast(PoolingFunction, pooling)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
-from steer_tools.errors import StrengthError, VectorFileError
+from steer_tools.errors import StrengthError, VectorFileError, quoted
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
@@ -124,7 +124,7 @@ def magnitudes(strengths: Sequence[float] | None) -> list[float]:
     given = STRENGTHS if strengths is None else strengths
     found = sorted({abs(s) for s in given} - {0.0})
     if not found or not all(0 < s < float("inf") for s in found):
-        raise StrengthError(f"strengths is {given!r:.80}", valid="finite numbers other than 0, such as [0.1, 0.2]")
+        raise StrengthError(f"strengths is {quoted(given)}", valid="finite numbers other than 0, such as [0.1, 0.2]")
     STRENGTHS_LIMIT.require(len(found), "strengths has", StrengthError)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Engine
-from steer_tools.errors import PromptError, StrengthError
+from steer_tools.errors import PromptError, StrengthError, quoted
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter, Texts, write
 from steer_tools.evaluation.intervals import Floats, Interval
 from steer_tools.evaluation.questions import questions
@@ -200,7 +200,7 @@ def _signed(strengths: Sequence[float] | None) -> list[float]:
         return sorted([*STRENGTHS, *(-s for s in STRENGTHS)])
     found = sorted({require_finite(s, "a strength") for s in strengths})
     if not any(found):
-        raise StrengthError(f"strengths is {strengths!r:.80}", valid="finite numbers, one of them not 0")
+        raise StrengthError(f"strengths is {quoted(strengths)}", valid="finite numbers, one of them not 0")
     STRENGTHS_LIMIT.require(len(found), "strengths has", StrengthError)
     return found
 

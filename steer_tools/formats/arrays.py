@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import ArgumentError, DirectionError, VectorFileError
+from steer_tools.errors import ArgumentError, DirectionError, VectorFileError, quoted
 from steer_tools.formats.base import Decoded, Unsaid
 
 # Texts and numbers beside arrays are what somebody noted of them.
@@ -72,7 +72,7 @@ def _chosen(contents: Contents, name: str, index: tuple[str, ...]) -> tuple[Cont
 
 
 def _no_such(name: str, step: str, valid: str) -> ArgumentError:
-    return ArgumentError(f"There is no {step!r:.80} in {name}", valid=valid, fix="Choose one of these.")
+    return ArgumentError(f"There is no {quoted(step)} in {name}", valid=valid, fix="Choose one of these.")
 
 
 def _as_stack(values: "list[Contents]") -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import DirectionError, VectorFileError
+from steer_tools.errors import DirectionError, VectorFileError, quoted
 from steer_tools.formats.base import (
     Decoded,
     Encoded,
@@ -90,7 +90,7 @@ class RotalabsFormat(VectorFormat):
             )
         info = VectorInfo(method=_known(description.extraction_method), model_name=_known(description.model_name))
         vector = SteeringVector.from_directions({description.layer_index: tensor}, info=info)
-        return Decoded(vector, (f"It is meant for the behaviour {description.behavior!r:.80}.",))
+        return Decoded(vector, (f"It is meant for the behaviour {quoted(description.behavior)}.",))
 
 
 class PairDescription(BaseModel):

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 from steer_tools.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def resolved_layers(session: Session, layers: object, default: Sequence[int]) ->
     if layers is None:
         return list(default)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
-        raise ArgumentError(f"layers is {layers!r:.80}", valid="a list of layers, such as [2], or leave it out")
+        raise ArgumentError(f"layers is {quoted(layers)}", valid="a list of layers, such as [2], or leave it out")
     return sorted(session.resolved_layers(layers, "layers", "at least one layer, or leave it out"))
 
 
@@ -65,7 +65,7 @@ def require_at_least_one(name: str, value: object) -> None:
         ArgumentError: It is something else.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(f"{name} is {value!r:.80}", valid="a whole number from 1")
+        raise ArgumentError(f"{name} is {quoted(value)}", valid="a whole number from 1")
 
 
 def require_text(name: str, value: object) -> None:
@@ -75,7 +75,7 @@ def require_text(name: str, value: object) -> None:
         ArgumentError: It is something else.
     """
     if not isinstance(value, str) or not value:
-        raise ArgumentError(f"{name} is {value!r:.80}", valid="some text")
+        raise ArgumentError(f"{name} is {quoted(value)}", valid="some text")
 
 
 def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:
@@ -85,4 +85,4 @@ def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:
         ArgumentError: It is another one.
     """
     if value not in valid:
-        raise ArgumentError(f"{name} is {value!r:.80}", valid=", ".join(map(repr, valid)))
+        raise ArgumentError(f"{name} is {quoted(value)}", valid=", ".join(map(repr, valid)))

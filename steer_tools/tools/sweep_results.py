@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 from steer_tools.evaluation.behaviors.behavior_json import BEHAVIOR, behavior_document
 from steer_tools.reports.words import span
 from steer_tools.tools.rendering import Shown, brief, facts, interval, line, nats, stack, table, warning_lines
@@ -277,7 +277,7 @@ def named_scorer(
             return metric_name or "pattern", regex_scorer(pattern)
         case _:
             raise ArgumentError(
-                f"scorer is {scorer!r:.80}",
+                f"scorer is {quoted(scorer)}",
                 valid="{'keywords': [...]}, {'pattern': '...'}, or in Python a function of prompt and text",
             )
 

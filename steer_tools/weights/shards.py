@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeAlias
 import torch
 from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
-from steer_tools.errors import BakingError
+from steer_tools.errors import BakingError, quoted
 from steer_tools.limits import JSON_BYTES, TENSORS, require_json
 from steer_tools.workspace import refuse_pointer
 
@@ -125,7 +125,7 @@ def files_of_index(text: bytes, index: Path) -> list[str]:
     except ValidationError as error:
         raise BakingError(f"{index} is no index of a checkpoint", fix="Download or save it again.") from error
     if strangers := [name for name in names if Path(name).name != name or "\0" in name]:
-        raise BakingError(f"{index} names the file {strangers[0]!r:.80}", valid="names of files in the same folder")
+        raise BakingError(f"{index} names the file {quoted(strangers[0])}", valid="names of files in the same folder")
     return names
 
 

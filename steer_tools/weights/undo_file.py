@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from steer_tools.errors import BakingError
+from steer_tools.errors import BakingError, quoted
 from steer_tools.limits import FOLDERS
 from steer_tools.weights.shards import (
     INDEX,
@@ -129,9 +129,9 @@ def read_undo_file(folder: Path) -> UndoFile:
     tensors, added = find_tensors(folder), frozenset(now).difference(then)
     for name, place in saved.items():
         if name not in tensors or (tensors[name].dtype, tensors[name].shape) != (place.dtype, place.shape):
-            raise BakingError(f"{file} is of another checkpoint: {name!r:.80} does not fit", fix=_AGAIN)
+            raise BakingError(f"{file} is of another checkpoint: {quoted(name)} does not fit", fix=_AGAIN)
         if tensors[name].file.name in added:
-            raise BakingError(f"{file} is of another checkpoint: {name!r:.80} is new in this one", fix=_AGAIN)
+            raise BakingError(f"{file} is of another checkpoint: {quoted(name)} is new in this one", fix=_AGAIN)
     removed = sum(place.file.name in added for place in tensors.values())
     return UndoFile({name: (place, tensors[name]) for name, place in saved.items()}, before, added, removed)
 

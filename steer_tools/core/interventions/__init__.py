@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from steer_tools.core.interventions.base import Intervention
 from steer_tools.core.interventions.moving import Add, AddKeepingNorm, Replace, Zero
 from steer_tools.core.interventions.projecting import Affine, Clamp, ProjectOut
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 
 __all__ = [
     "INTERVENTIONS",
@@ -49,4 +49,4 @@ def intervention_named(name: object) -> type[Intervention]:
     """
     if isinstance(name, str) and name in INTERVENTIONS:
         return INTERVENTIONS[name]
-    raise ArgumentError(f"intervention is {name!r}", valid=", ".join(map(repr, INTERVENTIONS)))
+    raise ArgumentError(f"intervention is {quoted(name)}", valid=", ".join(map(repr, INTERVENTIONS)))

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from steer_tools.directions.methods import estimators
 from steer_tools.directions.methods.base import Method, describe_options
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 
 # In the order of the classes in their module.
 METHODS: dict[str, Method] = {
@@ -28,11 +28,12 @@ def method_named(name: object, options: Mapping[str, object] | None = None) -> M
         ArgumentError: There is none, or it has no such option, or an option's value is out of range.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise ArgumentError(f"method is {name!r}", valid=", ".join(map(repr, METHODS)))
+        raise ArgumentError(f"method is {quoted(name)}", valid=", ".join(map(repr, METHODS)))
     kind = type(METHODS[name])
     given = dict(options or {})
     if strangers := given.keys() - {option.name for option in fields(kind)}:
         raise ArgumentError(
-            f"The method {name!r} has no option {', '.join(sorted(map(repr, strangers)))}", valid=describe_options(kind)
+            f"The method {name!r} has no option {', '.join(sorted(map(quoted, strangers)))}",
+            valid=describe_options(kind),
         )
     return kind(**given)

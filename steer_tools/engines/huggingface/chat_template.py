@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError, meta, nodes
 
 from steer_tools.engines.huggingface.watched_template import run_watched
-from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.errors import ArgumentError, PromptError, quoted
 from steer_tools.limits import TEMPLATE_SOURCE
 
 # What templates raise by themselves, and what their being compiled and run does where they are wrong, meet a content of
@@ -271,7 +271,7 @@ class ChatTemplate:
         )
 
     def _loss(self, index: int, role: str, content: str = "") -> PromptError:
-        said = f", {content!r:.80}" if content else ""
+        said = f", {quoted(content)}" if content else ""
         return PromptError(
             f"The model's chat template leaves out or rewrites the text of message {index} (role {role!r}{said})",
             valid="messages whose whole text it writes; the white space around a text may be cut",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import BinaryIO, cast
 
 from steer_tools.data_files import DataFile
-from steer_tools.errors import PromptError, VectorFileError
+from steer_tools.errors import PromptError, VectorFileError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
 from steer_tools.prompts import plain
@@ -38,7 +38,7 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
         unknown = [key for key in document if key not in (*_REQUIRED, *_OPTIONAL)]
         missing = [key for key in _REQUIRED if key not in document]
         if unknown or missing:
-            problem = f"the key {unknown[0]!r:.80} is unknown" if unknown else f"{missing[0]!r} is missing"
+            problem = f"the key {quoted(unknown[0])} is unknown" if unknown else f"{missing[0]!r} is missing"
             raise PromptError(problem, valid=f"{', '.join(_REQUIRED)}; and perhaps {', '.join(_OPTIONAL)}")
         texts = {key: require_text(document[key], key) for key in _REQUIRED[:4]}
         instruction, source = (require_text(document[key], key) if key in document else None for key in _OPTIONAL[:2])
@@ -91,7 +91,7 @@ def record_of(item: Item) -> dict[str, object]:
 
 def _items(values: object, part: str) -> tuple[Item, ...]:
     if not isinstance(values, list) or not values:
-        raise PromptError(f"{part} is {values!r:.80}", valid="a list with at least one record")
+        raise PromptError(f"{part} is {quoted(values)}", valid="a list with at least one record")
     items: list[Item] = []
     for index, value in enumerate(cast(list[object], values)):
         with located(f"{part}[{index}]"):
@@ -104,7 +104,7 @@ def _refuse_leaks(pairs: tuple[Item, ...], held_out: tuple[Item, ...]) -> None:
     for item in held_out:
         if item.group in groups or item.prompt in prompts:
             raise PromptError(
-                f"{item.group!r:.80} is in the pairs and held out as well",
+                f"{quoted(item.group)} is in the pairs and held out as well",
                 valid="prompts and groups that are on one side only",
                 fix="A vector must not be judged on what it was made of.",
             )

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from random import Random
 from typing import BinaryIO, TypeVar
 
-from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.errors import ArgumentError, PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import parse_behavior
 from steer_tools.evaluation.behaviors.instructions import require_no_instructions
@@ -36,9 +36,9 @@ def load_behavior(name: str) -> Behavior:
     """
     found = _files()
     if name not in found:
-        near = get_close_matches(str(name), found, n=1, cutoff=0.5)
+        near = get_close_matches(str(name)[:100], found, n=1, cutoff=0.5)
         raise ArgumentError(
-            f"There is no built-in behaviour {name!r:.80}",
+            f"There is no built-in behaviour {quoted(name)}",
             valid=", ".join(sorted(found)),
             fix=f"Did you mean {near[0]!r}?" if near else "Choose one of these, or give a file of pairs.",
         )

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import BinaryIO, TypeAlias, cast
 
 from steer_tools.data_files import SUFFIXES, DataFile, Entry
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.behavior_json import behavior_of
 from steer_tools.evaluation.behaviors.item_records import (
@@ -30,7 +30,7 @@ def file_of_items(file: BinaryIO, name: str) -> DataFile:
         PromptError: The suffix of its name says no form.
     """
     if PurePath(name).suffix.lower() not in SUFFIXES:
-        raise PromptError(f"The name {name!r:.80} does not say which form the file has", valid=", ".join(SUFFIXES))
+        raise PromptError(f"The name {quoted(name)} does not say which form the file has", valid=", ".join(SUFFIXES))
     return DataFile(file, name, RECORD_KEYS, _check_header)
 
 

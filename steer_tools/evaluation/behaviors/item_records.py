@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.instructions import is_within_instruction
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
@@ -61,7 +61,7 @@ def item_of_record(record: object) -> Item:
         PromptError: A key is missing or unknown, or a value is blank or of a wrong type.
     """
     if not isinstance(record, Mapping):
-        raise PromptError(f"{record!r:.80} stands where a record should", valid=f"an object with {VALID_RECORD}")
+        raise PromptError(f"{quoted(record)} stands where a record should", valid=f"an object with {VALID_RECORD}")
     values = cast(Mapping[str, object], record)
     form, prompt_key = form_of(values.keys())
     positive, negative = (require_text(values[key], key).strip() for key in (form.positive, form.negative))
@@ -87,7 +87,7 @@ def form_of(keys: Collection[str]) -> tuple[_Form, str | None]:
     known = {form.positive, form.negative, *form.prompts, "group"}
     unknown = [] if form.is_open else [key for key in keys if key not in known]
     if unknown:
-        raise PromptError(f"the key {unknown[0]!r:.80} is unknown", valid=VALID_RECORD, fix="Correct or remove it.")
+        raise PromptError(f"the key {quoted(unknown[0])} is unknown", valid=VALID_RECORD, fix="Correct or remove it.")
     missing = [key for key in (form.positive, form.negative) if key not in keys]
     prompts = [key for key in form.prompts if key in keys]
     if missing or len(prompts) > 1 or (form.is_open and not prompts):
@@ -152,7 +152,7 @@ def require_text(value: object, name: str) -> str:
         PromptError: It is no text, is blank, or holds a NUL or half a surrogate pair.
     """
     if not isinstance(value, str) or not value.strip():
-        problem = f"{name} is blank" if isinstance(value, str) else f"{name} is {value!r:.80}"
+        problem = f"{name} is blank" if isinstance(value, str) else f"{name} is {quoted(value)}"
         raise PromptError(problem, valid="a text that is not blank")
     _refuse_nul(value, name)
     parse_prompt(value, name)  # Half a surrogate pair.
@@ -161,7 +161,7 @@ def require_text(value: object, name: str) -> str:
 
 def _item(prompt: TextPrompt | ChatPrompt | None, positive: str, negative: str, group: str | None = None) -> Item:
     if positive == negative:
-        raise PromptError(f"both completions are {positive!r:.80}", valid="two that differ in the behaviour")
+        raise PromptError(f"both completions are {quoted(positive)}", valid="two that differ in the behaviour")
     match prompt:
         case None:
             own = f"{positive}\n{negative}"
@@ -179,7 +179,7 @@ def _prompt_of(value: object, key: str) -> TextPrompt | ChatPrompt:
         prompt = parse_prompt(cast(object, value), key)
         if isinstance(prompt, ChatPrompt):
             return prompt
-        raise PromptError(f"{key} is {value!r:.80}", valid="a text or a list of {'role', 'content'} messages")
+        raise PromptError(f"{key} is {quoted(value)}", valid="a text or a list of {'role', 'content'} messages")
     text = require_text(value, key)
     return (_chat_in(text) if key == "question" else None) or TextPrompt(text)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.item_records import VALID_RECORD, form_of, item_of_record, located
 from steer_tools.prompts import PromptLike
@@ -27,7 +27,7 @@ def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
     records = [_record(entry) for entry in entries]
     if any(record is None for record in records):
         raise PromptError(
-            f"{name} came without a second list, and is {pairs!r:.80}",
+            f"{name} came without a second list, and is {quoted(pairs)}",
             valid=f"two lists of prompts; or one list of pairs: {VALID_PAIRS}",
         )
     given = cast(list[Mapping[str, object]], records)
@@ -44,7 +44,7 @@ def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
 
 def _entries(pairs: object, name: str) -> list[Any]:
     if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
-        raise PromptError(f"{name} is {pairs!r:.80}", valid=f"a list of pairs: {VALID_PAIRS}")
+        raise PromptError(f"{name} is {quoted(pairs)}", valid=f"a list of pairs: {VALID_PAIRS}")
     entries = [*cast(Iterable[Any], pairs)]
     if not entries:
         raise PromptError(f"{name} is empty", valid="at least one pair")
