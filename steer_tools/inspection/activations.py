@@ -342,12 +342,6 @@ def sites_of(session: Session, layers: object, component: Component, head: int |
         ArgumentError: There is no such component, or a head of another one than the attention.
         LayerError: There are no layers, or the model lacks one.
     """
-    if component not in ("residual", "attention", "mlp", "embedding"):
-        raise ArgumentError(
-            f"component is {component!r:.80}", valid="'residual', 'attention', 'mlp' or 'embedding' (layer 0)"
-        )
-    if head is not None and component != "attention":
-        raise ArgumentError(f"head is {head!r}, and component is {component!r}", valid="heads of 'attention'")
     if layers is None:
         named = layers_with(session.engine, component, head)
     elif isinstance(layers, Sequence) and not isinstance(layers, str):
