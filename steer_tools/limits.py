@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from steer_tools.errors import MOST_CHARACTERS, ArgumentError, SteeringError
+from steer_tools.errors import MOST_CHARACTERS, ArgumentError, SteeringError, quoted
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Limit:
             return self.most_by_default
         if not re.fullmatch(r"[0-9]{1,18}", given) or int(given) == 0:
             raise ArgumentError(
-                f"The environment variable {self.variable} is {given!r:.40}",
+                f"The environment variable {self.variable} is {quoted(given, 40)}",
                 valid=f"a whole number of {self.unit}, from 1",
                 fix=f"Unset it for {self.most_by_default:,}.",
             )
@@ -151,6 +151,9 @@ ROWS = Limit(
     "the text of each is kept",
     "STEER_TOOLS_MAX_ROWS",
 )
+CONDITION_CHARACTERS = Limit(10_000, "characters", "a condition", "nobody has written a longer one")
+CONDITION_FILES = Limit(32, "files", "a condition", "each is read")
+CONDITION_LEVELS = Limit(32, "levels", "parentheses and nots of a condition in each other", "its reader recurses")
 STEPS = Limit(10_000, "steps", "a trained direction", "each runs the model there and back", "STEER_TOOLS_MAX_STEPS")
 CONTROLS = Limit(10_000, "controls", "an experiment", "p gets no smaller than is of use", "STEER_TOOLS_MAX_CONTROLS")
 ERROR_CHARACTERS = Limit(
@@ -193,6 +196,9 @@ LIMITS: tuple[Limit, ...] = (
     STRENGTHS,
     CELLS,
     ROWS,
+    CONDITION_CHARACTERS,
+    CONDITION_FILES,
+    CONDITION_LEVELS,
     STEPS,
     CONTROLS,
     ERROR_CHARACTERS,

@@ -11,7 +11,8 @@ from steer_tools.core.conditions import Both, Condition, Either, Not, Reading, T
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, VectorInfo
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
+from steer_tools.limits import CONDITION_CHARACTERS, CONDITION_FILES, CONDITION_LEVELS
 from steer_tools.session.session import Session
 from steer_tools.session.vector_loading import VectorLike, load_for_model
 
@@ -24,6 +25,8 @@ _PROMPT_POOLINGS: tuple[Pooling, ...] = ("last", "first", "mean")
 # At 1.0 a threshold knows nothing.
 _OFTEN = 0.3
 _WORDS = ("and", "or", "not", "(", ")")
+# No layer has more.
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,17 @@ class _Parser:
     def __init__(self, session: Session, text: object, *, allow_other_model: bool) -> None:
         self._session, self._text, self._allow_other_model = session, text, allow_other_model
         self.warnings: list[str] = []
+        self._files = self._levels = 0
         if isinstance(text, SteeringVector):
             return
         if not isinstance(text, str) or not text.strip():
             raise self._malformed("it names no file")
+        CONDITION_CHARACTERS.require(len(text), "condition has")
         lexer = shlex.shlex(text, posix=True, punctuation_chars="()")
         lexer.whitespace_split, lexer.commenters = True, ""
         try:
-            self._tokens = list(lexer)
+            # The lexer takes parentheses that touch for one word.
+            self._tokens = [part for word in lexer for part in (word if {*word} <= {*"()"} else [word])]
         except ValueError as error:
             raise self._malformed(str(error)) from error
 
@@ -84,6 +90,13 @@ class _Parser:
         return condition
 
     def _negated(self) -> Condition:
+        self._levels += 1
+        CONDITION_LEVELS.require(self._levels, "condition is nested in")
+        condition = self._term()
+        self._levels -= 1
+        return condition
+
+    def _term(self) -> Condition:
         if self._took("not"):
             return Not(self._negated())
         if self._took("("):
@@ -96,7 +109,9 @@ class _Parser:
             raise self._malformed(f"a file should stand where {found} does")
         name = self._tokens.pop(0)
         path, at, number = name.rpartition("@")
-        has_layer = bool(at) and number.removeprefix("-").isdecimal()
+        has_layer = bool(at) and len(number) < _MOST_DIGITS and number.removeprefix("-").isdecimal()
+        self._files += 1
+        CONDITION_FILES.require(self._files, "condition names")
         layer = self._session.engine.resolve_layer(int(number)) if has_layer else None
         return self.threshold(path if has_layer else name, name, layer)
 
@@ -132,7 +147,7 @@ class _Parser:
         return Threshold(reading, vector.directions[layer], threshold)
 
     def _malformed(self, problem: str) -> ArgumentError:
-        return ArgumentError(f"condition is {self._text!r:.80}, and {problem}", valid=_GRAMMAR)
+        return ArgumentError(f"condition is {quoted(self._text)}, and {problem}", valid=_GRAMMAR)
 
 
 def _doubts(name: str, info: VectorInfo, layer: int) -> list[str]:
