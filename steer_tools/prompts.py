@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
-from steer_tools.errors import PromptError
+from steer_tools.errors import PromptError, quoted
 from steer_tools.limits import PROMPTS
 
 
@@ -152,7 +152,7 @@ def split_by_label(
     marks = [*labels]
     if len(texts) != len(marks) or any(mark not in (0, 1) for mark in marks):
         raise PromptError(
-            f"There are {len(texts)} examples and the labels {marks!r:.80}",
+            f"There are {len(texts)} examples and the labels {quoted(marks)}",
             valid="one label for each example, 1 where it shows the behaviour and 0 where it does not",
         )
     shows = [text for text, mark in zip(texts, marks, strict=True) if mark]
@@ -193,10 +193,10 @@ def parse_prompt(value: object, name: str = "prompt") -> Prompt:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview) and value:
         items = cast(Sequence[object], value)
         if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
-            return TokenPrompt(tuple(cast(Sequence[int], items)))
+            return TokenPrompt(tuple(int.__int__(item) for item in cast(Sequence[int], items)))
         if all(isinstance(item, Mapping) for item in items):
             return _parse_chat(cast(Sequence[Mapping[str, object]], items), name)
-    raise PromptError(f"{name} is {value!r:.80}", valid=VALID_PROMPT)
+    raise PromptError(f"{name} is {quoted(value)}", valid=VALID_PROMPT)
 
 
 def plain(prompt: Prompt) -> PromptLike:
@@ -227,7 +227,7 @@ def parse_prompts(values: object, name: str = "prompts") -> tuple[Prompt, ...]:
     """
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise PromptError(
-            f"{name} is {'empty' if isinstance(values, Sequence) and not values else repr(values)[:80]}",
+            f"{name} is {'empty' if isinstance(values, Sequence) and not values else quoted(values)}",
             valid="a list with at least one prompt",
             fix=f"Give {name} as a list; each is {VALID_PROMPT}.",
         )
@@ -243,7 +243,7 @@ def _encodable(text: str, name: str) -> str:
         raise PromptError(
             f"{name} holds half a surrogate pair at character {error.start}", valid="Unicode text"
         ) from error
-    return text
+    return str.__str__(text)
 
 
 def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatPrompt:
@@ -252,10 +252,10 @@ def _parse_chat(messages: Sequence[Mapping[str, object]], name: str) -> ChatProm
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str) or set(message) != {"role", "content"}:
             raise PromptError(
-                f"{name}, message {i}, is {dict(message)!r:.80}",
+                f"{name}, message {i}, is {quoted(dict(message))}",
                 valid="messages with exactly the keys 'role' and 'content', both texts",
             )
-        parsed.append((role, _encodable(content, name)))
+        parsed.append((_encodable(role, name), _encodable(content, name)))
     if not any(content.strip() for _, content in parsed):
         raise PromptError(f"{name} holds only blank messages", valid="at least one message with text")
     return ChatPrompt(tuple(parsed))

@@ -13,10 +13,10 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from steer_tools.by_hand.habits import ACTING, INSTEAD, INSTEAD_IN, NEEDLESS, SYNONYMS
-from steer_tools.by_hand.plain_values import plain_mapping, plain_value
+from steer_tools.by_hand.plain_values import LONGEST_WORD, plain_mapping, plain_value
 from steer_tools.by_hand.progress_bars import notebook_bar
 from steer_tools.by_hand.results import AppliedResult, Result, VectorResult
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 from steer_tools.foreign_text import visible
 from steer_tools.tools.card import Tool
 from steer_tools.tools.documentation import document
@@ -36,7 +36,7 @@ def tool_by_hand(tool: Tool) -> Callable[..., Result]:
     def call(*args: Any, **kwargs: Any) -> Result:
         acting, args, kwargs = _acting(tool, args, kwargs)
         arguments = _arguments(tool.function, args, kwargs)
-        _log.info("%s(%s)", tool.name, ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items()))
+        _log.info("%s(%s)", tool.name, ", ".join(f"{name}={quoted(value, 60)}" for name, value in arguments.items()))
         with notebook_bar(tool.name), acting:
             result = tool.function(**arguments)
         for warning in result.get("warnings", ()):
@@ -136,9 +136,9 @@ def _named(name: str, keyword: str, parameters: Mapping[str, Any], given: set[st
             return ours
     if keyword in NEEDLESS:
         return None
-    near = get_close_matches(keyword, parameters, 1, 0.6)
+    near = get_close_matches(keyword[:LONGEST_WORD], parameters, 1, 0.6)
     raise ArgumentError(
-        f"{name} has no argument {keyword!r}",
+        f"{name} has no argument {quoted(keyword)}",
         valid=", ".join(parameters) or "none",
         fix=_instead(name, keyword) or (f"Did you mean {near[0]!r}?" if near else ""),
     )

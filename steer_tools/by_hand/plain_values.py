@@ -7,15 +7,19 @@ the type is left as it is, for the tool to refuse. It must not import what it co
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from typing_extensions import is_typeddict
 
 from steer_tools.by_hand.habits import WORDS
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
+from steer_tools.limits import RECORDS
 from steer_tools.prompts import PromptLike
 
+# Longer ones are near to none of ours, and take seconds to be compared.
+LONGEST_WORD = 100
 _TORCH_NAMES = ("dtype", "device")
 # Arguments that are words, though their type is any text.
 _WORDED = ("intervention", "component")
@@ -32,7 +36,9 @@ def plain_value(value: Any, hint: Any, name: str) -> Any:
         return value
     value = _number_or_name(value)
     if name == "positions" and isinstance(value, int) and not isinstance(value, bool):
-        return f"{value}:{'' if value == -1 else value + 1}"  # One token, as Python counts them.
+        index = int.__int__(value)
+        # One token, as Python counts them; no prompt has as many as are left as they are, to be refused.
+        return f"{index}:{'' if index == -1 else index + 1}" if abs(index) < 2**31 else value
     items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, Sequence)]
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str) and words and not items and value not in words and str not in kinds:
@@ -76,6 +82,8 @@ def _members(hint: Any) -> Iterable[Any]:
 
 def _number_or_name(value: Any) -> Any:
     """Return a number that is wrapped in an array or tensor by itself, and a path, dtype or device as text."""
+    if isinstance(value, str):
+        return str.__str__(value)  # A subclass, such as NumPy's, may compare as it likes.
     if isinstance(value, os.PathLike):
         return os.fspath(cast("os.PathLike[str]", value))
     if type(value).__module__ == "torch" and type(value).__name__ in _TORCH_NAMES:
@@ -89,7 +97,7 @@ def _listed(value: Iterable[Any], name: str) -> list[Any]:
     """Return a column, an array, a tensor, a range or a generator as a list.
 
     Raises:
-        ArgumentError: It is a table.
+        ArgumentError: It is a table, or has no end.
     """
     if hasattr(value, "columns"):
         columns = [str(column) for column in cast(Any, value).columns]
@@ -98,7 +106,9 @@ def _listed(value: Iterable[Any], name: str) -> list[Any]:
             valid="one of its columns",
             fix=f"Give table[{columns[0]!r}], for instance." if columns else "",
         )
-    return list(cast(Any, value).tolist() if hasattr(value, "tolist") else value)
+    items = list(cast(Any, value).tolist() if hasattr(value, "tolist") else islice(value, RECORDS.most + 1))
+    RECORDS.require(len(items), f"{name} has")
+    return items
 
 
 def _is_prompt(hint: Any) -> bool:
@@ -132,9 +142,9 @@ def _word(value: str, words: list[Any], name: str) -> Any:
     meant = WORDS.get(value.lower().replace("-", "_"), value.lower())
     if meant in words:
         return meant
-    near = get_close_matches(value.lower(), [word for word in words if isinstance(word, str)], 1, 0.6)
+    near = get_close_matches(value[:LONGEST_WORD].lower(), [word for word in words if isinstance(word, str)], 1, 0.6)
     raise ArgumentError(
-        f"{name} is {value!r:.80}",
+        f"{name} is {quoted(value)}",
         valid=", ".join(map(repr, words)),
         fix=f"Did you mean {near[0]!r}?" if near else "",
     )

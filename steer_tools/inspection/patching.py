@@ -6,7 +6,7 @@ gradients (Nanda 2023, attribution patching). It must not know pictures.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import Engine, Row
 from steer_tools.engines.facets import Gradients, require
 from steer_tools.engines.pooling import TokenizedPrompt
-from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.errors import ArgumentError, PromptError, quoted
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
 from steer_tools.evaluation.scorers import finite_number
@@ -152,11 +152,12 @@ class Pair:
         """
         source, target = engine.tokenize(self.source), engine.tokenize(self.target)
         lengths = len(source.tokens), len(target.tokens)
-        given = range(lengths[1]) if position is None else [position] if isinstance(position, int) else [*position]
+        several = position if isinstance(position, Sequence) else [position]
+        given = range(lengths[1]) if position is None else cast(Sequence[int], several)
         for place in given or [None]:
             if isinstance(place, bool) or not isinstance(place, int) or not -lengths[1] <= place < lengths[1]:
                 raise ArgumentError(
-                    f"position is {position!r:.80}, and the target has {lengths[1]} tokens",
+                    f"position is {quoted(position)}, and the target has {lengths[1]} tokens",
                     valid=f"0 to {lengths[1] - 1}, or -{lengths[1]} to -1 counted from the end, or a list of these",
                 )
         if lengths[0] != lengths[1] and not all(-lengths[0] <= place < 0 for place in given):

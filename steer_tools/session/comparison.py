@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
-from steer_tools.errors import ArgumentError, StrengthError
+from steer_tools.errors import ArgumentError, StrengthError, quoted
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.limits import ROWS, STRENGTHS
 from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
@@ -97,16 +97,18 @@ def next_tokens(
     return tuple(_next_tokens(engine, own, top, asked) for own in found.reshape(len(prompts), len(every), -1))
 
 
-def asked_tokens(engine: Engine, tokens: Sequence[object]) -> tuple[list[int], list[str]]:
+def asked_tokens(engine: Engine, tokens: object) -> tuple[list[int], list[str]]:
     """Return the ids of tokens that are given as text or as ids, and warnings of those that have another text.
 
     Raises:
         ArgumentError: One is neither, or its text is several tokens.
         PromptError: An id is not in the vocabulary, or a text not in a closed language.
     """
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence):
+        raise ArgumentError(f"tokens is {quoted(tokens)}", valid="a list of texts of one token each, or ids")
     ids: list[int] = []
     warnings: list[str] = []
-    for token in tokens:
+    for token in cast(Sequence[object], tokens):
         if isinstance(token, str) and token:
             ids.append(_token_of(engine, token))
             (text,) = engine.texts(ids[-1:])
@@ -115,7 +117,7 @@ def asked_tokens(engine: Engine, tokens: Sequence[object]) -> tuple[list[int], l
         elif isinstance(token, int) and not isinstance(token, bool) and token >= 0:
             ids.extend(engine.tokenize(TokenPrompt((token,))).tokens)
         else:
-            raise ArgumentError(f"tokens has {token!r:.80}", valid="texts of one token each, or ids")
+            raise ArgumentError(f"tokens has {quoted(token)}", valid="texts of one token each, or ids")
     return ids, warnings
 
 
@@ -165,7 +167,7 @@ def _token_of(engine: Engine, text: str) -> int:
     (whole, *_), first = ways, ways[0].first
     pieces = whole.texts[first:]
     raise ArgumentError(
-        f"tokens has {text!r:.80}, which is no single token of this model but {', '.join(map(repr, pieces))}",
+        f"tokens has {quoted(text)}, which is no single token of this model but {', '.join(map(repr, pieces))}",
         valid="texts of one token each, or ids",
         fix=f"Give {whole.tokens[first]}, the id of {pieces[0]!r}, with which it begins.",
     )
@@ -196,7 +198,7 @@ def acting(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan]) -> 
 
 def _finite_strengths(strengths: object) -> list[float]:
     if isinstance(strengths, str) or not isinstance(strengths, Sequence) or not strengths:
-        raise StrengthError(f"strengths is {strengths!r:.80}", valid="at least one finite number, such as [-1, 1]")
+        raise StrengthError(f"strengths is {quoted(strengths)}", valid="at least one finite number, such as [-1, 1]")
     STRENGTHS.require(len(strengths), "strengths has", StrengthError)
     return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 

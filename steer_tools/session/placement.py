@@ -16,7 +16,7 @@ from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector, Unit
-from steer_tools.errors import ArgumentError, LayerError, StrengthError
+from steer_tools.errors import ArgumentError, LayerError, StrengthError, quoted
 from steer_tools.foreign_text import visible
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.edit_lengths import applied_warnings
@@ -267,7 +267,7 @@ def require_finite(strength: object, name: str = "strength") -> float:
     """
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= sys.float_info.max:
         raise StrengthError(
-            f"{name} is {strength!r:.80}", valid="a finite number; 0 changes nothing, negative steers the other way"
+            f"{name} is {quoted(strength)}", valid="a finite number; 0 changes nothing, negative steers the other way"
         )
     return float(strength)
 
@@ -317,7 +317,10 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
 def _weighted(vector: Vectors) -> list[tuple[VectorLike, float]] | None:
     """Return several vectors with their weights; None where it is one."""
     if isinstance(vector, list | tuple):
-        return [(one, 1.0) for one in cast(Sequence[VectorLike], vector)]
+        several = cast(Sequence[VectorLike], vector)
+        if nested := [one for one in several if isinstance(one, list | tuple)]:
+            raise ArgumentError(f"Among the vectors is {quoted(nested[0])}", valid="files, or vectors in memory")
+        return [(one, 1.0) for one in several]
     if isinstance(vector, Mapping) and all(isinstance(name, str) for name in vector):
         weights = cast(Mapping[str, float], vector)
         return [(name, require_finite(weight, "a vector's weight")) for name, weight in weights.items()]
@@ -346,7 +349,7 @@ def _weights(weights: object, count: int) -> list[float]:
     items = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else cast(Sequence[object], weights)
     if len(items) != count:
         raise ArgumentError(
-            f"layer_weights is {weights!r:.80}", valid=f"{count} numbers, one for each layer that is steered"
+            f"layer_weights is {quoted(weights)}", valid=f"{count} numbers, one for each layer that is steered"
         )
     return [require_finite(item, "a layer weight") for item in items]
 

@@ -11,6 +11,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.figures import PICTURE
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, effect_text, facts, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
@@ -79,6 +80,7 @@ class AblationResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def ablate_component(
     behavior_name: given.KnownBehavior,
     component: AblatedComponent = "head",

@@ -15,6 +15,7 @@ from steer_tools.figures import PICTURE, SIGNED, signed
 from steer_tools.figures.strips import Strip, strip_page, strip_picture
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, joined, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
@@ -85,6 +86,7 @@ class AnalysisResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def analyze_steering_vector(
     vector_path: given.VectorPath,
     layer: given.SingleLayer = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ApplyResult, applied_result
@@ -19,6 +20,7 @@ LayerWeights = Annotated[
 ]
 
 
+@checked
 def apply_steering_vector(
     vector_path: given.VectorPath,
     layer: given.ApplyLayer = None,

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, line, shown, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -93,6 +94,7 @@ class AuditResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def audit_checkpoint(
     checkpoint: AuditedCheckpoint, base: BaseCheckpoint = None, save_folder: AuditFolder = None
 ) -> AuditResult:

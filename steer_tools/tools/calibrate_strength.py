@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import ArgumentError
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, figure, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -36,6 +37,7 @@ class CalibrationResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def calibrate_strength(
     vector_path: given.VectorPath,
     layer: given.SingleLayer = None,

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, figure, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -35,6 +36,7 @@ class CheckResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def check_steering(prompts: given.CheckPrompts = None, max_new_tokens: given.MaxNewTokens = 8) -> CheckResult:
     """Prove on the live model that what is applied does exactly what it says, and that removing it restores.
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.reports.words import span
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
     Shown,
@@ -43,6 +44,7 @@ class CombineResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def combine_steering_vectors(
     vector_paths: VectorPaths,
     save_path: given.SavePath,

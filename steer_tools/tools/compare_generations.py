@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts, prompt_text
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
     Shown,
@@ -69,6 +70,7 @@ class CompareResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def compare_generations(
     prompts: given.Prompts,
     vector_path: given.OptionalVectorPath = None,

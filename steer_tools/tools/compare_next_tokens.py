@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, figure, line, shown_prompt, stack, strength_name, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_at_least_one
@@ -42,6 +43,7 @@ class NextTokensResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def compare_next_tokens(
     prompts: given.Prompts,
     vector_path: given.OptionalVectorPath = None,
@@ -68,7 +70,7 @@ def compare_next_tokens(
         options = PlacementOptions(unit, intervention, target, positions, allow_other_model=allow_other_model)
         require_at_least_one("top", top)
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
-        asked, told = asked_tokens(engine, tokens or ())
+        asked, told = asked_tokens(engine, () if tokens is None else tokens)
         found = next_tokens(engine, parsed, [plan for _, plan in tried], top, asked)
         return NextTokensResult(
             strengths=[strength for strength, _ in tried],

@@ -15,6 +15,7 @@ from steer_tools.evaluation.behaviors.instructions import alone, completions_alo
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
 from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, by_layer, figure, known, line, saved, stack, table, warning_lines
 from steer_tools.tools.resolving import bypass_warnings, locked_session, overwritten_warnings
@@ -107,6 +108,7 @@ class CreateResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def create_steering_vector(
     positive_prompts: PositivePrompts = None,
     negative_prompts: NegativePrompts = None,

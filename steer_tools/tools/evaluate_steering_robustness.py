@@ -8,6 +8,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.prompts import PromptLike, parse_prompts, plain
 from steer_tools.reports.words import share
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, facts, interval, nats, shown_prompt, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -58,6 +59,7 @@ class RobustnessResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def evaluate_steering_robustness(
     vector_path: given.VectorPath,
     dataset: given.KnownBehavior,

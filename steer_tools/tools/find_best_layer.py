@@ -7,6 +7,7 @@ from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.instructions import completions_alone, reading_notes
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import locked_session, resolved_layers
 from steer_tools.tools.sweep_results import (
@@ -40,6 +41,7 @@ class BestLayerResult(SweepResult):
     dataset: str
 
 
+@checked
 def find_best_layer(
     behavior_name: given.KnownBehavior,
     positive: given.OwnPositive = None,

@@ -6,6 +6,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, shown, stack, text_table, warning_lines
 from steer_tools.tools.resolving import bypass_warnings, locked_session
@@ -24,6 +25,7 @@ class GenerateResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def generate(
     prompts: given.Prompts,
     max_new_tokens: given.MaxNewTokens = 64,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from typing_extensions import TypedDict
 
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.choices import EngineName
 from steer_tools.tools.resolving import locked_session
@@ -32,6 +33,7 @@ class LoadResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def load_model(
     name_or_path: ModelName,
     engine: Runtime = "huggingface",

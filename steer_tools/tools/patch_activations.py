@@ -12,6 +12,7 @@ from steer_tools.errors import ArgumentError
 from steer_tools.figures import PICTURE
 from steer_tools.prompts import PromptLike, parse_prompt
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, effect_text, facts, line, stack
 from steer_tools.tools.resolving import locked_session, require_one_of, require_text, resolved_layers
@@ -78,6 +79,7 @@ class PatchResult(TypedDict):
     positions: NotRequired[_Places]
 
 
+@checked
 def patch_activations(
     source_prompt: OnePrompt,
     target_prompt: OnePrompt,

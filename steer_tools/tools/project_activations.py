@@ -14,6 +14,7 @@ from steer_tools.figures import PICTURE
 from steer_tools.figures.strips import Strip
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, line, stack, table, warning_lines
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
@@ -80,6 +81,7 @@ class ProjectionResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def project_activations(
     vector_path: given.VectorPath,
     prompts: ReadPrompts = None,

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import PromptLike
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, facts, layer_names, saved, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -40,6 +41,7 @@ class SavedActivations(TypedDict):
     warnings: list[str]
 
 
+@checked
 def save_activations(
     prompts: ReadPrompts,
     save_path: ActivationsPath,

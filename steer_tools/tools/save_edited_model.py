@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, line, saved, stack, warning_lines
 from steer_tools.tools.resolving import locked_session
@@ -50,6 +51,7 @@ class SaveModelResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def save_edited_model(
     save_folder: CheckpointFolder,
     ablate: AblatedVector = None,

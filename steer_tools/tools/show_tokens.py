@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.prompts import parse_prompts, require_user_message
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, Text, chosen, joined, line, stack
 from steer_tools.tools.resolving import locked_session
@@ -27,6 +28,7 @@ class TokensResult(TypedDict):
     new_tokens_steered: bool
 
 
+@checked
 def show_tokens(prompts: given.Prompts, positions: given.ScoredPositions = "generated") -> TokensResult:
     """Show how prompts are tokenised, chat template included, and at which tokens `positions` would steer."""
     from steer_tools.core.positions import Scope

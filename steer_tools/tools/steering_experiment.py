@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError
 from steer_tools.limits import CONTROLS
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
 from steer_tools.tools.resolving import locked_session, resolved_layers
@@ -105,6 +106,7 @@ class ExperimentResult(TypedDict):
     warnings: list[str]
 
 
+@checked
 def steering_experiment(
     behavior_name: BehaviorName,
     positive: given.OwnPositive = None,

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from steer_tools.errors import SteeringError
 from steer_tools.reports.words import option_texts
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
@@ -61,6 +62,7 @@ class StatusResult(TypedDict):
     saved_total: int
 
 
+@checked
 def steering_status() -> StatusResult:
     """Show the model, what is applied to it now, and the vectors saved in the workspace."""
     from steer_tools.formats import SUFFIXES

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from steer_tools.errors import ArgumentError
+from steer_tools.errors import ArgumentError, quoted
 from steer_tools.prompts import PromptLike, parse_prompts
 from steer_tools.tools import arguments as given
+from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.resolving import bypass_warnings, locked_session, resolved_layers
 from steer_tools.tools.sweep_results import (
@@ -40,6 +41,7 @@ ScoredPrompts = Annotated[
 TextTokens = Annotated[int, given.Doc("The most new tokens of a scored text."), Ge(1)]
 
 
+@checked
 def sweep_steering(
     vector_path: VectorOrPrompts,
     behavior_name: given.OptionalBehaviorName = None,
@@ -79,7 +81,7 @@ def sweep_steering(
         if isinstance(vector_path, list):
             if not isinstance(behavior_name, str) or prompts is not None:
                 raise ArgumentError(
-                    f"vector_path is {vector_path!r:.80}",
+                    f"vector_path is {quoted(vector_path)}",
                     valid="the path of a vector; of two lists find_best_layer makes one and sweeps it",
                 )
             vector_path, behavior_name, prompts = behavior_name, None, vector_path

@@ -219,6 +219,7 @@ def is_save(node: ast.Call) -> bool:
 
 NO_TOOLS = {
     "__init__",
+    "argument_checks",
     "arguments",
     "card",
     "choices",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from steer_tools.core.site import Component
-from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError
+from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError, quoted
 
 # What a strength of 1 is: what the file holds, one mean difference, or the model's typical norm at the site.
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
@@ -285,6 +285,8 @@ class SteeringVector:
         return combine((self,), (-1.0,))
 
 
+# No model has as many; a file that says so is forged.
+_MOST_LAYERS = 2**16
 # A vector of a class that adds to `SteeringVector` stays one of it.
 _AnyVector = TypeVar("_AnyVector", bound=SteeringVector)
 
@@ -378,11 +380,31 @@ def require_equal_layers(vectors: Sequence[SteeringVector]) -> None:
         )
 
 
-def _checked(array: object, what: str, layer: int) -> Tensor:
+def _tensor_of(array: object, what: str, layer: int) -> Tensor:
+    """Return what NumPy makes a plain array of, such as numbers in lists."""
+    try:
+        numbers = np.array(array)
+    except (ValueError, RecursionError) as error:
+        raise DirectionError(f"The {what} of layer {layer} is {quoted(array)}", valid="one vector of floats") from error
+    if numbers.dtype.kind not in "biuf":
+        raise DirectionError(f"The {what} of layer {layer} has dtype {numbers.dtype}", valid="floats")
+    return torch.as_tensor(numbers)
+
+
+def _checked(array: object, what: str, layer: object) -> Tensor:
     """Return a copy of one vector; a (1, width) array, which would broadcast, is its row."""
-    if layer < 0:
-        raise LayerError(f"The {what}'s layer is {layer}", valid="0 and above", fix="Count from the first block.")
-    tensor = array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))
+    if not isinstance(layer, int) or not 0 <= layer < _MOST_LAYERS:
+        raise LayerError(
+            f"The {what}'s layer is {quoted(layer)}",
+            valid=f"0 and above, below {_MOST_LAYERS}",
+            fix="Count from the first block.",
+        )
+    tensor = array if isinstance(array, Tensor) else _tensor_of(array, what, layer)
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise DirectionError(
+            f"The {what} of layer {layer} is a {tensor.layout} tensor on the device {tensor.device}",
+            valid="a dense tensor that holds its numbers",
+        )
     if tensor.dim() == 2 and len(tensor) == 1:
         tensor = tensor[0]
     if tensor.dim() != 1 or len(tensor) == 0:

@@ -287,6 +287,7 @@ class Tokenization:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: str) -> tuple[int, ...]:
+        self._refuse_far_too_long(TextPrompt(completion), "completion")
         match prompt:
             case TextPrompt(text):
                 whole = self._text_ids(text + completion)
@@ -322,16 +323,16 @@ class Tokenization:
                 f"This model's small language lacks the words {named}{more}", valid=f"prompts such as {example!r}"
             )
 
-    def _refuse_far_too_long(self, prompt: Prompt) -> None:
+    def _refuse_far_too_long(self, prompt: Prompt, what: str = "prompt") -> None:
         """Refuse unread what has more characters than the tokens of a context could stand for."""
         if self._context_length is None or isinstance(prompt, TokenPrompt):
             return
         texts = [prompt.text] if isinstance(prompt, TextPrompt) else [content for _, content in prompt.messages]
         CHARACTERS_PER_TOKEN.require(
             sum(map(len, texts)) // self._context_length,
-            f"For each of {self._context_length:,} tokens, the model's context, the prompt {texts[0][:40]!r}... has",
+            f"For each of {self._context_length:,} tokens, the model's context, the {what} {texts[0][:40]!r}... has",
             PromptError,
-            fix="Shorten the prompt; nothing is truncated.",
+            fix=f"Shorten the {what}; nothing is truncated.",
         )
 
     def _refuse_too_long(self, prompt_length: int, added: int) -> None:

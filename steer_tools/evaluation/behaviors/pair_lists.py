@@ -1,11 +1,13 @@
 """Pairs in one list, as people and data sets write them → two lists of prompts, or items. It must not know models."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 from steer_tools.errors import PromptError, quoted
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.item_records import VALID_RECORD, form_of, item_of_record, located
+from steer_tools.limits import RECORDS
 from steer_tools.prompts import PromptLike
 
 Sides: TypeAlias = tuple[list[PromptLike], list[PromptLike]]
@@ -45,7 +47,8 @@ def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
 def _entries(pairs: object, name: str) -> list[Any]:
     if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
         raise PromptError(f"{name} is {quoted(pairs)}", valid=f"a list of pairs: {VALID_PAIRS}")
-    entries = [*cast(Iterable[Any], pairs)]
+    entries = [*islice(cast(Iterable[Any], pairs), RECORDS.most + 1)]
+    RECORDS.require(len(entries), f"{name} has", PromptError)
     if not entries:
         raise PromptError(f"{name} is empty", valid="at least one pair")
     return entries
