@@ -2,8 +2,8 @@
 
 From the tools and their result types: reference/tools.md and a page for each. From the commands: reference/commands.md.
 From the classes of methods, interventions and formats: reference/kinds.md. From the limits: reference/limits.md. From
-the bill of materials: reference/dependencies.md. From the imports: pictures/rooms.svg. From the notebooks as they ran:
-a page for each. Beside the manual: sources.py.
+the bill of materials: reference/dependencies.md. From what a test found: reference/hostile-arguments.md. From the
+imports: pictures/rooms.svg. From the notebooks as they ran: a page for each. Beside the manual: sources.py.
 """
 
 import argparse
@@ -65,6 +65,15 @@ refused with the number. An environment variable, set for the process that runs 
 be done at all is in [Limits](../explanations/limits.md). This page is made from the code.
 """
 
+_HOSTILE = """# What hostile arguments get
+
+Each row is a call that no tool can answer, in a workspace of a tiny model, and what it gets in Python, on the command
+line and over MCP, where the face can say it. None takes two seconds of the processor, and none changes the model, what
+is applied or the workspace. A test makes every call again and compares (`tests/tools/test_hostile_table.py`); this page
+is made from what it holds them to.
+"""
+_FACES, _MOST_SHOWN = ("python", "command_line", "mcp"), 160
+
 
 def pages() -> dict[Path, str]:
     """Return every generated file with its text."""
@@ -74,6 +83,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "kinds.md": _kinds(),
         DOCS / "reference" / "limits.md": _limits(),
         DOCS / "reference" / "dependencies.md": dependencies.page(),
+        DOCS / "reference" / "hostile-arguments.md": _hostile_arguments(),
         rooms.PICTURE: rooms.draw(rooms.imports()),
         sources.CHOICES: sources.choices(),
         sources.SKILL: sources.skill(sources.SKILL.read_text(encoding="utf-8")),
@@ -259,6 +269,22 @@ def _limits() -> str:
         for limit in LIMITS
     ]
     return _lines(_LIMITS, "| of | at most | since | another number |", "|---|---|---|---|", *rows)
+
+
+def _hostile_arguments() -> str:
+    found = DOCS.parent / "tests" / "data" / "hostile_arguments.json"
+    rows = [
+        f"| {row['about']} | `{row['tool']}` | {' | '.join(_quoted(row[face]) for face in _FACES)} |"
+        for row in json.loads(found.read_text(encoding="utf-8"))
+    ]
+    return _lines(
+        _HOSTILE, "| what | tool | in Python | on the command line | over MCP |", "|---|---|---|---|---|", *rows
+    )
+
+
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
+    return "" if text == "cannot be said" else f"`{shown.replace('|', '/').replace('`', chr(39))}`"
 
 
 # The commands.

@@ -69,7 +69,7 @@ def test_a_tool_answers_or_refuses_whatever_one_argument_is(name: str, way: str)
     assert steer_tools.generate(PROMPTS, max_new_tokens=2)["texts"] == before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_tool_answers_or_refuses_whatever_several_arguments_are(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(NAMES))
