@@ -45,7 +45,7 @@ GROUPS = {
         ["core/interventions/*.py"],
         ["core/*.py", "engines/test_interventions_in_models.py", "engines/test_gradients.py"],
     ),
-    "positions": (["core/positions.py"], ["core/*.py", "engines/test_own_calls.py", "engines/test_attention_sinks.py"]),
+    "positions": (["core/positions.py"], ["core/*.py", "engines/test_attention_sinks.py"]),
     "registry": (
         ["core/registry.py"],
         ["core/test_registry.py", "core/test_plans.py", "session/test_session.py", "session/test_placing.py"],
