@@ -7,7 +7,9 @@ read without running it stands in torch_archives.py."""
 
 import io
 import pickletools
+import warnings
 import zipfile
+from contextlib import suppress
 from typing import ClassVar
 
 import torch
@@ -80,15 +82,15 @@ def read_arrays(data: bytes, name: str) -> Contents:
 def _no_archive(data: bytes, name: str) -> VectorFileError:
     """Say what else than an archive the file is, and how its tensors come out of it."""
     needs, is_old_torch = "", False
-    try:
+    # pickletools warns of escapes that Python does not know, in texts of anybody's.
+    with warnings.catch_warnings(), suppress(ValueError, LookupError, OverflowError):
+        warnings.simplefilter("ignore", DeprecationWarning)
         for opcode, argument, _ in pickletools.genops(data[: 2**16]):
             is_old_torch = is_old_torch or str(argument) == _OLD_TORCH
             if opcode.name == "GLOBAL" and not needs:
                 needs = str(argument).replace(" ", ".")
             if opcode.name == "SHORT_BINUNICODE" and not needs:
                 needs = str(argument)
-    except (ValueError, LookupError, OverflowError):
-        pass  # As much of it was read as can be.
     if is_old_torch:
         return VectorFileError(
             f"{name} is no zip archive, as torch.save writes since version 1.6, but its older form",

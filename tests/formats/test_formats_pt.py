@@ -451,3 +451,10 @@ def test_a_layer_below_0_is_refused(workspace: Workspace, name: str) -> None:
 
     with pytest.raises(SteeringError, match="0 and above"):
         load_vector(name, workspace=workspace)
+
+
+def test_a_pickle_with_an_unknown_escape_is_refused_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "v.pt").write_bytes(b"\x80\x02S'\\ud800'\n.")
+
+    with pytest.raises(VectorFileError, match="is a bare pickle"):
+        load_vector("v.pt", workspace=Workspace(tmp_path))
