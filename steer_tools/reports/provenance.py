@@ -13,7 +13,7 @@ from math import inf, isfinite
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from steer_tools import __version__
 from steer_tools.workspace import Workspace
@@ -89,7 +89,7 @@ def digest_of(workspace: Workspace, path: str) -> str | None:
 def _plain(value: Any) -> Any:
     try:
         return to_jsonable_python(value)
-    except PydanticSerializationError:
+    except ValueError:  # JSON has no such thing, or it holds itself.
         return None
 
 

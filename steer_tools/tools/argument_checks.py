@@ -37,9 +37,11 @@ _LISTS_OF_VECTORS: dict[str, Any] = {
     "orthogonal_to": list[Any] | None,
     "vector_paths": list[Any],
 }
+_MAPPINGS = frozenset(("device_map", "layer", *_LISTS_OF_VECTORS))
 _READ_ELSEWHERE = frozenset(
-    ("ablate", "behavior_name", "condition", "dataset", "position", "positions", "strength", "tokens", "vector_path")
-)
+    ("ablate", "behavior_name", "condition", "dataset", "max_new_tokens", "position", "positions", "repetition_penalty")
+) | {"steering_id", "strength", "temperature", "tokens"}
+_PATHS = ("save_path", "vector_path")
 # What tensors hold: no layer, count or seed is larger.
 _MOST_BITS = 63
 
@@ -78,10 +80,12 @@ class _UnfitError(Exception):
 
 def _checked(value: Any, hint: Any, name: str) -> Any:
     try:
-        if _is_of_prompts(hint) or (isinstance(value, Mapping) and (name == "layer" or name in _LISTS_OF_VECTORS)):
+        if _is_of_prompts(hint) or (isinstance(value, Mapping) and name in _MAPPINGS):
             return cast(Any, value)
+        if name in _PATHS:
+            return _own(value)
         if name in _READ_ELSEWHERE:
-            return list(map(_plain, cast(list[Any], value))) if isinstance(value, list) else _plain(value)
+            return list(map(_unicode, cast(list[Any], value))) if isinstance(value, list) else _unicode(value)
         return _of_type(value, _LISTS_OF_VECTORS.get(name, hint))
     except _UnfitError as error:
         kind = _ERRORS.get(name, ArgumentError)
@@ -118,15 +122,27 @@ def _of_type(value: Any, hint: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    value = _unicode(value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise _UnfitError(f"a finite number of at most {_MOST_BITS} bits", value)
+    return value
+
+
+def _unicode(value: Any) -> Any:
+    value = _own(value)
     if isinstance(value, str):
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise _UnfitError("Unicode text, without half a surrogate pair", value) from error
+    return value
+
+
+def _own(value: Any) -> Any:
+    """Return a text or a number as Python's own, whose methods do what they say."""
+    if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        if int.bit_length(value) > _MOST_BITS:
-            raise _UnfitError(f"a number of at most {_MOST_BITS} bits", value)
         return int.__int__(value)
     return float.__float__(value) if isinstance(value, float) else value
 
@@ -194,7 +210,7 @@ _KINDS: dict[Any, tuple[str, _Fits]] = {
     NoneType: ("", _is(NoneType)),
     bool: ("true or false", _is(bool)),
     int: ("a whole number", lambda value, words: isinstance(value, int) and not isinstance(value, bool)),
-    float: ("a number", lambda value, words: isinstance(value, int | float) and not isinstance(value, bool)),
+    float: ("a finite number", lambda value, words: isinstance(value, int | float) and not isinstance(value, bool)),
     str: ("a text", _is(str)),
     Literal: ("", lambda value, words: isinstance(value, str) and value in words),
     Sequence: ("a list of pairs", lambda value, words: _is_list(value)),

@@ -114,11 +114,11 @@ def test_a_model_whose_cache_cannot_be_repeated_scores_without_sharing(
     rows, completions = mixed_rows()
     shared = engine.score(rows, completions)
     monkeypatch.setattr(sharing, "_REPEATABLE", ())
-    vars(engine._scorer._shared).pop("_may_share")
+    engine._scorer._shared._shares = None
 
     unshared = engine.score(rows, completions)
 
-    assert not engine._scorer._shared._may_share
+    assert engine._scorer._shared._shares is False
     for one, other in zip(shared, unshared, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 

@@ -24,6 +24,7 @@ import anyio
 import numpy as np
 import torch
 from mcp import Client, MCPError
+from transformers.utils.logging import disable_progress_bar
 
 import steer_tools
 from helpers.hostile_values import OddNumber, OddText, Unwritten, holding_itself, nested
@@ -341,6 +342,7 @@ def table_of(rows: Sequence[Row], got: Sequence[tuple[Got, Got, Got]]) -> list[d
 
 if __name__ == "__main__":
     os.environ["COLUMNS"] = "200"
+    disable_progress_bar()
     with tempfile.TemporaryDirectory() as made:
         found = table_of(HOSTILE, asked_of_all(Faces(Path(made)), HOSTILE))
     TABLE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
