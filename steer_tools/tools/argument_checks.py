@@ -39,8 +39,14 @@ _LISTS_OF_VECTORS: dict[str, Any] = {
 }
 _MAPPINGS = frozenset(("device_map", "layer", *_LISTS_OF_VECTORS))
 _READ_ELSEWHERE = frozenset(
-    ("ablate", "behavior_name", "condition", "dataset", "max_new_tokens", "position", "positions", "repetition_penalty")
-) | {"steering_id", "strength", "temperature", "tokens"}
+    ("ablate", "behavior_name", "condition", "dataset", "position", "positions", "steering_id", "strength", "tokens")
+)
+# What is valid, where the tools say more than a type does.
+_VALID = {
+    "max_new_tokens": "max_new_tokens >= 1",
+    "repetition_penalty": "repetition_penalty > 0",
+    "temperature": "temperature >= 0",
+}
 _PATHS = ("save_path", "vector_path")
 # What tensors hold: no layer, count or seed is larger.
 _MOST_BITS = 63
@@ -89,7 +95,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         return _of_type(value, _LISTS_OF_VECTORS.get(name, hint))
     except _UnfitError as error:
         kind = _ERRORS.get(name, ArgumentError)
-        raise kind(f"{name}{error.where} is {quoted(error.value)}", valid=str(error)) from error
+        raise kind(f"{name}{error.where} is {quoted(error.value)}", valid=_VALID.get(name, str(error))) from error
 
 
 def _is_of_prompts(hint: Any) -> bool:
