@@ -312,6 +312,7 @@ class Faces:
             (self.folder, "WORKSPACE"),
             (self.model, "MODEL"),
             (self.folder.parent.parent, "ABOVE"),
+            (Path("~root").expanduser() / "v", "HOME/v"),
         ):
             text = text.replace(str(folder), name)
         return re.sub(r"0x[0-9a-f]+", "0x...", text)
