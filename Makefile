@@ -15,7 +15,7 @@ WORKERS ?= 2
 PYTEST_OPTIONS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-slow docs generate install locked lock audit lint clean
+.PHONY: demo test test-slow bench docs generate install locked lock audit lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
@@ -76,6 +76,10 @@ generate: $(VENV)/.installed-for-docs
 $(VENV)/.installed-for-docs: $(VENV)/.installed-for-tests
 	$(PIP) --editable ".[docs]"
 	touch $@
+
+# Half an hour on idle cores; `python benchmarks/speed.py --only NAME` checks one claim.
+bench: install
+	$(BIN)/python benchmarks/speed.py --write
 
 lint: install
 	$(BIN)/ruff format --check .
