@@ -7,7 +7,7 @@ nothing. Pure and shared by every engine; it must not know hooks, or how a model
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -118,13 +118,15 @@ class BatchGeometry:
             caller cannot know it.
         after_user: (rows,) int64, position of the first token after the last user message, NOWHERE in a row without
             one; None where it cannot be known.
+        notes: What was worked out from the masks, so that each thing is worked out once a pass, and not once a layer.
     """
 
     positions: Tensor
     prompt_lengths: Tensor
     first: Tensor | None = None
     after_user: Tensor | None = None
-    _masks: dict[Scope, Tensor] = field(default_factory=dict, init=False, repr=False)
+    notes: dict[str, Any] = field(default_factory=dict[str, Any], init=False, repr=False)
+    _masks: dict[Scope, Tensor] = field(default_factory=dict[Scope, Tensor], init=False, repr=False)
 
     def last(self, tokens: int) -> "BatchGeometry":
         """Return the geometry of the last `tokens` of each row."""

@@ -36,6 +36,20 @@ def test_a_mask_is_the_same_whole_as_step_by_step_and_never_touches_padding(scop
     assert whole.any() and not whole.all()
 
 
+@pytest.mark.parametrize("scope", [*SCOPES, "after_user"])
+def test_no_scope_tells_one_new_token_from_the_next(scope: str) -> None:
+    # So that all steps of a generation share what is worked out at the first.
+    def new_tokens(start: int) -> BatchGeometry:
+        lengths = torch.tensor(LENGTHS)
+        after_user = torch.tensor([1, 2, NOWHERE])
+        return BatchGeometry(lengths[:, None] + start, lengths, torch.tensor([0, 1, 1]), after_user)
+
+    first, *later = (new_tokens(start).mask(Scope.parse(scope)) for start in (0, 1, 2, 1000))
+
+    assert all(torch.equal(mask, first) for mask in later)
+    assert first.any() == Scope.parse(scope).takes_new_tokens
+
+
 def test_last_is_an_alias_of_generated() -> None:
     assert str(Scope.parse("last")) == "generated"
 

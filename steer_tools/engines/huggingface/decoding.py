@@ -28,6 +28,9 @@ from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.progress import report
 
+# So many numbers stay in a core's own cache between the passes over them.
+_IN_CACHE = 262_144
+
 
 def batches_by_length(
     lengths: Sequence[int],
@@ -151,7 +154,7 @@ class Decoder:
 
 
 class ChoosingProcessor(LogitsProcessor):
-    """Picks each row's token and leaves it as the only finite score; keeps its log-probability.
+    """Gives each row's token the largest score, which `generate` takes; keeps its log-probability.
 
     `log_probs` has one (rows,) tensor a step: of the picked tokens, under the unwarped model.
 
@@ -176,22 +179,27 @@ class ChoosingProcessor(LogitsProcessor):
                 self._warpers.append(TopPLogitsWarper(sampling.top_p))
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Map (rows, vocabulary) logits to scores that hold one choice a row."""
+        """Map (rows, vocabulary) logits to scores whose largest is the choice."""
         logits: Tensor = scores.float()
-        warped: Tensor = self._warpers(input_ids, logits)
-        ranked = warped + self._noise(logits) if self._samples else warped
-        chosen = ranked.argmax(dim=-1, keepdim=True)
-        self.log_probs.append((logits.gather(1, chosen) - logits.logsumexp(dim=-1, keepdim=True)).squeeze(1))
-        return torch.full_like(logits, -torch.inf).scatter(1, chosen, 0.0)
+        ranked: Tensor = self._warpers(input_ids, logits)
+        if self._samples:
+            ranked = ranked + self._noise(logits)
+        top = logits.amax(dim=-1, keepdim=True)
+        log_probs = -_log_mass(logits, top)
+        # Where nothing is warped or drawn, the choice is the top, and nobody but `generate` looks for it.
+        if ranked is not logits:
+            log_probs += (logits.gather(1, ranked.argmax(dim=-1, keepdim=True)) - top).squeeze(1)
+        self.log_probs.append(log_probs)
+        return ranked
 
     def _noise(self, logits: Tensor) -> Tensor:
         if not self._generators:
             self._generators = [torch.Generator(logits.device).manual_seed(seed) for seed in self._seeds]
-        shape, device = logits.shape[1:], logits.device
-        draws = [torch.rand(shape, generator=g, device=device, dtype=torch.float64) for g in self._generators]
-        # rand can return 0, whose Gumbel value is minus infinity.
-        tiny = torch.finfo(torch.float64).tiny
-        return -(-torch.stack(draws).clamp(min=tiny).log()).log().float()
+        draws = torch.empty(logits.shape, device=logits.device, dtype=torch.float64)
+        for row, generator in zip(draws, self._generators, strict=True):
+            row.uniform_(generator=generator)
+        # A draw can be 0, whose Gumbel value is minus infinity.
+        return draws.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_().log_().neg_().float()
 
 
 class ForcingProcessor(LogitsProcessor):
@@ -206,6 +214,16 @@ class ForcingProcessor(LogitsProcessor):
         forced = self._tokens[:, len(self.logits), None].to(scores.device)
         self.logits.append(scores.float().cpu())
         return torch.full_like(scores, -torch.inf).scatter(1, forced, 0.0)
+
+
+def _log_mass(logits: Tensor, top: Tensor) -> Tensor:
+    """Return log Σ exp(logits - top) of each row, (rows,), without a copy of the whole vocabulary on a CPU."""
+    share = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    if share >= len(logits):
+        return (logits - top).exp_().sum(dim=-1).log_()
+    room = torch.empty_like(logits[:share])
+    shares = zip(logits.split(share), top.split(share), strict=True)
+    return torch.cat([torch.sub(*pair, out=room[: len(pair[0])]).exp_().sum(dim=-1) for pair in shares]).log_()
 
 
 class _ReportingCriteria(StoppingCriteria):

@@ -333,7 +333,7 @@ class HuggingFaceEngine:
             edits=tuple(edits),
             first_position=self._tokens.first_position(encoded),
             after_user=after_user,
-            firings={site: run.firings.get(site, 0) for site in passes},
+            firings={site: run.edits[site].firings for site in passes},
         )
 
     def watching(self, sites: Sequence[Site], see: Callable[[Watched], None]) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from steer_tools.core.plan import Placement, Plan
@@ -26,6 +27,7 @@ from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBat
 from steer_tools.engines.huggingface.module_hooks import ModuleHooks, passing_hooks
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
+    ArgumentNames,
     Callers,
     GenerateCall,
     Layout,
@@ -58,7 +60,6 @@ class Run:
         decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
         waited: The run that waited, where this is what was decided.
         plan: What it was compiled from, of what is applied.
-        firings: How often each site was edited.
     """
 
     edits: Mapping[Site, SiteEdits] = field(default_factory=dict)
@@ -68,7 +69,6 @@ class Run:
     decide: "Callable[[Sequence[Sequence[int]]], Run] | None" = None
     waited: "Run | None" = None
     plan: Plan = ()
-    firings: dict[Site, int] = field(default_factory=dict)
 
     @property
     def is_steered(self) -> bool:
@@ -88,7 +88,8 @@ def compile_plans(plans: Sequence[Plan]) -> dict[Site, SiteEdits]:
 
 @dataclass
 class _Calls:
-    """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way.
+    """What a thread is doing on the model; `place` and `geometry` are those of the pass that is under way, and `stream`
+    is a shape that was found to be theirs.
 
     With `is_aside` it follows nothing, not even a run; `watchers` look into its calls. When `owner` leaves it, or ends
     without that, `outer` holds again.
@@ -102,8 +103,16 @@ class _Calls:
     entered_run: Run | None = None
     place: Pass | None = None
     geometry: BatchGeometry | None = None
+    stream: torch.Size | None = None
     owner: FrameType | None = None
     outer: "_Calls | None" = None
+
+
+@dataclass(eq=False)
+class _Look:
+    """One hook at a site; of two, the first of which was put on by a call that an interrupt ended, one acts."""
+
+    acts: bool = True
 
 
 class _PerThread(threading.local):
@@ -119,7 +128,7 @@ class SteeringHooks:
         self._per_thread = _PerThread()
         self.ambient: Run | None = None  # What every call of the model outside a run follows.
         self._reached: set[Site] = set()
-        self._seeing: dict[Site, object] = {}
+        self._looks: dict[Site, _Look] = {}
         # What rows got that waited, by the `generate` that they belong to, or the cache that a plain call left.
         self._decisions: WeakKeyDictionary[Any, tuple[Run, Run]] = WeakKeyDictionary()
         self._hooks = ModuleHooks()
@@ -129,9 +138,7 @@ class SteeringHooks:
         """Hook the model; `detach` takes off what is on, also where this was interrupted."""
         self.reach(Site(layer) for layer in range(len(self._architecture.blocks)))
         for module in self._architecture.callables:
-            entering = self._enter(
-                inspect.signature(module.forward), is_decoder=module is self._architecture.callables[-1]
-            )
+            entering = self._enter(ArgumentNames.of(module), is_decoder=module is self._architecture.callables[-1])
             enter, leave = (Hook(call, self._refuse_pickling) for call in (entering, self._leave))
             self._hooks.before(module, enter, with_kwargs=True)
             self._hooks.behind(module, leave, always_call=True)
@@ -146,10 +153,11 @@ class SteeringHooks:
         """Hook the sites that have no hook yet; none comes off before `detach`."""
         for site in sites:
             if site not in self._reached:
-                # Of two hooks at a site, the first of which was put on by a call that an interrupt ended, one acts.
-                self._seeing[site] = seeing = object()
+                if site in self._looks:
+                    self._looks[site].acts = False
+                self._looks[site] = look = _Look()
                 # Before others, such as those by which transformers records hidden states: all see the edited stream.
-                see = self._see(site, seeing)
+                see = self._see(site, look)
                 self._taps.at(site).put(see, self._hooks, prepend=True, refuse_pickling=self._refuse_pickling)
                 self._reached.add(site)
 
@@ -191,6 +199,8 @@ class SteeringHooks:
     def _under_way(self) -> _Calls:
         """Return what this thread is doing, without what an interrupt has ended where no `finally` could say so."""
         calls = self._per_thread.calls
+        if calls.callers.are_running():
+            return calls
         while calls.outer is not None and calls.owner is not None and not is_running(calls.owner):
             calls = calls.outer
         self._per_thread.calls = calls
@@ -233,40 +243,44 @@ class SteeringHooks:
                 "save_edited_model.",
             )
 
-    def _see(self, site: Site, seeing: object) -> Callable[[Tensor], Tensor | None]:
-        ends_block = site.component == "residual"
+    def _see(self, site: Site, look: _Look) -> Callable[[Tensor], Tensor | None]:
+        per_thread, ends_block = self._per_thread, site.component == "residual"
 
+        # This runs at every block of every pass, beside additions that take a few microseconds.
         def see(hidden: Tensor) -> Tensor | None:
-            if self._seeing[site] is not seeing:
-                return None
+            thread = per_thread.calls
             # A pass keeps the run that it entered with, whatever other threads apply meanwhile.
-            thread = self._thread
             run = thread.entered_run if thread.callers.arguments else self._followed
-            if run is None:
+            if run is None or not look.acts:
                 return None
+            edits = run.edits.get(site)
+            capture = run.captures.get(site) if run.captures else None
             edited = None
-            if site in run.edits or site in run.captures:
+            if edits is not None or capture is not None:
                 # Some parts of a block run over the tokens of all rows in one line.
                 # The probe also meets blocks that put out no tensor.
                 is_in_line = getattr(hidden, "ndim", None) == 2
                 place = thread.place
                 in_rows = hidden.unflatten(0, (place.rows, place.tokens)) if is_in_line and place else hidden
-                edited = self._edit(run, site, in_rows) if site in run.edits else None
-                if site in run.captures:
-                    replaced = run.captures[site](in_rows if edited is None else edited)
+                if edits is not None:
+                    geometry = thread.geometry
+                    if geometry is None or thread.stream != in_rows.shape:
+                        geometry = self._geometry_at(site, run, in_rows)
+                    edited = edits(in_rows, geometry)
+                if capture is not None:
+                    replaced = capture(in_rows if edited is None else edited)
                     edited = edited if replaced is None else replaced
+                if edited is not None and is_in_line:
+                    edited = edited.view_as(hidden)
             if ends_block and site.layer == run.stop_after:
                 raise StopForward
-            return None if edited is None else edited.view_as(hidden)
+            return edited
 
         return see
 
-    def _edit(self, run: Run, site: Site, hidden: Tensor) -> Tensor | None:
+    def _geometry_at(self, site: Site, run: Run, hidden: Tensor) -> BatchGeometry:
+        """Return where the tokens at a site stand, or refuse what is there."""
         geometry = self._geometry(run)
-        kept = self._thread.callers.find("logits_to_keep")
-        if geometry is not None and isinstance(kept, int) and hidden.shape[1] == kept:
-            # Where the last blocks share the keys of earlier ones, only the tokens whose logits are wanted go on.
-            geometry = geometry.last(hidden.shape[1])
         if geometry is None:
             raise UnsupportedCallError(
                 f"Decoder block {site.layer} was called by itself while a vector is applied, so the positions of its "
@@ -274,35 +288,37 @@ class SteeringHooks:
                 valid="calls to the whole model",
                 fix="Call remove_all_steering_vectors() first, or call the model.",
             )
-        if hidden.shape[:2] != (*geometry.positions.shape,):
-            raise UnsupportedCallError(
-                f"At {site} there is the shape {tuple(hidden.shape)} for a batch of {tuple(geometry.positions.shape)} "
-                "tokens",
-                valid="(rows, tokens, width)",
-            )
-        edited = run.edits[site](hidden, geometry)
-        if edited is not None:
-            run.firings[site] = run.firings.get(site, 0) + 1
-        return edited
+        if hidden.shape[:2] == geometry.positions.shape:
+            self._per_thread.calls.stream = hidden.shape
+            return geometry
+        kept = self._per_thread.calls.callers.find("logits_to_keep")
+        if isinstance(kept, int) and hidden.shape[1] == kept and len(hidden) == len(geometry.positions):
+            # Where the last blocks share the keys of earlier ones, only the tokens whose logits are wanted go on.
+            return geometry.last(kept)
+        raise UnsupportedCallError(
+            f"At {site} there is the shape {tuple(hidden.shape)} for a batch of {tuple(geometry.positions.shape)} "
+            "tokens",
+            valid="(rows, tokens, width)",
+        )
 
     def _geometry(self, run: Run) -> BatchGeometry | None:
         """Return where the tokens of this thread's pass stand; all layers of a pass share it."""
-        thread = self._thread
+        thread = self._per_thread.calls
         if thread.geometry is None and thread.place is not None:
             thread.geometry = geometry_of(thread.place, run.layout, thread.generation, self._marks, thread.callers)
         return thread.geometry
 
-    def _enter(self, signature: inspect.Signature, *, is_decoder: bool) -> Callable[..., None]:
+    def _enter(self, names: ArgumentNames, *, is_decoder: bool) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             thread = self._under_way()
             if not thread.callers.arguments or module in thread.callers.arguments:
                 thread.entered_run = self._followed
-            arguments = signature.bind_partial(*args, **kwargs).arguments
-            thread.callers.enter(module, {**arguments, **arguments.get("kwargs", {})}, caller_outside())
+            thread.callers.enter(module, names.given(args, kwargs), caller_outside())
             run, call = thread.entered_run, thread.generation
             if is_decoder and (run is not None or call is not None or thread.watchers):
                 is_steered = run is not None and run.is_steered
-                thread.place, thread.geometry = place_pass(thread.callers, call, is_steered=is_steered), None
+                thread.place = place_pass(thread.callers, call, is_steered=is_steered)
+                thread.geometry = thread.stream = None
                 if run is not None and run.decide is not None:
                     thread.entered_run = self._decided(run, run.decide)
 

@@ -4,6 +4,7 @@ The engine knows the layout of its own batches; for passes of others it is read 
 hooks or plans.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +30,6 @@ _OF_TEXT = {
     "cache_position",
     "labels",
     "logits_to_keep",
-    "kwargs",  # They are noted one by one, too.
     *CACHES,
 }
 
@@ -78,6 +78,7 @@ class GenerateCall:
         first: The columns that its first pass showed, once there was one.
         cache: What its first pass was given to keep keys and values in.
         layout: Of its prompt, once a pass has been placed.
+        beyond: A layout, and where the tokens of the first pass beyond it stand.
     """
 
     columns: int | None = None
@@ -87,6 +88,7 @@ class GenerateCall:
     first: int | None = None
     cache: Any = None
     layout: Layout | None = None
+    beyond: tuple[Layout, BatchGeometry] | None = None
 
     def owns(self, cache: Any, tokens: Tensor) -> bool:
         """Whether a pass is one of this generate's: with its cache, or without one over its whole text, grown."""
@@ -98,6 +100,33 @@ class GenerateCall:
             return tokens.shape[1] > self.seen
         prompt = tokens[:, : self.ids.shape[1]]
         return torch.equal(prompt, self.ids.repeat_interleave(len(tokens) // len(self.ids), 0))
+
+
+@dataclass(frozen=True)
+class ArgumentNames:
+    """What a module's `forward` calls its arguments, looked up once: a pass only puts names and values together.
+
+    Attributes:
+        by_place: Those that can be given without their names, in order.
+        rest: What takes whatever more is given so.
+    """
+
+    by_place: tuple[str, ...]
+    rest: str | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "ArgumentNames":
+        """Look at the module's signature."""
+        parameters = inspect.signature(module.forward).parameters.values()
+        by_place = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+        return cls(by_place, next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None))
+
+    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a call is given, by name; a call that the module refuses itself is none of this."""
+        if not args:
+            return kwargs
+        rest = {self.rest: args[len(self.by_place) :]} if self.rest and len(args) > len(self.by_place) else {}
+        return {**dict(zip(self.by_place, args, strict=False)), **rest, **kwargs}
 
 
 @dataclass
@@ -114,6 +143,11 @@ class Callers:
             self.frames.clear()
         self.frames[module] = frame
         self.arguments[module] = arguments
+
+    def are_running(self) -> bool:
+        """Return whether the innermost call still runs, and with it whatever has led to it."""
+        frame = next(reversed(self.frames.values()), None)
+        return frame is not None and is_running(frame)
 
     def forget_left(self) -> bool:
         """Forget the calls that an interrupt ended, of which torch tells no hook, and return whether there were any."""
@@ -139,8 +173,11 @@ class Callers:
 
     def find(self, *names: str) -> Any:
         """Return the innermost of the given arguments that is not None."""
-        found = (call.get(name) for call in reversed(self.arguments.values()) for name in names)
-        return next((value for value in found if value is not None), None)
+        for call in reversed(self.arguments.values()):
+            for name in names:
+                if (value := call.get(name)) is not None:
+                    return value
+        return None
 
 
 @dataclass(frozen=True)
@@ -178,7 +215,7 @@ def place_pass(callers: Callers, call: GenerateCall | None, *, is_steered: bool 
             valid="one text at a time",
             fix="Leave out what calls the model at each step, such as a logits processor.",
         )
-    start = _start_of(cache, _flat_mask(callers, rows), width, call)
+    start = _start_of(cache, callers, rows, width, call)
     if call is not None:
         if call.first is None:
             call.first, call.cache = start + width, cache
@@ -194,19 +231,25 @@ def geometry_of(
 
     `known` is the layout of the engine's own batch; in a plain call, without it and `call`, all real tokens are prompt.
 
+    No scope tells one new token from the next, so the passes of a `generate` that are beyond its prompt share the
+    geometry of the first of them, and what is noted on it: a decode step works out nothing.
+
     Raises:
         UnsupportedCallError: The arguments do not say which tokens are padding, the rows do not fit the batch, or a row
             holds several sequences.
     """
+    layout = known or (call.layout if call is not None else None)
+    if call is not None and layout is not None and call.beyond is not None and place.start >= layout.real.shape[1]:
+        of, geometry = call.beyond
+        if of is layout and geometry.positions.shape == (place.rows, place.tokens):
+            return geometry
     if callers.find("cu_seq_lens_q") is not None or _is_packed(place, callers):
         raise UnsupportedCallError(
             "The model was called with several sequences packed into one row", valid="one sequence a row, padded"
         )
-    if known is not None:
-        layout = known
-    elif call is not None:
-        layout = _generate_layout(place, call, marks, callers)
-    else:
+    if layout is None and call is not None:
+        layout = call.layout = _generate_layout(place, call, marks, callers)
+    elif layout is None:
         mask = _required_mask(place, callers, is_left_padded=False)
         layout = _layout_of(mask, place.ids, place.start, marks)
     real = _extended(layout.real, place.columns)[:, : place.columns]
@@ -218,7 +261,10 @@ def geometry_of(
         )
     real, lengths = real.repeat_interleave(copies, 0), layout.prompt_lengths.repeat_interleave(copies)
     marked = (None if t is None else t.repeat_interleave(copies) for t in (layout.first, layout.after_user))
-    return BatchGeometry(positions_of(real, place.start), lengths, *marked)
+    geometry = BatchGeometry(positions_of(real, place.start), lengths, *marked)
+    if call is not None and place.start >= layout.real.shape[1]:
+        call.beyond = layout, geometry
+    return geometry
 
 
 def rows_of(ids: Tensor, rows: int) -> Tensor:
@@ -226,11 +272,12 @@ def rows_of(ids: Tensor, rows: int) -> Tensor:
     return ids[torch.arange(rows, device=ids.device) * len(ids) // rows]
 
 
-def _start_of(cache: Any, mask: Tensor | None, width: int, call: GenerateCall | None) -> int:
+def _start_of(cache: Any, callers: Callers, rows: int, width: int, call: GenerateCall | None) -> int:
     """Return how many columns the cache holds: by its own count, by the mask, or by the passes of this generate."""
     if hasattr(cache, "get_seq_length"):
         with suppress(ValueError):  # Of a cache of recurrent layers only, as transformers puts it.
             return int(cache.get_seq_length())
+    mask = _flat_mask(callers, rows)
     if mask is not None and mask.shape[1] > width:
         return mask.shape[1] - width
     if call is not None:
@@ -267,16 +314,14 @@ def _layout_of(mask: Tensor, ids: Tensor | None, start: int, marks: TokenMarks) 
 
 
 def _generate_layout(place: Pass, call: GenerateCall, marks: TokenMarks, callers: Callers) -> Layout:
-    """Return the layout of the prompt of a `generate`, noted at its first pass."""
-    if call.layout is None:
-        # Padding is on the left, so columns that this pass does not show yet are real.
-        mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
-        columns = max(call.columns or 0, call.first or place.columns)
-        mask = _extended(mask, columns)[:, :columns]
-        # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
-        whole = call.ids is not None and call.ids.shape[1] == columns
-        call.layout = _layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
-    return call.layout
+    """Return the layout of the prompt of a `generate`, as its first pass shows it."""
+    # Padding is on the left, so columns that this pass does not show yet are real.
+    mask = call.mask if call.mask is not None else _required_mask(place, callers, is_left_padded=True)
+    columns = max(call.columns or 0, call.first or place.columns)
+    mask = _extended(mask, columns)[:, :columns]
+    # The ids of the whole prompt say more than a pass that holds a chunk of them, or embeddings.
+    whole = call.ids is not None and call.ids.shape[1] == columns
+    return _layout_of(mask, call.ids if whole else place.ids, 0 if whole else place.start, marks)
 
 
 def _required_mask(place: Pass, callers: Callers, *, is_left_padded: bool) -> Tensor:

@@ -6,7 +6,8 @@ A site comes in, a tap on the model leaves. It must not know plans or rows.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -19,19 +20,20 @@ from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureErro
 See = Callable[[Tensor], Tensor | None]
 
 
-class Hook:
+class Hook(partial[Any]):
     """A hook that stays on a module: a deep copy of the model has the same one, a pickle one that does nothing.
 
     `refuse_pickling` is called before. What a pickle has instead is of Python's own library, so that it can be read
-    without this package.
+    without this package. A partial, since torch then calls what the hook does at once.
     """
 
-    def __init__(self, call: Callable[..., Any], refuse_pickling: Callable[[], None]) -> None:
-        self._call, self._refuse_pickling = call, refuse_pickling
+    _refuse_pickling: Callable[[], None]
 
-    def __call__(self, *args: Any) -> Any:
-        """Do what the hook does."""
-        return self._call(*args)
+    def __new__(cls, call: Callable[..., Any], refuse_pickling: Callable[[], None]) -> Self:
+        """Take what the hook does."""
+        hook = super().__new__(cls, call)
+        hook._refuse_pickling = refuse_pickling
+        return hook
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
         return self
@@ -64,10 +66,10 @@ class Tap:
         if not self.is_input:
 
             def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+                if isinstance(output, Tensor):
+                    return see(output)
                 edited = see(hidden_of(output))
-                if edited is None or isinstance(output, Tensor):
-                    return edited
-                return type(output)((edited, *output[1:]))
+                return None if edited is None else type(output)((edited, *output[1:]))
 
             hooks.behind(self.module, Hook(on_output, refuse_pickling), prepend=prepend)
             return
