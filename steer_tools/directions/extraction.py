@@ -114,7 +114,7 @@ def extract(
         positive_count=len(contrast.positive),
         negative_count=len(contrast.negative),
         contrast_norms={layer: fitted.contrast_norm for layer, fitted in fits.items()},
-        residual_norms={site.layer: session.typical_norm(site) for site in where.sites},
+        residual_norms={site.layer: norm for site, norm in session.typical_norms(where.sites).items()},
         positive_projections={layer: fitted.positive_projection for layer, fitted in fits.items()},
         negative_projections={layer: fitted.negative_projection for layer, fitted in fits.items()},
         thresholds={layer: fitted.threshold for layer, fitted in fits.items()},

@@ -301,12 +301,12 @@ def distinct(texts: Sequence[str], tokens: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{text} <{token}>" if counts[text] > 1 else text for text, token in zip(texts, tokens, strict=True))
 
 
-def text_behind_first(engine: Engine, prompts: Sequence[Prompt]) -> list[Tensor]:
+def text_behind_first(engine: Engine, prompts: Sequence[Prompt], sinks: Sequence[Tensor]) -> list[Tensor]:
     """Return (tokens,) bool of each prompt: false at its first token, special ones and other attention sinks, whose
     activations lie elsewhere."""
     special = [torch.tensor(engine.tokenize(prompt).special) for prompt in prompts]
     behind = [torch.arange(len(own)) > 0 for own in special]
-    return [after & ~own & ~sinks for after, own, sinks in zip(behind, special, engine.sinks(prompts), strict=True)]
+    return [after & ~own & ~others for after, own, others in zip(behind, special, sinks, strict=True)]
 
 
 def rows_decided(rows: Sequence[Row], read: Read) -> list[Row]:

@@ -54,7 +54,9 @@ def project(engine: Engine, directions: Mapping[Site, Tensor], prompts: Sequence
             values={site: tuple((trace[site] @ unit).tolist()) for site, unit in units.items()},
             counts=tuple(counts.tolist()),
         )
-        for prompt, counts, trace in zip(tokenized, text_behind_first(engine, prompts), traces, strict=True)
+        for prompt, counts, trace in zip(
+            tokenized, text_behind_first(engine, prompts, engine.sinks(prompts)), traces, strict=True
+        )
     )
 
 
@@ -230,7 +232,7 @@ def read_along(
     projections = project(engine, directions, prompts) if prompts else ()
     scored = {site: directions[site] for site in thresholds}
     readings = tuple(map(Reading, projections, [_scores(engine, scored, prompt, read_as, read) for prompt in prompts]))
-    norms = {site: session.typical_norm(site) for site in directions}
+    norms = session.typical_norms([*directions])
     warnings = sink_warnings(read_as, read) if read else []
     return Readings(read_as, norms, detectors, thresholds, readings, tuple(warnings))
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from steer_tools import bundled_model
+from steer_tools.core.positions import attention_sinks
 from steer_tools.core.registry import Registry
 from steer_tools.core.site import Site
 from steer_tools.engines import named_models
@@ -53,6 +54,7 @@ class Session:
     _from_main: bool = False
     _is_looked_at: bool = False
     _typical_norms: dict[Site, float] = field(default_factory=dict)
+    _neutral_text: list[torch.Tensor] = field(default_factory=list)
 
     @property
     def engine(self) -> Engine:
@@ -212,18 +214,31 @@ class Session:
         It is the median over the tokens of neutral prompts without the first token, other attention sinks (which have
         norms of their own) and special tokens, measured once a model, with nothing applied.
         """
+        return self.typical_norms([site])[site]
+
+    def typical_norms(self, sites: Sequence[Site]) -> dict[Site, float]:
+        """Return the typical norm at each site; what was not measured yet is, in one pass over the prompts.
+
+        The first pass goes through all blocks, since a sink may show at any, and measures the stream behind each.
+        """
         with self.lock:
-            engine = self.engine
-            if site not in self._typical_norms:
-                every_layer = [Site(layer) for layer in engine.info.steerable_layers]
-                sites = every_layer if site in every_layer else [site]
+            engine, known = self.engine, self._typical_norms
+            if new := [site for site in sites if site not in known]:
+                streams = [Site(layer) for layer in engine.info.steerable_layers]
+                measured = [*dict.fromkeys(new if self._neutral_text else [*streams, *new])]
                 prompts = engine.neutral_prompts
-                traces = engine.trace(prompts, sites)
-                content = text_behind_first(engine, prompts)
-                for measured in sites:
-                    norms = [trace[measured][mask].norm(dim=1) for trace, mask in zip(traces, content, strict=True)]
-                    self._typical_norms[measured] = float(torch.cat(norms).median())
-            return self._typical_norms[site]
+                norms = [
+                    {site: hidden.norm(dim=1) for site, hidden in trace.items()}
+                    for trace in engine.trace(prompts, measured)
+                ]
+                if not self._neutral_text:
+                    special = [engine.tokenize(prompt).special for prompt in prompts]
+                    along = [torch.stack([own[site] for site in streams]) for own in norms]
+                    self._neutral_text = text_behind_first(engine, prompts, [*map(attention_sinks, along, special)])
+                for site in measured:
+                    content = [own[site][is_text] for own, is_text in zip(norms, self._neutral_text, strict=True)]
+                    known[site] = float(torch.cat(content).median())
+            return {site: known[site] for site in sites}
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -276,7 +291,7 @@ class Session:
         engine = live.renewed(tokenizer, name, template_options)
         try:
             engine.set_ambient(self.registry.plan())
-            self._engine, self._is_looked_at, self._typical_norms = engine, True, {}
+            self._engine, self._is_looked_at, self._typical_norms, self._neutral_text = engine, True, {}, []
             live.detach()
         except BaseException:
             (live if self._engine is engine else engine).detach()
@@ -286,7 +301,7 @@ class Session:
         before, registry = self._engine, Registry()
 
         def put() -> None:
-            self._engine, self.registry, self._typical_norms = engine, registry, {}
+            self._engine, self.registry, self._typical_norms, self._neutral_text = engine, registry, {}, []
             self._from_main, self._is_looked_at = False, True
             if before is not None and before is not engine:
                 before.detach()

@@ -19,6 +19,7 @@ import pytest
 import steer_tools
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior
+from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.prompts import TextPrompt
 
 Document = dict[str, Any]
@@ -374,3 +375,7 @@ def test_every_rule_is_held_and_has_a_planted_fault() -> None:
 
 def annotations_of(value: object) -> dict[str, object] | None:
     return getattr(value, "__annotations__", None) if callable(value) else None
+
+
+def test_what_a_trait_is_made_of_is_worked_out_once() -> None:
+    assert trait_behavior("sentiment") is trait_behavior("sentiment") != trait_behavior("sentiment", seed=1)

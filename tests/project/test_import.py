@@ -24,8 +24,8 @@ print(repr((cost, heavy, steer_tools.__version__)))
 """
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def run(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -41,6 +41,16 @@ def test_the_tools_signatures_are_read_without_anything_heavy() -> None:
     code = f"import sys, steer_tools.tools\nprint({heavy} & sys.modules.keys())"
 
     assert run(code) == "set()\n"
+
+
+def test_creating_a_vector_imports_only_what_it_needs(tmp_path: Path) -> None:
+    others = ["matplotlib", "pandas", "sklearn", "mcp", "gguf", "rich", "typer", "steer_tools.weights"]
+    others += ["steer_tools.inspection", "steer_tools.figures.heat_maps", "steer_tools.reports.report_files"]
+    create = "steer_tools.create_steering_vector(behavior='sentiment', layer=2, save_path=sys.argv[1])"
+    shown = f"print({set(others)} & sys.modules.keys())"
+    code = f"import sys, steer_tools\nsteer_tools.load_model('bundled')\n{create}\n{shown}"
+
+    assert run(code, str(tmp_path / "made.safetensors")) == "set()\n"
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)

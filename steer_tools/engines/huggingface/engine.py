@@ -162,6 +162,7 @@ class HuggingFaceEngine:
 
     def changes(self) -> tuple[str, ...]:
         """Return what of the model or its tokenizer was changed since this engine was made, in words."""
+        self._tokens.forget()  # Not all that a tokenizer may do otherwise shows in its state.
         return ModelState.of(self.architecture.model, self.tokenizer).changes_since(self._state)
 
     def renewed(self, tokenizer: Any, name: str, template_options: Mapping[str, object] | None) -> "HuggingFaceEngine":

@@ -55,7 +55,7 @@ class Reader:
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
         """Return the mean over the pooled tokens of each prompt."""
-        described = [self._tokens.describe(prompt) for prompt in prompts]
+        described = self._tokens.describe_each(prompts)
         named = [own.pooled(pooling) for own in described]
         # A sink may show behind the sites that are read, and a mean must know it; one token is read whatever it is.
         deepest = None if pooling in MEANS else max(site.layer for site in sites)
@@ -86,7 +86,7 @@ class Reader:
 
     def sinks(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Return which tokens are much longer than the others after some block."""
-        described = [self._tokens.describe(prompt) for prompt in prompts]
+        described = self._tokens.describe_each(prompts)
         found = [torch.empty(0) for _ in prompts]
         for batch, norms in self._passes(described, self._streams, lambda site, batch, hidden: _norms(hidden)):
             for row, index in enumerate(batch):
@@ -95,7 +95,7 @@ class Reader:
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
         """Return every token of each prompt, (tokens, width) float32 on the CPU."""
-        encoded = [self._tokens.encode(prompt) for prompt in prompts]
+        encoded = self._tokens.encode_each(prompts)
         traces: list[dict[Site, Tensor]] = [{} for _ in prompts]
 
         def keep(site: Site, batch: list[int], hidden: Tensor) -> None:

@@ -19,11 +19,14 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
 
     def of(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Return each token's text, white space as it stands; <id> of those that only the output matrix has."""
-        pieces = zip(tokens, self._tokenizer.convert_ids_to_tokens(list(tokens)), strict=True)
-        return tuple(f"<{token}>" if piece is None else self._text(token, piece) for token, piece in pieces)
+        new = list({*tokens}.difference(self._known))
+        for token, piece in zip(new, self._tokenizer.convert_ids_to_tokens(new), strict=True):
+            self._known[token] = f"<{token}>" if piece is None else self._text(token, piece)
+        return tuple(self._known[token] for token in tokens)
 
     def _text(self, token: int, piece: str | bytes) -> str:
         """Return what the vocabulary's own writing of a token stands for."""

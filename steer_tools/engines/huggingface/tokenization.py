@@ -6,7 +6,7 @@ second time; token ids are used as they are. A completion never changes the toke
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 from steer_tools.core.positions import NOWHERE
@@ -23,6 +23,9 @@ from steer_tools.prompts import (
     TextPrompt,
     TokenPrompt,
 )
+
+# Tokens of prompts that are remembered within one piece of work, some 40 MB.
+_REMEMBERED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Tokenization:
         if template_options and self._template is None:
             raise ArgumentError("template_options were given, and this tokenizer has no chat template", valid="none")
         self._spoken = set[str]()  # Words that a closed language was found to have.
+        self._known: dict[Prompt, PromptTokens] = {}
 
     @property
     def pad_token(self) -> int:
@@ -95,7 +99,7 @@ class Tokenization:
             return ()
         asked = [(("user", question),) for question in ("Is it?", "Go on.", "Yes")]
         try:
-            new, given = ([self._chat((*c, *a)) for c in asked] for a in ((), (("assistant", "Yes"),)))
+            new, given = (self._chats([(*c, *a) for c in asked]) for a in ((), (("assistant", "Yes"),)))
         except PromptError:
             return ()  # A template that wants more than one user message has no start of an answer to know.
         before_new, before_given = (
@@ -119,15 +123,21 @@ class Tokenization:
 
     def describe(self, prompt: Prompt) -> TokenizedPrompt:
         """Return the tokens of a prompt with what is known of each."""
-        encoded = self.encode(prompt)
-        return TokenizedPrompt(
-            tokens=encoded.tokens,
-            texts=self.texts.of(encoded.tokens),
-            special=tuple(token in self.special_tokens for token in encoded.tokens),
-            first=self.first_position(encoded),
-            after_user=encoded.after_user,
-            response=NOWHERE if encoded.response_start is None else encoded.response_start,
-        )
+        return self.describe_each([prompt])[0]
+
+    def describe_each(self, prompts: Iterable[Prompt]) -> list[TokenizedPrompt]:
+        """Return the tokens of each prompt with what is known of them."""
+        return [
+            TokenizedPrompt(
+                tokens=encoded.tokens,
+                texts=self.texts.of(encoded.tokens),
+                special=tuple(token in self.special_tokens for token in encoded.tokens),
+                first=self.first_position(encoded),
+                after_user=encoded.after_user,
+                response=NOWHERE if encoded.response_start is None else encoded.response_start,
+            )
+            for encoded in self.encode_each(prompts)
+        ]
 
     def first_position(self, encoded: PromptTokens) -> int:
         """Return the position of the first token after BOS."""
@@ -157,32 +167,23 @@ class Tokenization:
             PromptError: It does not fit into the model's context, has an id outside the vocabulary, gives no token,
                 has words outside a closed language, or is a chat and the tokenizer has no chat template.
         """
-        self._refuse_far_too_long(prompt)
-        match prompt:
-            case TextPrompt(text):
-                self._refuse_foreign_words(text)
-                encoded = PromptTokens(self._text_ids(text))
-            case TokenPrompt(tokens):
-                encoded = PromptTokens(tokens)
-            case ChatPrompt():
-                self._refuse_foreign_words(*(content for _, content in prompt.messages))
-                encoded = self._chat(prompt.messages)
-        if not encoded.tokens:
-            raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
-        if (largest := max(encoded.tokens)) >= self._vocabulary:
-            raise PromptError(
-                f"The token id {largest} is not in the model's vocabulary",
-                valid=f"0 to {self._vocabulary - 1}",
-                fix="The tokenizer must be the model's own; for tokens that were added to it, call "
-                "model.resize_token_embeddings(len(tokenizer)).",
-            )
-        self._refuse_too_long(len(encoded.tokens), new_tokens)
-        return encoded
+        return self.encode_each([prompt], new_tokens)[0]
 
     def encode_each(self, prompts: Iterable[Prompt], new_tokens: int = 0) -> list[PromptTokens]:
-        """Return the ids of each prompt, as `encode` does; equal prompts are tokenised once."""
-        encode = cache(partial(self.encode, new_tokens=new_tokens))
-        return [encode(prompt) for prompt in prompts]
+        """Return the ids of each prompt, as `encode` does; what is not remembered is tokenised in one batch."""
+        prompts = list(prompts)
+        found = {prompt: self._known.get(prompt) for prompt in prompts}
+        new = [prompt for prompt, encoded in found.items() if encoded is None]
+        tokenised = dict(zip(new, self._tokenised(new), strict=True))
+        self._remember(tokenised)
+        each = [found[prompt] or tokenised[prompt] for prompt in prompts]
+        for encoded in each:
+            self._refuse_too_long(len(encoded.tokens), new_tokens)
+        return each
+
+    def forget(self) -> None:
+        """Tokenise all anew from here on: the tokenizer may do it otherwise by now."""
+        self._known.clear()
 
     def encode_pairs(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion]
@@ -231,8 +232,48 @@ class Tokenization:
             return True
         return not start or start not in prompt.text
 
-    def _chat(self, messages: tuple[tuple[str, str], ...]) -> PromptTokens:
-        piece, spans = self._rendered(messages)
+    def _tokenised(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
+        """Return the ids of each prompt, however many they are."""
+        for prompt in prompts:
+            self._refuse_far_too_long(prompt)
+        texts = [prompt.text for prompt in prompts if isinstance(prompt, TextPrompt)]
+        chats = [prompt.messages for prompt in prompts if isinstance(prompt, ChatPrompt)]
+        self._refuse_foreign_words(*texts, *(content for messages in chats for _, content in messages))
+        of_texts = map(PromptTokens, self._text_ids(texts))
+        of_chats = iter(self._chats(chats))
+        made: list[PromptTokens] = []
+        for prompt in prompts:
+            match prompt:
+                case TextPrompt():
+                    encoded = next(of_texts)
+                case TokenPrompt(tokens):
+                    encoded = PromptTokens(tokens)
+                case ChatPrompt():
+                    encoded = next(of_chats)
+            if not encoded.tokens:
+                raise PromptError(f"The prompt {prompt!s:.80} has no token", fix="Write some text.")
+            if (largest := max(encoded.tokens)) >= self._vocabulary:
+                raise PromptError(
+                    f"The token id {largest} is not in the model's vocabulary",
+                    valid=f"0 to {self._vocabulary - 1}",
+                    fix="The tokenizer must be the model's own; for tokens that were added to it, call "
+                    "model.resize_token_embeddings(len(tokenizer)).",
+                )
+            made.append(encoded)
+        return made
+
+    def _remember(self, tokenised: Mapping[Prompt, PromptTokens]) -> None:
+        if sum(len(encoded.tokens) for each in (self._known, tokenised) for encoded in each.values()) > _REMEMBERED:
+            self._known.clear()
+        else:
+            self._known |= tokenised
+
+    def _chats(self, chats: Sequence[tuple[tuple[str, str], ...]]) -> list[PromptTokens]:
+        return [self._placed(messages, *made) for messages, made in zip(chats, self._rendered(chats), strict=True)]
+
+    def _placed(
+        self, messages: tuple[tuple[str, str], ...], piece: _Piece, spans: Sequence[tuple[int, int]]
+    ) -> PromptTokens:
         asked = [i for i, (role, _) in enumerate(messages) if role == "user"]
         return PromptTokens(
             piece.tokens,
@@ -240,13 +281,19 @@ class Tokenization:
             after_user=self._starting(piece, spans[asked[-1]][1]) if asked else NOWHERE,
         )
 
-    def _rendered(self, messages: tuple[tuple[str, str], ...]) -> tuple[_Piece, tuple[tuple[int, int], ...]]:
-        """Return a chat as the model is given it, and where each message's text stands in it."""
-        chat = self._chat_template().render(messages)
-        if not self._tokenizer.is_fast:
-            return _Piece(chat.text, self._plain_ids(chat.text), None), chat.spans
-        encoded = self._tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
-        return _Piece(chat.text, tuple(encoded["input_ids"]), encoded["offset_mapping"]), chat.spans
+    def _rendered(self, chats: Sequence[tuple[tuple[str, str], ...]]) -> list[tuple[_Piece, Sequence[tuple[int, int]]]]:
+        """Return each chat as the model is given it, and where each message's text stands in it."""
+        rendered = [self._chat_template().render(messages) for messages in chats]
+        texts = [chat.text for chat in rendered]
+        if not texts:
+            return []
+        if self._tokenizer.is_fast:
+            encoded = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+            ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        else:
+            ids, offsets = self._plain_ids(texts), [None] * len(texts)
+        pieces = map(_Piece, texts, map(tuple, ids), offsets)
+        return [(piece, chat.spans) for piece, chat in zip(pieces, rendered, strict=True)]
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:
@@ -261,42 +308,55 @@ class Tokenization:
         """Return the position of the first token that holds some of what begins at `place`, or is beyond."""
         if piece.spans is not None:
             return next((i for i, (_, end) in enumerate(piece.spans) if end > place), len(piece.tokens))
-        return len(shared_start(piece.tokens, self._plain_ids(piece.text[:place])))
+        return len(shared_start(piece.tokens, self._plain_ids([piece.text[:place]])[0]))
 
     def _starting(self, piece: _Piece, place: int) -> int:
         """Return the position of the first token that holds nothing of what ends at `place`."""
         if piece.spans is not None:
             return next((i for i, (start, _) in enumerate(piece.spans) if start >= place), len(piece.tokens))
-        return len(piece.tokens) - len(shared_end(piece.tokens, self._plain_ids(piece.text[place:])))
+        return len(piece.tokens) - len(shared_end(piece.tokens, self._plain_ids([piece.text[place:]])[0]))
 
     def _between(self, answer: str, question: str) -> tuple[int, ...]:
         """Return the ids between an answer and the next user message."""
-        piece, spans = self._rendered((("user", "Is it?"), ("assistant", answer), ("user", question)))
+        ((piece, spans),) = self._rendered([(("user", "Is it?"), ("assistant", answer), ("user", question))])
         return piece.tokens[self._starting(piece, spans[1][1]) : self._reaching(piece, spans[2][0])]
 
-    def _text_ids(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a text that goes on: with the start that the tokenizer adds, without its end."""
-        ids, plain = tuple(self._tokenizer(text)["input_ids"]), self._plain_ids(text)
-        if self.bos_token is not None and ids[:2] == (self.bos_token, self.bos_token) and plain[:1] == ids[:1]:
+    def _text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of texts that go on: with the start that the tokenizer adds, without its end."""
+        return [*map(self._going_on, texts, self._ids(texts))]
+
+    def _going_on(self, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        bos = self.bos_token
+        has_two = bos is not None and ids[:2] == (bos, bos)
+        if not has_two and (not ids or ids[-1] not in self.special_tokens):
+            return ids
+        (plain,) = self._plain_ids([text])
+        if has_two and plain[:1] == ids[:1]:
             ids = ids[1:]  # A text that a chat template was rendered into brings its own.
         while ids and ids[-1] in self.special_tokens and ids[-1:] != plain[-1:]:
             ids = ids[:-1]
         return ids
 
-    def _plain_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _plain_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        return self._ids(texts, add_special_tokens=False)
+
+    def _ids(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[tuple[int, ...]]:
+        """Return the ids of each text, all from one call."""
+        if not texts:
+            return []
+        return [*map(tuple, self._tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"])]
 
     def _completion(self, prompt: Prompt, prompt_tokens: PromptTokens, completion: str) -> tuple[int, ...]:
         self._refuse_far_too_long(TextPrompt(completion), "completion")
         match prompt:
             case TextPrompt(text):
-                whole = self._text_ids(text + completion)
+                (whole,) = self._text_ids([text + completion])
             case ChatPrompt():
-                whole = self._plain_ids(self._chat_template().render(prompt.messages).text + completion)
+                (whole,) = self._plain_ids([self._chat_template().render(prompt.messages).text + completion])
             case TokenPrompt():
-                return self._plain_ids(completion)
+                return self._plain_ids([completion])[0]
         length = len(prompt_tokens.tokens)
-        return whole[length:] if whole[:length] == prompt_tokens.tokens else self._plain_ids(completion)
+        return whole[length:] if whole[:length] == prompt_tokens.tokens else self._plain_ids([completion])[0]
 
     def _end_of_turn(self) -> int | None:
         """Return the first special id that the chat template puts after an assistant's message."""
@@ -306,16 +366,17 @@ class Tokenization:
             ending = self._template.around("user", "assistant")[-1]
         except PromptError:
             return None  # A template that does not know these two roles has no end of an assistant's turn.
-        return next((token for token in self._plain_ids(ending) if token in self.special_tokens), None)
+        return next((token for token in self._plain_ids([ending])[0] if token in self.special_tokens), None)
 
     def _refuse_foreign_words(self, *texts: str) -> None:
         """Refuse unknown words where the tokenizer's config holds an `example_prompt`, as that of a closed language."""
         example = self._tokenizer.init_kwargs.get("example_prompt")
         if example is None:
             return
-        words = dict.fromkeys(word for text in texts for word in text.split() if word not in self._spoken)
-        unknown = [word for word in words if self._tokenizer.unk_token_id in self._plain_ids(word)]
-        self._spoken.update(words.keys() - unknown)
+        words = list(dict.fromkeys(word for text in texts for word in text.split() if word not in self._spoken))
+        pairs = zip(words, self._plain_ids(words), strict=True)
+        unknown = [word for word, ids in pairs if self._tokenizer.unk_token_id in ids]
+        self._spoken.update({*words}.difference(unknown))
         if unknown:
             named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""

@@ -1,5 +1,6 @@
 """The traits of the bundled language as behaviours, like those that are written in English. It must not know models."""
 
+from functools import lru_cache
 from random import Random
 
 from steer_tools.bundled_model.grammar import compose, join, requests
@@ -20,6 +21,7 @@ _POLES = {
 PAIRS, ITEMS = 64, 40
 
 
+@lru_cache(maxsize=32)
 def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: int = 0) -> Behavior:
     """Return a trait as a behaviour: pairs on questions of the training set, items on held-out ones.
 
