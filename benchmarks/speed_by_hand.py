@@ -12,6 +12,16 @@ from speed_models import Model
 from torch import Tensor
 
 
+def read_one_by_one(model: Model, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
+    """Return (layers, width): the mean difference of the last tokens of two halves, a whole pass a text."""
+    found: list[Tensor] = []
+    with torch.inference_mode(), outputs(model, layers) as seen:
+        for text in texts:
+            model.module(**model.tokenizer(text, return_tensors="pt"))
+            found.append(torch.stack([seen[layer][0, -1] for layer in layers]))
+    return difference(torch.stack(found))
+
+
 @contextmanager
 def outputs(model: Model, layers: Sequence[int], stop_after: int | None = None) -> Iterator[dict[int, Tensor]]:
     """Yield what the blocks put out in the last pass; with `stop_after`, nothing behind that block runs."""

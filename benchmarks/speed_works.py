@@ -7,6 +7,7 @@ first, with plain transformers and a hook. A way whose name begins with "ours" c
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from speed_by_hand import (
     left_padded,
     log_odds,
     outputs,
+    read_one_by_one,
     right_padded,
 )
 from speed_models import Model, model_named
@@ -137,18 +139,11 @@ def _reading(model: Model, texts: list[str], layers: list[int], floor: Way, want
     half = len(texts) // 2
     some, bare = [texts[i] for start in (0, half) for i in range(start, start + half, 16)], copy_of(model)
 
-    def naive() -> Tensor:
-        found = []
-        with torch.inference_mode(), outputs(bare, layers) as seen:
-            for text in some:
-                bare.module(**bare.tokenizer(text, return_tensors="pt"))
-                found.append(torch.stack([seen[layer][0, -1] for layer in layers]))
-        return difference(torch.stack(found))
-
     def check(values: Mapping[str, Any]) -> str:
         same_directions(values["naive"], created(model, some, layers))
         return same_directions(values["floor"], values["ours"])
 
+    naive = partial(read_one_by_one, bare, some, layers)
     ways = {"naive": naive, "floor": floor, "ours": partial(created, model, texts, layers)}
     return Work(ways, check, shares={"naive": len(some) / len(texts)}, wanted={("ours", "naive"): wanted})
 
@@ -389,7 +384,9 @@ from steer_tools.prompts import TokenPrompt
 from steer_tools.session.session import current_session
 attach_model(model, tokenizer)
 engine = current_session().engine
-rows = [Row(TokenPrompt(tuple(ids)), (Placement(Add(own), Site(i // 2), 20.0),)) for i, own in enumerate(deltas)]
+layers = [i * len(model.model.layers) // 60 for i in range(60)]
+plans = [(Placement(Add(own), Site(layer), 20.0),) for layer, own in zip(layers, deltas, strict=True)]
+rows = [Row(TokenPrompt(tuple(ids)), plan) for plan in plans]
 engine.score(rows[:1], [completion])
 {_FROM_HERE}
 value = [float(own.sum()) for own in engine.score(rows, [completion] * 60)]
@@ -520,4 +517,8 @@ def in_process(script: str, *arguments: str) -> Measured:
 
 
 def _output(*arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+    # Compiled files are kept wherever the checkout lies, so that each start but the first finds them.
+    kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(_FOLDER / "compiled")}
+    environment = {**os.environ, **kept}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
