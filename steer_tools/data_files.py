@@ -150,9 +150,10 @@ class DataFile:
             ) from error
 
     def _checked_header(self, names: list[str], lines: "_Lines") -> list[str]:
-        if doubled := [name for name in names if names.count(name) > 1]:
+        doubled, count = Counter(names).most_common(1)[0] if names else ("", 0)
+        if count > 1:
             raise PromptError(
-                f"{lines.record}: the column {quoted(doubled[0])} is there twice", valid="columns of different names"
+                f"{lines.record}: the column {quoted(doubled)} is there twice", valid="columns of different names"
             )
         try:
             self._check_header(names)

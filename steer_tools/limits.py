@@ -160,10 +160,10 @@ ERROR_CHARACTERS = Limit(
     MOST_CHARACTERS, "characters", "an error's text, whose middle is left out", "what was given may be anything"
 )
 RECORDS = Limit(
-    1_000_000,
+    100_000,
     "rows",
     "a data file: prompts, or items of a behaviour",
-    "2,000 of a behaviour's items are kept, and the others only read",
+    "2,000 of a behaviour's items are kept, and reading 100,000 takes a second",
     "STEER_TOOLS_MAX_RECORDS",
 )
 RECORD_BYTES = Limit(
