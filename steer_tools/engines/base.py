@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from math import inf, ulp
 from typing import Protocol, TypeAlias
@@ -257,6 +258,10 @@ class Engine(Protocol):
         """Continue each row under its own plan."""
         ...
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """Keep what unsteered prompts left behind from one call of this thread to the next, until the block ends."""
+        ...
+
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each token of row i's completion i, (tokens,) float32 on the CPU."""
         ...
@@ -307,6 +312,23 @@ def text_behind_first(engine: Engine, prompts: Sequence[Prompt], sinks: Sequence
     special = [torch.tensor(engine.tokenize(prompt).special) for prompt in prompts]
     behind = [torch.arange(len(own)) > 0 for own in special]
     return [after & ~own & ~others for after, own, others in zip(behind, special, sinks, strict=True)]
+
+
+def unsteered_log_probs(engine: Engine, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Tensor]:
+    """Return the log-probability of each token of what rows produced, (tokens,) each, under the unsteered model.
+
+    It is scored where no unsteered row has produced the same.
+    """
+    texts = [(row.prompt, generation.tokens) for row, generation in zip(rows, generations, strict=True)]
+    known = {
+        text: generation.log_probs
+        for text, row, generation in zip(texts, rows, generations, strict=True)
+        if not row.plan or not generation.tokens
+    }
+    others = [text for text in dict.fromkeys(texts) if text not in known]
+    scores = engine.score([Row(prompt) for prompt, _ in others], [tokens for _, tokens in others])
+    known |= dict(zip(others, scores, strict=True))
+    return [known[text] for text in texts]
 
 
 def rows_decided(rows: Sequence[Row], read: Read) -> list[Row]:

@@ -7,6 +7,7 @@ weights to edit, which are refused by name.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import product
 
@@ -167,6 +168,10 @@ class FakeEngine:
         rows = self.decided(rows)
         encoded = [(row, self.tokenize(row.prompt, sampling.max_new_tokens)) for row in rows]
         return [self._continued(row, prompt, sampling) for row, prompt in reported(encoded, "generating tokens")]
+
+    def keeping(self) -> AbstractContextManager[None]:
+        """Keep nothing: there is nothing to gain."""
+        return nullcontext()
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""

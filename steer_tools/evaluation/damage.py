@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from steer_tools.core.plan import Plan
-from steer_tools.engines.base import Engine, Generation, Row, Sampling
+from steer_tools.engines.base import Engine, Generation, Row, Sampling, unsteered_log_probs
 from steer_tools.errors import ArgumentError
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.metrics import distinct_2
@@ -158,9 +158,8 @@ def write(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], max_
     """Return greedy texts of each plan to all prompts, with their mean surprisal under the unsteered model."""
     rows = [Row(prompt, plan) for plan in plans for prompt in prompts]
     generations = engine.generate(rows, Sampling(max_new_tokens))
-    written = [index for index, generation in enumerate(generations) if generation.tokens]
-    scores = engine.score([Row(rows[i].prompt) for i in written], [generations[i].tokens for i in written])
-    surprisal = dict(zip(written, (-float(own.mean()) for own in scores), strict=True))
+    log_probs = unsteered_log_probs(engine, rows, generations)
+    surprisal = {i: -float(own.mean()) for i, own in enumerate(log_probs) if len(own)}
     found: list[Texts] = []
     for start in range(0, len(rows), len(prompts)):
         own = range(start, start + len(prompts))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.plan import Plan
-from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed
+from steer_tools.engines.base import Engine, Generation, Row, Sampling, distinct, row_seed, unsteered_log_probs
 from steer_tools.errors import ArgumentError, StrengthError, quoted
 from steer_tools.evaluation.metrics import changed_share, distinct_2, perplexity
 from steer_tools.limits import ROWS, STRENGTHS
@@ -55,17 +55,15 @@ def compare(
     ROWS.require(len(every) * len(prompts), "The comparison has", fix="Give fewer prompts or strengths at once.")
     rows = [Row(prompt, plan, row_seed(seed, prompt)) for plan in every for prompt in prompts]
     generations = engine.generate(rows, sampling)
-    written = [i for i, generation in enumerate(generations) if generation.tokens]
-    scores = engine.score([Row(rows[i].prompt) for i in written], [generations[i].tokens for i in written])
-    log_probs = {i: score.tolist() for i, score in zip(written, scores, strict=True)}
+    log_probs = [own.tolist() for own in unsteered_log_probs(engine, rows, generations)]
     count = len(prompts)
     reference = [generation.tokens for generation in generations[:count]]
     sides: list[Side] = []
     for start in range(0, len(rows), count):
         own = generations[start : start + count]
         tokens = [generation.tokens for generation in own]
-        own_log_probs = [log_probs[i] for i in range(start, start + count) if i in log_probs]
-        scored = TextScores(changed_share(tokens, reference), perplexity(own_log_probs), distinct_2(tokens))
+        surprise = perplexity([of_text for of_text in log_probs[start : start + count] if of_text])
+        scored = TextScores(changed_share(tokens, reference), surprise, distinct_2(tokens))
         sides.append(Side(tuple(own), scored))
     return tuple(sides)
 

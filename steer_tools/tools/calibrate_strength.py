@@ -60,7 +60,7 @@ def calibrate_strength(
     from steer_tools.session.placement import PlacementOptions, place_once
     from steer_tools.session.unreached_prompts import unreached_warnings
 
-    with locked_session() as session:
+    with locked_session(keeps=True) as session:
         engine = session.engine
         if (target_damage is None) == (target_effect is None):
             raise ArgumentError("One target is needed", valid="target_damage or target_effect")

@@ -83,7 +83,7 @@ def evaluate_steering_robustness(
     from steer_tools.session.placement import PlacementOptions, place_once, require_finite
     from steer_tools.session.unreached_prompts import unreached_warnings
 
-    with locked_session() as session:
+    with locked_session(keeps=True) as session:
         if strength is not None and require_finite(strength) == 0:
             raise ArgumentError("strength is 0, which changes nothing", valid="a number above or below 0")
         evaluation_set = evaluation_set_named(session, dataset, seed=seed)

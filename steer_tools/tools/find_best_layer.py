@@ -77,7 +77,7 @@ def find_best_layer(
     from steer_tools.session.placement import PlacementOptions
 
     call, started = dict(locals()), time.monotonic()
-    with locked_session() as session:
+    with locked_session(keeps=True) as session:
         is_judged_on = metric is None or test_prompts is None
         evaluation_set = evaluation_set_named(
             session, behavior_name, positive, negative, seed, is_judged_on=is_judged_on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from steer_tools.errors import ArgumentError, quoted
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def locked_session() -> Generator[Session]:
-    """Hold the session while a tool works: one tool at a time has the model."""
+def locked_session(*, keeps: bool = False) -> Generator[Session]:
+    """Hold the session while a tool works: one tool at a time has the model.
+
+    With `keeps`, prompts that the tool comes back to leave behind what they have in common.
+    """
     from steer_tools.session.session import current_session
 
-    with current_session().at_work() as session:
+    with current_session().at_work() as session, session.engine.keeping() if keeps else nullcontext():
         yield session
 
 

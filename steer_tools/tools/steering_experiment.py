@@ -142,7 +142,7 @@ def steering_experiment(
     from steer_tools.reports.report_files import save_experiment
 
     call, started = dict(locals()), time.monotonic()
-    with locked_session() as session:
+    with locked_session(keeps=True) as session:
         if controls < _FEWEST_CONTROLS:
             raise ArgumentError(
                 f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"

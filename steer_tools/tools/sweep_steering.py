@@ -77,7 +77,7 @@ def sweep_steering(
     from steer_tools.session.vector_loading import load_for_model, path_of
 
     call, started = dict(locals()), time.monotonic()
-    with locked_session() as session:
+    with locked_session(keeps=True) as session:
         if isinstance(vector_path, list):
             if not isinstance(behavior_name, str) or prompts is not None:
                 raise ArgumentError(

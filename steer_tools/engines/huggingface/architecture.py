@@ -5,6 +5,7 @@ A model comes in, named modules leave; the only code that looks inside a model. 
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -65,6 +66,11 @@ class Architecture:
         first = self.blocks[0]
         around = [m for m in self.model.modules() if m is not first and any(inner is first for inner in m.modules())]
         return not any(map(offloading_hooks, around))
+
+    @cached_property
+    def takes_positions(self) -> bool:
+        """Whether passes may be told where their tokens stand; others see it by the mask, or not at all."""
+        return "position_ids" in inspect.signature(self.callables[-1].forward).parameters
 
     @property
     def dtype(self) -> torch.dtype:

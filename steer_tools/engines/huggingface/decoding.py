@@ -70,19 +70,28 @@ def pad(sequences: Sequence[Sequence[int]], pad_token: int, *, left: bool) -> tu
 
 
 def forward(
-    architecture: Architecture, ids: Tensor, real: Tensor, *, first_column: int = 0, cache: Any = None
+    architecture: Architecture,
+    ids: Tensor,
+    real: Tensor,
+    *,
+    first_column: int = 0,
+    cache: Any = None,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Any]:
     """Return the logits (rows, columns, vocabulary) of columns `first_column` onward, and the cache that it leaves.
 
     `ids` is (rows, columns), and `real` is false at padding; after a cache it also covers the cached columns, which are
     in front. The logits of earlier columns are not computed where the model can leave them out.
 
-    `cache` is True for a new one, an earlier one to go on with, or None for none.
+    `cache` is True for a new one, an earlier one to go on with, or None for none. `positions` (rows, columns) are told
+    to models that take them; others count by the mask or not at all.
     """
     model = cast(Any, architecture.model)
     options: dict[str, Any] = {"use_cache": cache is not None}
     if cache is not None and cache is not True:
         options["past_key_values"] = cache
+    if positions is not None and architecture.takes_positions:
+        options["position_ids"] = positions.to(architecture.device)
     keeps = first_column > 0 and getattr(model, "_supports_logits_to_keep", lambda: False)()
     if keeps:
         options["logits_to_keep"] = ids.shape[1] - first_column
@@ -105,12 +114,19 @@ class Decoder:
         self._view.generation_config = GenerationConfig()
 
     def decode(
-        self, ids: Tensor, real: Tensor, sampling: Sampling, processor: LogitsProcessor | None, *, stops: bool = True
+        self,
+        ids: Tensor,
+        real: Tensor,
+        sampling: Sampling,
+        processor: LogitsProcessor | None,
+        *,
+        stops: bool = True,
+        cache: Any = None,
     ) -> Tensor:
         """Return the new tokens (rows, steps) after left-padded `ids`, on the CPU.
 
         `processor` chooses; without it the most likely token is taken, or beams are searched. Without `stops` no token
-        ends a row.
+        ends a row. `cache` holds the columns before the last, where they were run already.
         """
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
@@ -134,6 +150,7 @@ class Decoder:
                 generation_config=config,
                 logits_processor=LogitsProcessorList([processor] if processor else []),
                 stopping_criteria=StoppingCriteriaList([_ReportingCriteria(sampling.max_new_tokens)]),
+                **({} if cache is None else {"past_key_values": cache}),
             )
         finally:
             for own, before in kept:

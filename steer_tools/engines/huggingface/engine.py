@@ -34,6 +34,7 @@ from steer_tools.engines.huggingface.architecture import (
     refuse_unsteerable_state,
 )
 from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
+from steer_tools.engines.huggingface.branches import Branches
 from steer_tools.engines.huggingface.decoding import (
     ChoosingProcessor,
     Decoder,
@@ -45,7 +46,6 @@ from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.model_state import ModelState
 from steer_tools.engines.huggingface.output_parameters import find_writers
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall, TokenMarks
-from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.probe import Behaviour, probe
 from steer_tools.engines.huggingface.reading import Reader
 from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placements, refuse_sites
@@ -109,21 +109,22 @@ class HuggingFaceEngine:
             with reporting_to(None), self._memory.undivided("The probe of the model takes"):
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
-            self._reader = Reader(
-                self.architecture, self._taps, self._hooks, self._tokens, self.behaviour, self._memory
-            )
-            self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._reader.read)
-            shared = SharedPrompts(
+            self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._read)
+            self._branches = Branches(
                 self.architecture,
                 self._hooks,
                 self._plans,
                 self.behaviour,
                 self._memory,
+                self._forced,
                 pad_token=self._tokens.pad_token,
+            )
+            self._reader = Reader(
+                self.architecture, self._taps, self._hooks, self._tokens, self.behaviour, self._memory, self._branches
             )
             batches = self._reader.batches
             self._scorer = Scorer(
-                self.architecture, self._hooks, self._tokens, self._plans, batches, shared, self._memory
+                self.architecture, self._hooks, self._tokens, self._plans, batches, self._branches, self._memory
             )
             fingerprint, *former = fingerprints(self._model, loaded_from)
             self.info = ModelInfo(
@@ -246,8 +247,10 @@ class HuggingFaceEngine:
             ids, real = pad([prompt.tokens for prompt in prompts], self._tokens.pad_token, left=True)
             chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows], real)
             compiled = self._plans.run(batch_rows, prompts, real)
+            shares = sampling.use_cache and sampling.beams == 1
+            cache = self._branches.cache(batch_rows, prompts) if shares else None
             with self._hooks.running(compiled), self._hooks.generating(GenerateCall()):
-                new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None)
+                new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None, cache=cache)
             steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else torch.zeros(len(batch), 0)
             made = zip(batch, new.tolist(), steps, strict=True)
             return {i: self._decoder.finish(encoded[i], tokens, log_probs) for i, tokens, log_probs in made}
@@ -258,6 +261,10 @@ class HuggingFaceEngine:
             generations |= made
         ordered = [generations[i] for i in range(len(rows))]
         return ordered if sampling.beams == 1 else self._with_scores(rows, ordered)
+
+    def keeping(self) -> AbstractContextManager[None]:
+        """Keep what unsteered prompts left behind from one call of this thread to the next, until the block ends."""
+        return self._branches.keeping()
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token; rows of one prompt share what it leaves behind."""
@@ -386,6 +393,9 @@ class HuggingFaceEngine:
         """Take the hooks off; this engine is of no use afterwards."""
         self._hooks.detach()
 
+    def _read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
+        return self._reader.read(prompts, sites, pooling)
+
     def _forced(
         self,
         prompts: Sequence[Sequence[int]],
@@ -393,16 +403,17 @@ class HuggingFaceEngine:
         run_of: Callable[[Tensor], Run],
         *,
         use_cache: bool = True,
+        cache: object = None,
     ) -> Tensor:
         """Return the logits (rows, steps, vocabulary) before each forced token of a left-padded batch.
 
-        `run_of` gives its run from where it is no padding, (rows, columns).
+        `run_of` gives its run from where it is no padding, (rows, columns). `cache` holds the columns before the last.
         """
         ids, real = pad(prompts, self._tokens.pad_token, left=True)
         forcer = ForcingProcessor(pad(forced, self._tokens.pad_token, left=False)[0])
         sampling = Sampling(max(map(len, forced)), use_cache=use_cache)
         with self._hooks.running(run_of(real)), self._hooks.generating(GenerateCall()):
-            self._decoder.decode(ids, real, sampling, forcer, stops=False)
+            self._decoder.decode(ids, real, sampling, forcer, stops=False, cache=cache)
         return torch.stack(forcer.logits, dim=1)
 
     def _with_scores(self, rows: Sequence[Row], generations: Sequence[Generation]) -> list[Generation]:

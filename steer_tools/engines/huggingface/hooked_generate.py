@@ -6,18 +6,17 @@ threads would keep the reason for themselves. It must not know plans.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
-from operator import itemgetter
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from steer_tools.engines.huggingface.architecture import refuse_unsteerable_state
 from steer_tools.engines.huggingface.pass_geometry import GenerateCall
+from steer_tools.engines.huggingface.stand_ins import StandIn
 from steer_tools.errors import UnsupportedCallError
 
 # What makes `generate` run the model on other tokens than the rows' own, or by code that is not its own.
@@ -34,61 +33,17 @@ _HARMLESS = {"guidance_scale": 1}
 _MANAGER_ENTRIES = ("start", "warmup", "add_request")
 
 
-class StandIn(ABC):
-    """What a hooked model has in place of one of its methods.
-
-    A deep copy of the model gets one that calls the copy, a pickle the method itself.
-
-    `is_steered` says whether this thread's passes may be edited.
-    """
-
-    method: ClassVar[str]
+class _SteeredStandIn(StandIn):
+    """`is_steered` says whether this thread's passes may be edited."""
 
     def __init__(
         self, is_steered: Callable[[], bool], model: nn.Module, original: Callable[..., Any] | None = None
     ) -> None:
-        self._is_steered, self._model = is_steered, model
-        self._own: object = vars(model).get(self.method)
-        self._original = original or cast(Callable[..., Any], getattr(model, self.method))
-        self.__doc__ = self._original.__doc__
-        vars(model)[self.method] = self
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the model's method is this."""
-        return vars(self._model).get(self.method) is self
-
-    def give_back(self) -> None:
-        """Let the model, or what stands in for this by now, have the method that the model had."""
-        if self.is_in_place:
-            del vars(self._model)[self.method]
-            if self._own is not None:
-                vars(self._model)[self.method] = self._own
-            return
-        above = vars(self._model).get(self.method)
-        while isinstance(above, StandIn) and above._own is not self:
-            above = above._own
-        if isinstance(above, StandIn):
-            above._own, above._original = self._own, self._original
-
-    @abstractmethod
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what the method does, or refuse it."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copied = memo[id(self._model)]
-        return self._for(copied, getattr(type(copied), self.method).__get__(copied))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle of the model has the model's own method, or else its class's.
-        return (itemgetter(0), ((self._own,),)) if self._own is not None else (getattr, (self._model, self.method))
-
-    @abstractmethod
-    def _for(self, model: nn.Module, original: Callable[..., Any]) -> Self:
-        """Return the same for another model."""
+        self._is_steered = is_steered
+        super().__init__(model, original)
 
 
-class NotingGenerate(StandIn):
+class NotingGenerate(_SteeredStandIn):
     """The `generate` that a hooked model has; `generating` takes this thread's passes for those of a call."""
 
     method: ClassVar[str] = "generate"
@@ -121,7 +76,7 @@ class NotingGenerate(StandIn):
         return NotingGenerate(self._generating, self._is_steered, model, original)
 
 
-class GuardedContinuousBatching(StandIn):
+class GuardedContinuousBatching(_SteeredStandIn):
     """The `init_continuous_batching` that a hooked model has, by which `generate_batch` goes, too.
 
     It packs the tokens of all rows into one line, and runs it in a thread of its own, which would tell nobody that

@@ -23,7 +23,7 @@ from steer_tools.engines.facets import Watched
 from steer_tools.engines.huggingface.architecture import Architecture
 from steer_tools.engines.huggingface.block_parts import in_this_thread
 from steer_tools.engines.huggingface.frames import caller_of_block, caller_outside, is_running
-from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate, StandIn
+from steer_tools.engines.huggingface.hooked_generate import GuardedContinuousBatching, NotingGenerate
 from steer_tools.engines.huggingface.module_hooks import ModuleHooks, passing_hooks
 from steer_tools.engines.huggingface.pass_geometry import (
     CACHES,
@@ -37,7 +37,9 @@ from steer_tools.engines.huggingface.pass_geometry import (
     place_pass,
     rows_of,
 )
+from steer_tools.engines.huggingface.resumption import Resumption, make_passable, make_whole
 from steer_tools.engines.huggingface.site_taps import Hook, Taps
+from steer_tools.engines.huggingface.stand_ins import StandIn
 from steer_tools.engines.site_edits import SiteEdits
 from steer_tools.errors import UnsupportedCallError, UnsupportedFeatureError
 
@@ -57,6 +59,7 @@ class Run:
         captures: Called with what is at the site, (rows, tokens, width), after its edits; what one returns takes its
             place.
         stop_after: The layer after which the pass is ended.
+        resumption: The layer behind which it begins, and what is there.
         decide: For edits that wait for a condition: the ids of each row's prompt → the run that these rows get.
         waited: The run that waited, where this is what was decided.
         plan: What it was compiled from, of what is applied.
@@ -66,6 +69,7 @@ class Run:
     layout: Layout | None = None
     captures: Mapping[Site, Capture] = field(default_factory=dict)
     stop_after: int | None = None
+    resumption: Resumption | None = None
     decide: "Callable[[Sequence[Sequence[int]]], Run] | None" = None
     waited: "Run | None" = None
     plan: Plan = ()
@@ -232,6 +236,15 @@ class SteeringHooks:
         self._hooks.take_off()
         for stand_in in self._stand_ins:
             stand_in.give_back()
+        make_whole(self._architecture.blocks, self._resumed)
+
+    def make_passable(self) -> bool:
+        """Let runs begin behind a block, and return whether they can; blocks are their own again after `detach`."""
+        return make_passable(self._architecture.blocks, self._resumed)
+
+    def _resumed(self) -> Resumption | None:
+        run = self._thread.entered_run
+        return None if run is None else run.resumption
 
     def _refuse_pickling(self) -> None:
         if self._steers_here():

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,8 @@ _SHARE = 0.5
 _CHOOSING_BYTES = 24
 # Copies of a scored token's logits: as the model gives them, in float32, and as log-probabilities.
 _SCORING_BYTES = 12
+# What a batch takes at most on a CPU, where larger ones are no faster, and what is kept of passes for those to come.
+_MOST_ON_CPU, _MOST_KEPT = 2**30, 2**29
 # How backends other than CUDA's say it, none of which has a type for it.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _MEMINFO, _CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -49,9 +52,12 @@ class Memory:
         `row_bytes` says what one row takes, padded to a length.
         """
         free = self.free_bytes()
+        most = inf if free is None else _SHARE * free
+        if self._architecture.device.type == "cpu":
+            most = min(most, _MOST_ON_CPU)
 
         def fits(rows: int, tokens: int) -> bool:
-            return free is None or rows * row_bytes(tokens) <= _SHARE * free
+            return rows * row_bytes(tokens) <= most
 
         return batches_by_length(lengths, token_budget, fits, equal_only=equal_only)
 
@@ -117,10 +123,29 @@ class Memory:
         """Return what a row takes in a pass without cache and logits."""
         return self._pass_bytes(tokens)
 
-    def scoring_bytes(self, tokens: int, cached: int = 0) -> int:
-        """Return what a row takes in a pass that gives logits, behind so many tokens that are cached for it."""
-        logits = _SCORING_BYTES * self._vocabulary * tokens
-        return logits + self._pass_bytes(cached + tokens) + (self.cache_bytes(cached + tokens) if cached else 0)
+    def scoring_bytes(self, tokens: int) -> int:
+        """Return what a row takes in a pass that gives logits."""
+        return _SCORING_BYTES * self._vocabulary * tokens + self._pass_bytes(tokens)
+
+    def branch_bytes(self, tokens: int, before: int) -> int:
+        """Return what a row takes in a pass that gives logits, behind so many tokens whose keys and values are shown to
+        one layer at a time."""
+        shown = 2 * max(self._key_value_widths) * self._itemsize * (before + tokens)
+        return _SCORING_BYTES * self._vocabulary * tokens + self._pass_bytes(tokens, before) + shown
+
+    def beginning_bytes(self, tokens: int, before: int) -> int:
+        """Return what a row takes in a pass that leaves a cache, behind so many tokens of it."""
+        return 2 * self.cache_bytes(before + tokens) + self._pass_bytes(tokens, before)
+
+    @property
+    def hidden_bytes(self) -> int:
+        """What a token's activations at one layer take."""
+        return self._architecture.hidden_size * self._itemsize
+
+    def keeping_bytes(self) -> int:
+        """Return what may be kept of passes for those to come."""
+        free = self.free_bytes()
+        return _MOST_KEPT if free is None else min(_MOST_KEPT, int(_SHARE * free / 2))
 
     def gradient_bytes(self, tokens: int) -> int:
         """Return what a row takes in a pass there and back, in which each block keeps what it did."""
@@ -201,13 +226,13 @@ class Memory:
     def _itemsize(self) -> int:
         return self._architecture.dtype.itemsize
 
-    def _pass_bytes(self, tokens: int) -> int:
+    def _pass_bytes(self, tokens: int, before: int = 0) -> int:
         """Return what one block takes for a row: its inner widths, and a mask or, in eager attention, all scores."""
         hidden = self._architecture.hidden_size
         inner = self._inner_width or 4 * hidden
         is_eager = getattr(self._config, "_attn_implementation", None) == "eager"
         scores = (self._attention_heads or 1) if is_eager else 1
-        return tokens * (6 * hidden + 3 * inner) * self._itemsize + scores * tokens * tokens * 4
+        return tokens * (6 * hidden + 3 * inner) * self._itemsize + scores * tokens * (before + tokens) * 4
 
     def _give_back(self) -> None:
         if self._architecture.device.type == "cuda":

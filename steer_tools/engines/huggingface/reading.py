@@ -4,6 +4,7 @@ Prompts are sorted by length and padded on the right, the head never runs, and o
 kept.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
@@ -15,8 +16,9 @@ from torch import Tensor
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.branches import Branches, Path
 from steer_tools.engines.huggingface.decoding import forward, pad
-from steer_tools.engines.huggingface.hooks import Run, SteeringHooks, StopForward
+from steer_tools.engines.huggingface.hooks import Capture, Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.probe import Behaviour
 from steer_tools.engines.huggingface.site_taps import Taps
@@ -42,16 +44,17 @@ class Reader:
         tokens: Tokenization,
         behaviour: Behaviour,
         memory: Memory,
+        branches: Branches,
     ) -> None:
-        self._architecture, self._taps, self._hooks = architecture, taps, hooks
+        self._architecture, self._taps, self._hooks, self._branches = architecture, taps, hooks, branches
         self._tokens, self._behaviour, self._memory = tokens, behaviour, memory
+        self._most_tokens = _TOKENS_ON_CPU if architecture.device.type == "cpu" else _TOKENS_ELSEWHERE
         self._may_stop_early = architecture.may_stop_early
 
     def batches(self, lengths: Sequence[int], row_bytes: Callable[[int], int]) -> list[list[int]]:
         """Group sequences of these lengths for passes without a cache; `row_bytes` is of a row of a length."""
-        is_cpu = self._architecture.device.type == "cpu"
-        budget = _TOKENS_ON_CPU if is_cpu else _TOKENS_ELSEWHERE
-        return self._memory.batches(lengths, budget, row_bytes, equal_only=not self._behaviour.right_is_exact)
+        equal_only = not self._behaviour.right_is_exact
+        return self._memory.batches(lengths, self._most_tokens, row_bytes, equal_only=equal_only)
 
     def read(self, prompts: Sequence[Prompt], sites: Sequence[Site], pooling: AnyPooling) -> Activations:
         """Return the mean over the pooled tokens of each prompt."""
@@ -63,16 +66,36 @@ class Reader:
         masks, sinks = list(named), list(named)
         pooled = {site: torch.zeros(len(prompts), self._taps.at(site).width) for site in sites}
 
+        texts = [own.tokens for own in described]
+        # What is named is behind what texts share.
+        paths = self._branches.divided_texts(texts, [int(own.nonzero()[0]) for own in named])
+        before = [0] * len(texts) if paths is None else [len(path.before) for path in paths]
+        shared: dict[tuple[int, ...], dict[Site, Tensor]] = defaultdict(dict)
+
         def select(site: Site, batch: list[int], hidden: Tensor) -> _Kept:
-            rows, columns = _side_by_side([named[index] for index in batch], hidden.shape[1]).nonzero(as_tuple=True)
+            here = [named[index][before[index] :] for index in batch]
+            rows, columns = _side_by_side(here, hidden.shape[1]).nonzero(as_tuple=True)
             return _Kept(
                 norms=_norms(hidden) if site in streams else None,
                 values=hidden[rows.to(hidden.device), columns.to(hidden.device)].cpu() if site in pooled else None,
             )
 
-        for batch, kept in self._passes(described, {*streams, *sites}, select):
+        def select_shared(site: Site, batch: list[tuple[int, ...]], hidden: Tensor) -> None:
+            if site in streams:
+                for tokens, own in zip(batch, _norms(hidden), strict=True):
+                    shared[tokens][site] = own[: len(tokens)]
+
+        if paths is None:
+            passes = self._passes(described, {*streams, *sites}, select)
+        else:
+            passes = self._shared_passes(paths, {*streams, *sites}, select, select_shared)
+        for batch, kept in passes:
             for row, index in enumerate(batch):
-                sinks[index] = _sinks_of([kept[site].norms for site in streams], row, described[index])
+                norms = [own[row] for site in streams if (own := kept[site].norms) is not None]
+                if before[index]:
+                    start = shared[texts[index][: before[index]]]
+                    norms = [torch.cat([start[site], own]) for site, own in zip(streams, norms, strict=True)]
+                sinks[index] = _sinks_of(norms, described[index])
                 masks[index] = without(named[index], sinks[index]) if deepest is None else named[index]
             stays = torch.cat([masks[index][named[index]] for index in batch])
             counts = torch.tensor([[int(masks[index].sum())] for index in batch])
@@ -90,7 +113,7 @@ class Reader:
         found = [torch.empty(0) for _ in prompts]
         for batch, norms in self._passes(described, self._streams, lambda site, batch, hidden: _norms(hidden)):
             for row, index in enumerate(batch):
-                found[index] = _sinks_of([norms[site] for site in self._streams], row, described[index])
+                found[index] = _sinks_of([norms[site][row] for site in self._streams], described[index])
         return found
 
     def trace(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> list[dict[Site, Tensor]]:
@@ -147,6 +170,41 @@ class Reader:
             done += len(batch)
             report(done, len(encoded), "reading prompts")
 
+    def _shared_passes(
+        self,
+        paths: Sequence[Path],
+        sites: Collection[Site],
+        select: Callable[[Site, list[int], Tensor], _Selected],
+        select_shared: Callable[[Site, list[tuple[int, ...]], Tensor], None],
+    ) -> Iterator[tuple[list[int], dict[Site, _Selected]]]:
+        """Yield the same of prompts that begin alike: `select_shared` is shown what they share, `select` the rest."""
+        self._hooks.reach(sites)
+        deepest = max(site.layer for site in sites)
+
+        def run(some: list[int]) -> list[tuple[list[int], dict[Site, _Selected]]]:
+            selected: dict[Site, _Selected] = {}
+
+            def captures(places: Sequence[int]) -> dict[Site, Capture]:
+                selected.clear()
+
+                def take(site: Site, hidden: Tensor) -> None:
+                    selected[site] = select(site, [some[place] for place in places], hidden)
+
+                return {site: partial(take, site) for site in sites}
+
+            def captures_of_shared(tokens: Sequence[tuple[int, ...]]) -> dict[Site, Capture]:
+                return {site: partial(select_shared, site, [*tokens]) for site in sites}
+
+            own = [paths[index] for index in some]
+            made: list[tuple[list[int], dict[Site, _Selected]]] = []
+            for places in self._branches.unsteered(own, captures, captures_of_shared, deepest, self._most_tokens):
+                made.append(([some[place] for place in places], dict(selected)))
+                report(sum(len(batch) for batch, _ in made), len(some), "reading prompts")
+            return made
+
+        for _, made in self._memory.halved([[*range(len(paths))]], run):
+            yield from made
+
 
 class _Kept(NamedTuple):
     """What is kept of a pass at one site: (rows, tokens), and (named tokens, width) in the model's dtype."""
@@ -159,9 +217,8 @@ def _norms(hidden: Tensor) -> Tensor:
     return hidden.float().norm(dim=-1).cpu()
 
 
-def _sinks_of(norms: Sequence[Tensor | None], row: int, prompt: TokenizedPrompt) -> Tensor:
-    own = [layer[row, : len(prompt.tokens)] for layer in norms if layer is not None]
-    return attention_sinks(torch.stack(own), prompt.special)
+def _sinks_of(norms: Sequence[Tensor], prompt: TokenizedPrompt) -> Tensor:
+    return attention_sinks(torch.stack([own[: len(prompt.tokens)] for own in norms]), prompt.special)
 
 
 def _side_by_side(masks: Sequence[Tensor], columns: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows and completions → log-probabilities, divergences and gradients; rows of one prompt share its cache.
+"""Rows and completions → log-probabilities, divergences and gradients.
 
 It must not know how plans act; the logits of prompts are not computed where the model can leave them out.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Completion, CompletionGradients, Row
 from steer_tools.engines.huggingface.architecture import Architecture
+from steer_tools.engines.huggingface.branches import Branches
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, SteeringHooks
 from steer_tools.engines.huggingface.memory import Memory
-from steer_tools.engines.huggingface.prefix_cache import SharedPrompts
 from steer_tools.engines.huggingface.row_plans import RowPlans
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.progress import report
@@ -36,11 +36,11 @@ class Scorer:
         tokens: Tokenization,
         plans: RowPlans,
         batches: Callable[[Sequence[int], Callable[[int], int]], list[list[int]]],
-        shared: SharedPrompts,
+        branches: Branches,
         memory: Memory,
     ) -> None:
         self._architecture, self._hooks, self._tokens = architecture, hooks, tokens
-        self._plans, self._batches, self._shared, self._memory = plans, batches, shared, memory
+        self._plans, self._batches, self._branches, self._memory = plans, batches, branches, memory
 
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""
@@ -70,28 +70,34 @@ class Scorer:
         alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
         for index, (prompt, tokens) in enumerate(zip(prompts, added, strict=True)):
             alike.setdefault((prompt.tokens, tokens), []).append(index)
+        # The unsteered row of each text stands behind the rows that are held against it.
+        firsts = [indices[0] for indices in alike.values()]
+        text_of = {index: text for text, indices in enumerate(alike.values()) for index in indices}
+        every = [*range(len(rows)), *firsts]
+        references: dict[int, Tensor] = {}
+        waiting: dict[int, list[tuple[int, Tensor]]] = {}
+        left = [len(indices) for indices in alike.values()]
         found: dict[int, Tensor] = {}
-        for indices in alike.values():
-            own = [indices[0], *indices]
-            with_reference = [Row(rows[indices[0]].prompt), *(rows[i] for i in indices)]
-            reference: dict[int, Tensor] = {}
 
-            def kept(place: int, logits: Tensor, reference: dict[int, Tensor] = reference) -> Tensor:
-                log_probs = logits.log_softmax(dim=-1)
-                if place == 0:
-                    reference[0] = log_probs
-                return _divergence(reference[0], log_probs).cpu() if reference else log_probs
+        def measure(place: int, logits: Tensor) -> None:
+            log_probs = logits.log_softmax(dim=-1)
+            text = text_of[place] if place < len(rows) else place - len(rows)
+            if place >= len(rows):
+                references[text] = log_probs
+            elif text not in references:
+                waiting.setdefault(text, []).append((place, log_probs))
+                return
+            for index, own in [*waiting.pop(text, []), *([(place, log_probs)] if place < len(rows) else [])]:
+                found[index] = _divergence(references[text], own).cpu()
+                left[text] -= 1
+            if not left[text]:
+                del references[text]
 
-            every = self._kept_of(
-                with_reference, [prompts[i] for i in own], [added[i] for i in own], kept, message="measuring divergence"
-            )
-            waiting: dict[int, Tensor] = {}
-            for place, measured in every:
-                waiting[place] = measured
-                # Rows whose plans edit the prompt alike come before the unsteered one, with their log-probabilities.
-                while waiting and reference:
-                    other, given = waiting.popitem()
-                    found[own[other]] = given if given.dim() == 1 else _divergence(reference[0], given).cpu()
+        own_rows = [*rows, *(Row(rows[i].prompt) for i in firsts)]
+        for _ in self._kept_of(
+            own_rows, [prompts[i] for i in every], [added[i] for i in every], measure, message="measuring divergence"
+        ):
+            pass
         return [found[i] for i in range(len(rows))]
 
     def gradients(
@@ -141,19 +147,20 @@ class Scorer:
 
         `kept` is given the row and its (tokens, vocabulary) float32 logits before each completion token.
         """
-        groups, alone = self._shared.groups(rows, prompts)
+        tails = [(prompt.tokens[-1], *own[:-1]) for prompt, own in zip(prompts, completions, strict=True)]
+        chunks, alone = self._branches.divided(rows, prompts, tails)
 
-        def run_shared(group: list[int]) -> list[tuple[int, _Kept]]:
-            logits = self._shared.logits(group, rows, prompts[group[0]], completions)
+        def run_shared(chunk: list[int]) -> list[tuple[int, _Kept]]:
+            logits = self._branches.logits(chunk, rows, prompts, tails)
             return [(index, kept(index, own)) for index, own in logits]
 
         def run(batch: list[int]) -> list[tuple[int, _Kept]]:
             return [(index, kept(index, own)) for index, own in self._logits(batch, rows, prompts, completions)]
 
         done = 0
-        with torch.no_grad():
+        with torch.no_grad(), self._branches.keeping():
             batches = self._batches_of(alone, prompts, completions, self._memory.scoring_bytes)
-            for made in (self._memory.halved(groups, run_shared), self._memory.halved(batches, run)):
+            for made in (self._memory.halved(chunks, run_shared), self._memory.halved(batches, run)):
                 for batch, found in made:
                     yield from found
                     done += len(batch)
