@@ -334,6 +334,8 @@ def unsteered_log_probs(engine: Engine, rows: Sequence[Row], generations: Sequen
 def rows_decided(rows: Sequence[Row], read: Read) -> list[Row]:
     """Return the rows with their conditions answered, each on its own prompt; `read` reads with nothing applied."""
     waiting = [row for row in rows if any(p.condition is not None for p in row.plan)]
+    if not waiting:
+        return [*rows]
     conditions = {p.condition for row in waiting for p in row.plan if p.condition is not None}
     readings = {reading for condition in conditions for reading in condition.readings}
     prompts = list(dict.fromkeys(row.prompt for row in waiting))

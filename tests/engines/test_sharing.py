@@ -239,6 +239,30 @@ def test_generation_runs_a_prompt_that_rows_share_once(
     assert len({own.tokens for own in found[::2]}) > 1
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_generation_of_many_rows_copies_no_cache(
+    shared: bool, shares: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(PROMPT, plan("generated" if shared else "all", s)) for s in (0.5, 1.0, 2.0)] + [Row(OTHER)]
+    expected = shares.generate(rows, Sampling(6))
+    monkeypatch.setattr(branches, "_COPIED_BYTES", 0)
+    rooms: list[torch.Tensor] = []
+    update = prompt_caches._Reserved.update
+
+    def noted(layer: Any, *given: Any, **options: Any) -> Any:
+        found = update(layer, *given, **options)
+        rooms.append(layer._room[0])
+        return found
+
+    monkeypatch.setattr(prompt_caches._Reserved, "update", noted)
+
+    found = shares.generate(rows, Sampling(6))
+
+    assert [own.tokens for own in found] == [own.tokens for own in expected]
+    same([own.log_probs for own in found], [own.log_probs for own in expected])
+    assert len({id(room) for room in rooms}) == shares.info.layers
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean", "response", -2])
 def test_prompts_that_begin_alike_are_read_as_they_are_alone(
     pooling: Any, shares: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch

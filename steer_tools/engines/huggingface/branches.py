@@ -44,6 +44,8 @@ _PASS_ON_CPU, _PASS_ELSEWHERE = 16, 1024
 _TOKENS_ON_CPU, _TOKENS_ELSEWHERE, _PASSES = 1024, 4096, 4
 # Texts share a beginning of at least so many tokens, and where that is at least such a share of all they have.
 _WORTH_SHARING, _LEAST_SAVED = 8, 0.2
+# A layer's keys and values that are larger than this are not copied at each step of a generation.
+_COPIED_BYTES = 2**20
 # Of the largest of a token's logits, by which two ways of the same may differ.
 _TOLERANCE = 1e-3
 # What models raise that keep something of their own from pass to pass.
@@ -214,27 +216,28 @@ class Branches:
                 for row, place in enumerate(places):
                     yield members[place], logits[row, : len(tails[members[place]])].float()
 
-    def cache(self, rows: Sequence[Row], prompts: Sequence[PromptTokens]) -> DynamicCache | None:
-        """Return a cache of all but the last token of each row's prompt, padded on the left.
+    def cache(self, rows: Sequence[Row], prompts: Sequence[PromptTokens], max_new_tokens: int) -> DynamicCache | None:
+        """Return a cache to generate with; None for the model's own, where another would be no better.
 
-        None where it saves nothing, or the rows' plans edit these tokens.
+        It holds all but the last token of each row's prompt, padded on the left, or nothing, where that saves nothing
+        or the rows' plans edit these tokens.
         """
         heads = {prompt.tokens[:-1] for prompt in prompts}
+        lengths = {len(head) for head in heads}
         saved = sum(len(prompt.tokens) - 1 for prompt in prompts) - sum(map(len, heads))
-        if saved <= 2 * self._pass_cost or () in heads or any(_on_prompt(row.plan) for row in rows):
+        shares = saved > 2 * self._pass_cost and 0 not in lengths and not any(_on_prompt(row.plan) for row in rows)
+        room = max(lengths) + 1 + max_new_tokens
+        copied = self._memory.cache_bytes(room) * len(rows) // (self._last + 1)
+        reserved = room if copied > _COPIED_BYTES else 0
+        allowed = self._allowed() if shares or reserved else None
+        if allowed is None or not allowed.generates:
             return None
-        allowed = self._allowed()
-        longest, is_equal = max(map(len, heads)), len(set(map(len, heads))) == 1
-        if (
-            allowed is None
-            or not allowed.generates
-            or not (allowed.pads or is_equal)
-            or not self._keeps_all_of(longest)
-        ):
-            return None
-        with self.keeping():
-            beginnings = self._beginnings(rows, prompts)
-        return cache_of(allowed.template, [beginnings[prompt.tokens[:-1], ()] for prompt in prompts])
+        if shares and (allowed.pads or len(lengths) == 1) and self._keeps_all_of(max(lengths)):
+            with self.keeping():
+                beginnings = self._beginnings(rows, prompts)
+            own = [beginnings[prompt.tokens[:-1], ()] for prompt in prompts]
+            return cache_of(allowed.template, own, reserved=reserved)
+        return empty_like(allowed.template, reserved) if reserved else None
 
     def divided_texts(self, texts: Sequence[_Tokens], most: Sequence[int]) -> list[Path] | None:
         """Return each text as what it shares with others, at most so many tokens, and the rest; None where it saves
@@ -564,7 +567,7 @@ class Branches:
             [path.before + path.tokens[:1] for path in paths],
             [path.tokens[::-1] for path in paths],
             _unsteered_run,
-            cache=cache_of(_required(self._sharing).template, own) if shares else None,
+            cache=cache_of(_required(self._sharing).template, own, reserved=8) if shares else None,
         )
 
     def _heads(self, paths: Iterable[Path]) -> dict[_Tokens, Beginning]:

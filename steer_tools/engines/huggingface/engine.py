@@ -248,7 +248,7 @@ class HuggingFaceEngine:
             chooser = ChoosingProcessor(sampling, [row.seed for row in batch_rows], real)
             compiled = self._plans.run(batch_rows, prompts, real)
             shares = sampling.use_cache and sampling.beams == 1
-            cache = self._branches.cache(batch_rows, prompts) if shares else None
+            cache = self._branches.cache(batch_rows, prompts, sampling.max_new_tokens) if shares else None
             with self._hooks.running(compiled), self._hooks.generating(GenerateCall()):
                 new = self._decoder.decode(ids, real, sampling, chooser if sampling.beams == 1 else None, cache=cache)
             steps = torch.stack(chooser.log_probs, dim=1).cpu() if chooser.log_probs else torch.zeros(len(batch), 0)

@@ -54,6 +54,32 @@ class _LentWindow(DynamicSlidingWindowLayer):
         return _shown(self, key_states, value_states)
 
 
+class _Reserved(DynamicLayer):
+    """Writes what comes into room that it took once, where its own class copies all it holds at every step."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self._tokens = tokens
+        self._room: tuple[Tensor, Tensor] | None = None
+
+    @override
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._room is None or end > self._room[0].shape[-2] or self._room[0].shape[0] != len(key_states):
+            self.keys, self.values = super().update(key_states, value_states)
+            rows, heads = self.keys.shape[:2]
+            sizes = (self.keys.shape[-1], self.values.shape[-1])
+            keys, values = (self.keys.new_empty(rows, heads, max(self._tokens, end), size) for size in sizes)
+            keys[:, :, :end], values[:, :, :end] = self.keys, self.values
+            self._room = keys, values
+        else:
+            keys, values = self._room
+            keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+
 def _shown(layer: DynamicLayer, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     assert layer.keys is not None and layer.values is not None
     return torch.cat([layer.keys, keys], dim=-2), torch.cat([layer.values, values], dim=-2)
@@ -90,26 +116,31 @@ def _part(layer: Any, row: int, tokens: int) -> tuple[Tensor, Tensor] | None:
     return layer.keys[row, :, :tokens].clone(), layer.values[row, :, :tokens].clone()
 
 
-def empty_like(template: DynamicCache) -> DynamicCache:
-    """Return a cache of the same layers that holds nothing."""
+def empty_like(template: DynamicCache, reserved: int = 0) -> DynamicCache:
+    """Return a cache of the same layers that holds nothing, with room for `reserved` tokens."""
     cache = DynamicCache()
-    cache.layers = [_layer_like(own, is_lent=False) for own in template.layers]
+    cache.layers = [_layer_like(own, is_lent=False, reserved=reserved) for own in template.layers]
     return cache
 
 
 def cache_of(
-    template: DynamicCache, beginnings: Sequence[Beginning], *, passed_by: int = -1, is_lent: bool = False
+    template: DynamicCache,
+    beginnings: Sequence[Beginning],
+    *,
+    passed_by: int = -1,
+    is_lent: bool = False,
+    reserved: int = 0,
 ) -> DynamicCache:
     """Return a cache with one row a beginning, those that are shorter padded on the left.
 
     Layers up to `passed_by` do not run, and only say how many tokens there are. A cache that is lent does not keep what
-    it is given, and so takes one layer's memory at a time.
+    it is given, and so takes one layer's memory at a time; one that is not gets room for `reserved` tokens.
     """
     distinct = {own: place for place, own in enumerate(dict.fromkeys(beginnings))}
     of_row = torch.tensor([distinct[own] for own in beginnings])
     length = max(len(own.tokens) for own in distinct)
     cache = DynamicCache()
-    cache.layers = [_layer_like(own, is_lent=is_lent) for own in template.layers]
+    cache.layers = [_layer_like(own, is_lent=is_lent, reserved=reserved) for own in template.layers]
     for index, layer in enumerate(cache.layers):
         kept = [own.layers[index] for own in distinct]
         if index <= passed_by:
@@ -122,10 +153,12 @@ def cache_of(
     return cache
 
 
-def _layer_like(layer: Any, *, is_lent: bool) -> Any:
+def _layer_like(layer: Any, *, is_lent: bool, reserved: int) -> Any:
     if isinstance(layer, DynamicSlidingWindowLayer):
         return (_LentWindow if is_lent else DynamicSlidingWindowLayer)(layer.sliding_window)
-    return _Lent() if is_lent else DynamicLayer()
+    if is_lent:
+        return _Lent()
+    return _Reserved(reserved) if reserved else DynamicLayer()
 
 
 def _fill(layer: DynamicLayer, keys: Tensor, values: Tensor, length: int) -> None:
