@@ -205,7 +205,7 @@ def test_an_unembedding_that_does_not_fit_is_refused(
 def test_memory_that_runs_out_once_does_not_end_the_sharing_of_prompts() -> None:
     engine, fresh, unshared = (HuggingFaceEngine(make_model("llama"), make_tokenizer()) for _ in range(3))
     for sharing in (engine, fresh):
-        sharing._branches._pass_cost = 0
+        sharing._branches._passes.pass_cost = 0
     expected = fresh.score(rows(), COMPLETIONS * 2)
 
     with failing(engine, lambda passes, count: passes == 1) as allocator:

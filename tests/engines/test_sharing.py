@@ -14,7 +14,7 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import Scope
 from steer_tools.core.site import Site
 from steer_tools.engines.base import Completion, Row, Sampling
-from steer_tools.engines.huggingface import branches, prompt_caches
+from steer_tools.engines.huggingface import branch_passes, branches, prompt_caches, sharing_trial
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.prompts import Prompt, TokenPrompt, parse_prompt
 
@@ -38,9 +38,9 @@ def mixed_rows() -> tuple[list[Row], list[Completion]]:
 @pytest.fixture
 def shares(engine: HuggingFaceEngine) -> HuggingFaceEngine:
     """The engine, made to share however little that saves."""
-    engine._branches._pass_cost = 0
+    engine._branches._passes.pass_cost = 0
     engine.score([Row(PROMPT)] * 3, [(9,), (8,), (7,)])  # It tries first what its model allows.
-    allowed = engine._branches._sharing
+    allowed = engine._branches._passes.sharing
     assert allowed is not None and allowed.pads and allowed.resumes and allowed.generates
     return engine
 
@@ -81,7 +81,7 @@ def test_every_kind_of_site_resumes_where_it_is_first_edited(shares: HuggingFace
 def passes_of(engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], int]]:
     """Return a list to which each later pass adds its (rows, tokens), and how many blocks it ran."""
     seen: list[tuple[tuple[int, ...], int]] = []
-    forward, ran = branches.forward, [0]
+    forward, ran = branch_passes.forward, [0]
 
     def counted(architecture: Any, ids: Any, real: Any, **options: Any) -> Any:
         ran[0] = 0
@@ -96,7 +96,7 @@ def passes_of(engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch) -> lis
     # What is inside a block runs only where the block does.
     for block in engine.architecture.blocks:
         next(block.children()).register_forward_pre_hook(count, with_kwargs=True)
-    monkeypatch.setattr(branches, "forward", counted)
+    monkeypatch.setattr(branch_passes, "forward", counted)
     return seen
 
 
@@ -144,13 +144,13 @@ def test_what_is_kept_serves_later_calls_and_is_gone_behind_the_block(
     with shares.keeping():
         found = [ask(layer) for layer in (0, 1, 2)]
         kept = len(seen)
-        assert len(shares._branches._kept.traces) == 2
+        assert len(shares._branches._passes._kept.traces) == 2
 
     # The prompt and the text once; then a pass a layer, and one of no block for the unsteered row.
     assert kept == 2 + 2 * 3
     for one, other in zip(found, expected, strict=True):
         same(one, other)
-    assert not shares._branches._kept.traces
+    assert not shares._branches._passes._kept.traces
     ask(0)
     assert len(seen) == kept + 4
 
@@ -163,7 +163,7 @@ def test_no_more_is_kept_than_the_budget(shares: HuggingFaceEngine, monkeypatch:
 
     with shares.keeping():
         same(shares.score(rows, completions), expected)
-        assert len(shares._branches._kept.traces) == 1
+        assert len(shares._branches._passes._kept.traces) == 1
 
 
 def test_few_rows_or_short_prompts_are_not_worth_a_pass_of_their_own(
@@ -182,12 +182,12 @@ def test_a_model_whose_cache_cannot_be_divided_scores_without_sharing(
     engine: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, completions = mixed_rows()
-    engine._branches._pass_cost = 0
-    monkeypatch.setattr(branches, "is_divisible", lambda cache, layers: False)
+    engine._branches._passes.pass_cost = 0
+    monkeypatch.setattr(sharing_trial, "is_divisible", lambda cache, layers: False)
 
     unshared = engine.score(rows, completions)
 
-    assert engine._branches._sharing is None
+    assert engine._branches._passes.sharing is None
     same(unshared, alone(engine, rows, completions))
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_shares_wrongly_is_told_by_its_trial(
 ) -> None:
     """Whatever a model makes of a cache, a pass behind a block, or padding: where logits differ, it is not done."""
     rows, completions = mixed_rows()
-    engine._branches._pass_cost = 0
+    engine._branches._passes.pass_cost = 0
     rows_of = prompt_caches._rows_of
     if fault == "cache":
         patched = lambda parts, of_row: rows_of([part.flip(0) for part in parts], of_row)  # noqa: E731
@@ -206,11 +206,11 @@ def test_a_model_that_shares_wrongly_is_told_by_its_trial(
         patched = lambda parts, of_row: rows_of(parts, of_row) + (len({len(p[0]) for p in parts}) > 1)  # noqa: E731
         monkeypatch.setattr(prompt_caches, "_rows_of", patched)
     else:
-        monkeypatch.setattr(branches, "_put", lambda found, layer, hidden: found.update({layer: hidden * 1.5}))
+        monkeypatch.setattr(branch_passes, "_put", lambda found, layer, hidden: found.update({layer: hidden * 1.5}))
 
     found = engine.score(rows, completions)
 
-    allowed = engine._branches._sharing
+    allowed = engine._branches._passes.sharing
     if fault == "cache":
         assert allowed is None
     elif fault == "padding":
@@ -342,3 +342,26 @@ def test_divergence_is_from_the_unsteered_row_also_where_others_share_an_edited_
     assert float(alone.min()) > 1e-4
     for one in together:
         torch.testing.assert_close(one, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_what_an_interrupt_left_kept_is_forgotten(shares: HuggingFaceEngine) -> None:
+    rows, completions = mixed_rows()
+    expected = shares.score(rows, completions)
+    kept = shares._branches._passes._kept
+
+    held = shares.keeping()  # Its end is never reached, not by the collector either.
+
+    def interrupted() -> None:
+        held.__enter__()
+        shares.score(rows, completions)
+
+    interrupted()
+    assert kept.traces
+    with torch.no_grad():
+        for parameter in shares.module.parameters():
+            parameter.mul_(1.1)
+    found = shares.score(rows, completions)
+
+    assert not kept.traces
+    same(found, alone(shares, rows, completions))
+    assert float((found[0] - expected[0]).abs().max()) > 1e-3

@@ -34,6 +34,7 @@ from steer_tools.engines.huggingface.architecture import (
     refuse_unsteerable_state,
 )
 from steer_tools.engines.huggingface.block_parts import BlockParts, find_parts
+from steer_tools.engines.huggingface.branch_passes import BranchPasses
 from steer_tools.engines.huggingface.branches import Branches
 from steer_tools.engines.huggingface.decoding import (
     ChoosingProcessor,
@@ -50,6 +51,7 @@ from steer_tools.engines.huggingface.probe import Behaviour, probe
 from steer_tools.engines.huggingface.reading import Reader
 from steer_tools.engines.huggingface.row_plans import RowPlans, refuse_placements, refuse_sites
 from steer_tools.engines.huggingface.scoring import Scorer
+from steer_tools.engines.huggingface.sharing_trial import SharingTrial
 from steer_tools.engines.huggingface.site_taps import Taps
 from steer_tools.engines.huggingface.tokenization import Tokenization
 from steer_tools.engines.huggingface.weights_identity import fingerprints
@@ -110,15 +112,12 @@ class HuggingFaceEngine:
                 self.behaviour: Behaviour = probe(self.architecture, self._hooks, self._forced)
             self.architecture = replace(self.architecture, idle_layers=self.behaviour.idle_layers)
             self._plans = RowPlans(self.architecture, self._taps, self._hooks, self._tokens, self._read)
-            self._branches = Branches(
-                self.architecture,
-                self._hooks,
-                self._plans,
-                self.behaviour,
-                self._memory,
-                self._forced,
-                pad_token=self._tokens.pad_token,
+            pad_token = self._tokens.pad_token
+            passes = BranchPasses(self.architecture, self._hooks, self._plans, self._memory, pad_token=pad_token)
+            trial = SharingTrial(
+                self.architecture, self._hooks, self.behaviour, passes, self._forced, pad_token=pad_token
             )
+            self._branches = Branches(self.architecture, passes, trial)
             self._reader = Reader(
                 self.architecture, self._taps, self._hooks, self._tokens, self.behaviour, self._memory, self._branches
             )

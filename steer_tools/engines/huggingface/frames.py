@@ -34,6 +34,14 @@ def caller_of_block() -> FrameType | None:
     return None if frame is None or frame.f_code.co_flags & _NOT_STEADY else frame
 
 
+def steady_caller() -> FrameType | None:
+    """Return the innermost call around the `@contextmanager` that asks which cannot be suspended meanwhile."""
+    frame = _back(_back(inspect.currentframe()))
+    while frame is not None and _is_passing(frame):
+        frame = frame.f_back
+    return frame
+
+
 def caller_outside() -> FrameType | None:
     """Return the innermost call that is none of this package's engine: torch's, which calls a hook."""
     if torch.compiler.is_compiling():
@@ -42,6 +50,10 @@ def caller_outside() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
     return frame
+
+
+def _is_passing(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == contextlib.__file__ or bool(frame.f_code.co_flags & _NOT_STEADY)
 
 
 def _back(frame: FrameType | None) -> FrameType | None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from steer_tools.core.positions import attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.branches import Branches, Path
+from steer_tools.engines.huggingface.branch_passes import Path
+from steer_tools.engines.huggingface.branches import Branches
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, Run, SteeringHooks, StopForward
 from steer_tools.engines.huggingface.memory import Memory
