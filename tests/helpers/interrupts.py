@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from pydantic_core import PydanticSerializationError
 
 import steer_tools
 
@@ -79,6 +80,11 @@ def interrupted_after(seconds: float, call: Callable[[], object]) -> bool:
         call()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
+        return True
+    except PydanticSerializationError as error:
+        # Pydantic makes an error of its own of whatever is raised while it writes JSON.
+        if "KeyboardInterrupt" not in str(error):
+            raise
         return True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

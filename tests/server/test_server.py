@@ -249,6 +249,9 @@ def test_structured_content_is_the_python_result(
 
     def start_again() -> None:
         empty_session.detach()
+        # Cells that an earlier run has kept make later rows part of other batches, which round in another way.
+        for cells in empty_session.workspace.root.rglob("*cells*.json"):
+            cells.unlink()
         empty_session.attach(make_model("llama"), make_tokenizer(), "tiny")
         tools.create_steering_vector(**CREATE)
         tools.apply_steering_vector("v.safetensors")
