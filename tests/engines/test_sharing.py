@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -365,3 +366,37 @@ def test_what_an_interrupt_left_kept_is_forgotten(shares: HuggingFaceEngine) -> 
     assert not kept.traces
     same(found, alone(shares, rows, completions))
     assert float((found[0] - expected[0]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("in_another_thread", [False, True])
+def test_a_late_end_of_what_an_interrupt_left_ends_nothing_else(
+    in_another_thread: bool, shares: HuggingFaceEngine
+) -> None:
+    """The garbage collector may end it while something else is under way, in any thread."""
+    kept, late = shares._branches._passes._kept, shares.keeping()
+    seen: list[bool] = []
+
+    def interrupted() -> None:
+        late.__enter__()
+
+    def ask(*, ends_late: bool) -> None:
+        with shares.keeping():
+            shares.score([Row(PROMPT)] * 3, [(9,), (8,), (7,)])
+            if ends_late:
+                late.__exit__(None, None, None)
+            seen.append(bool(kept.traces))
+        seen.append(bool(kept.traces))
+
+    def work() -> None:
+        ask(ends_late=True)
+        ask(ends_late=False)
+
+    interrupted()
+    if in_another_thread:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    else:
+        work()
+
+    assert seen == [True, False, True, False]

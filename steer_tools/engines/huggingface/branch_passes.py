@@ -93,9 +93,12 @@ class Sharing:
 
 @dataclass
 class _Kept(threading.local):
-    """What this thread keeps of unsteered passes, the latest last."""
+    """What this thread keeps of unsteered passes, the latest last, while `holders` want it.
 
-    depth: int = 0
+    A holder is told from others: the end of one that an interrupt left behind may come late, or in another thread.
+    """
+
+    holders: set[object] = field(default_factory=set[object])
     owner: FrameType | None = None
     size: int = 0
     traces: OrderedDict[Path, Trace] = field(default_factory=OrderedDict[Path, Trace])
@@ -110,7 +113,8 @@ class _Kept(threading.local):
 
     def forget(self) -> None:
         """Keep nothing."""
-        self.depth, self.owner, self.size = 0, None, 0
+        self.owner, self.size = None, 0
+        self.holders.clear()
         self.traces.clear()
 
 
@@ -140,17 +144,17 @@ class BranchPasses:
 
         The weights must not change meanwhile.
         """
-        kept = self._kept
+        kept, holder = self._kept, object()
         if kept.owner is not None and not is_running(kept.owner):
             kept.forget()  # An interrupt has ended a block where no `finally` could say so.
-        if not kept.depth:
+        if not kept.holders:
             kept.owner = steady_caller()
-        kept.depth += 1
+        kept.holders.add(holder)
         try:
             yield
         finally:
-            kept.depth -= 1
-            if not kept.depth:
+            kept.holders.discard(holder)
+            if not kept.holders:
                 kept.forget()
 
     def keeps(self, path: Path) -> bool:
@@ -184,7 +188,7 @@ class BranchPasses:
             elif not asked and not leave_beginnings:
                 found[path] = Trace({})
             layers |= asked if path not in found else set()
-        if layers and self._kept.depth > 1:
+        if layers and len(self._kept.holders) > 1:
             layers = {*range(self.last + 1)}.difference(self._architecture.idle_layers)
         missing = [path for path in wanted if path not in found]
         branches = [Branch(path, beginnings[path.before] if beginnings else None) for path in missing]

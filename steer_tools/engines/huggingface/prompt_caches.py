@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from typing_extensions import override
 
 # Caches of these layers hold all that tokens leave behind, and a row's part of them is a slice.
-DIVISIBLE = (DynamicLayer, DynamicSlidingWindowLayer)
+_DIVISIBLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def is_divisible(cache: object, layers: int) -> bool:
     return (
         type(cache) is DynamicCache
         and len(cache.layers) == layers
-        and all(type(own) in DIVISIBLE for own in cache.layers)
+        and all(type(own) in _DIVISIBLE for own in cache.layers)
     )
 
 
