@@ -25,7 +25,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # Before torch is imported.
 import numpy as np
 import torch
 import transformers
-from speed_works import WORKS, Measured, Way, work_named
+from speed_scripts import Measured, Script
+from speed_works import WORKS, Way, work_named
 
 HERE = Path(__file__).parent
 FIGURES, PEERS = HERE / "speed.json", HERE / "speed_peers.json"
@@ -62,13 +63,17 @@ def main() -> int:
 def timed(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of a work, by way: quartiles of its cost, and of its cost as a part of the first way's."""
     work = work_named(name, asked.on)
-    ways, other = dict(work.ways), None if asked.against is None else Other(asked.against, name, asked.on)
-    if other is not None:
-        ways |= {_before(way): other.way(way) for way in work.ways if way.startswith("ours")}
+    ways, other, again = dict(work.ways), None, [way for way in work.ways if way.startswith("ours")]
+    for way in again if asked.against is not None else []:
+        if isinstance(script := work.ways[way], Script):
+            ways[_before(way)] = script.at(asked.against)
+        else:
+            other = other or Other(asked.against, name, asked.on)
+            ways[_before(way)] = other.way(way)
     values = {way: measured(run).value for way, run in ways.items()}
     said = work.check({way: value for way, value in values.items() if way in work.ways})
-    if other is not None:
-        said += "; " + ", ".join(other.compared(way, values[way], values[_before(way)]) for way in other.served)
+    if asked.against is not None:
+        said += "; " + ", ".join(compared(way, values[way], values[_before(way)]) for way in again)
     costs: dict[str, list[float]] = {way: [] for way in ways}
     order = list(ways)
     for turn in range(asked.rounds):
@@ -129,7 +134,6 @@ class Other:
 
     def __init__(self, checkout: Path, name: str, model: str | None) -> None:
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
-        self.served: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", name, *(["--on", model] if model else [])],
             env=environment,
@@ -140,7 +144,6 @@ class Other:
 
     def way(self, name: str) -> Way:
         """Return what asks the process to run a way."""
-        self.served.append(name)
 
         def run() -> Measured:
             assert self._process.stdin is not None and self._process.stdout is not None
@@ -150,17 +153,21 @@ class Other:
 
         return run
 
-    def compared(self, way: str, ours: Any, before: Any) -> str:
-        """Hold what both gave to each other."""
-        if isinstance(before, str) or before == plain(ours):
-            return f"{way} as before"
-        most = float(np.abs(np.array(plain(ours)) - np.array(before)).max())
-        assert most < 1e-4 * max(1.0, float(np.abs(before).max())), (way, most)
-        return f"{way} within {most:.0e} of before"
-
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
+
+
+def compared(way: str, ours: Any, before: Any) -> str:
+    """Hold what this version and another gave to each other."""
+    if before == plain(ours):
+        return f"{way} as before"
+    first, second = np.array(plain(ours)), np.array(plain(before))
+    if first.dtype.kind != "f":
+        return f"{way} otherwise than before: {ours}, {before}"
+    most = float(np.abs(first - second).max())
+    assert most < 1e-4 * max(1.0, float(np.abs(second).max())), (way, most)
+    return f"{way} within {most:.0e} of before"
 
 
 def serve(ways: Mapping[str, Way]) -> int:

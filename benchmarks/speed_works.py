@@ -7,9 +7,6 @@ first, with plain transformers and a hook. A way whose name begins with "ours" c
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +32,7 @@ from speed_by_hand import (
     right_padded,
 )
 from speed_models import Model, model_named
+from speed_scripts import EXPERIMENT, SCORE_60, SCORE_ONE, Script, output
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -50,14 +48,6 @@ from steer_tools.session.session import current_session
 from steer_tools.workspace import Workspace
 
 Way = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a way cost, where it ran in another process or the cost is no time."""
-
-    value: Any
-    cost: float
 
 
 @dataclass(frozen=True)
@@ -335,15 +325,13 @@ def null_of_controls(model: Model) -> Work:
 
 def memory_of_scoring(model: Model) -> Work:
     """Score one completion under 60 plans behind one prompt of 1,200 tokens: the most memory beyond the model's own."""
-    folder = Path(tempfile.mkdtemp())
-    model.module.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    folder = saved(model)
     text = model.texts(1, 1200, 1200, seed=9)[0]
     ids = model.ids([text])[0][:1200]
 
     ways = {
-        "one plan, naive": partial(in_process, _SCORE_ONE, str(folder), json.dumps(ids)),
-        "ours": partial(in_process, _SCORE_60, str(folder), json.dumps(ids)),
+        "one plan, naive": Script(SCORE_ONE, (folder, json.dumps(ids))),
+        "ours": Script(SCORE_60, (folder, json.dumps(ids))),
     }
 
     def check(values: Mapping[str, Any]) -> str:
@@ -352,55 +340,25 @@ def memory_of_scoring(model: Model) -> Work:
     return Work(ways, check, unit="GB", wanted={("ours", ""): 1.5})
 
 
-_MEMORY = """
-import json, sys
-from pathlib import Path
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-torch.set_num_threads(1)
-def most():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-tokenizer, ids, completion = AutoTokenizer.from_pretrained(sys.argv[1]), json.loads(sys.argv[2]), [30, 40, 50]
-seeded = torch.Generator().manual_seed(0)
-deltas = torch.nn.functional.normalize(torch.randn(60, model.config.hidden_size, generator=seeded))
-"""
-_TOLD = """
-print(json.dumps({"value": value, "cost": (most() - before) / 1e9}))
-"""
-# Writing 5 there makes the most memory so far the memory of now.
-_FROM_HERE = """
-Path("/proc/self/clear_refs").write_text("5")
-before = most()
-"""
-_SCORE_60 = f"""{_MEMORY}
-from steer_tools import attach_model
-from steer_tools.core.interventions import Add
-from steer_tools.core.plan import Placement
-from steer_tools.core.site import Site
-from steer_tools.engines.base import Row
-from steer_tools.prompts import TokenPrompt
-from steer_tools.session.session import current_session
-attach_model(model, tokenizer)
-engine = current_session().engine
-layers = [i * len(model.model.layers) // 60 for i in range(60)]
-plans = [(Placement(Add(own), Site(layer), 20.0),) for layer, own in zip(layers, deltas, strict=True)]
-rows = [Row(TokenPrompt(tuple(ids)), plan) for plan in plans]
-engine.score(rows[:1], [completion])
-{_FROM_HERE}
-value = [float(own.sum()) for own in engine.score(rows, [completion] * 60)]
-{_TOLD}"""
-_SCORE_ONE = f"""{_MEMORY}
-def add(module, inputs, output):
-    output[:, len(ids) - 1 :] += 20 * deltas[0]
-whole = torch.tensor([[*ids, *completion]])
-{_FROM_HERE}
-with torch.inference_mode():
-    hook = model.model.layers[0].register_forward_hook(add)
-    log_probs = model(whole).logits[0, len(ids) - 1 : -1].log_softmax(-1)
-    value = [float(log_probs.gather(1, torch.tensor(completion)[:, None]).sum())]
-{_TOLD}"""
+# Experiments
+
+
+def default_experiment(model: Model) -> Work:
+    """Find out by `steering_experiment`, all its arguments as they are, whether sentiment can be steered."""
+    folder = saved(model)
+    return _experiment(folder, 0.4)
+
+
+def default_experiment_bundled(model: Model) -> Work:
+    """Find out by `steering_experiment` whether the bundled model's sentiment can be steered."""
+    del model
+    return _experiment("bundled", 0.6)
+
+
+def _experiment(name: str, wanted: float) -> Work:
+    script = Script(EXPERIMENT, (name, "sentiment"))
+    told = "{}, layer {}, strength {}".format
+    return Work({"ours": script}, lambda values: told(*values["ours"]), wanted={("ours", "before"): wanted})
 
 
 # Starting
@@ -413,12 +371,12 @@ def first_create(model: Model) -> Work:
     lists = ["--behavior", "sentiment", "--layer", "3", "--save", "first.safetensors", "--workspace", folder]
 
     def ours() -> str:
-        return _output("-m", "steer_tools.cli", "create", *lists)
+        return output("-m", "steer_tools.cli", "create", *lists)
 
     ways = {
-        "import AutoModelForCausalLM": lambda: _output("-c", "from transformers import AutoModelForCausalLM"),
+        "import AutoModelForCausalLM": lambda: output("-c", "from transformers import AutoModelForCausalLM"),
         "ours": ours,
-        "ours, --help": lambda: _output("-m", "steer_tools.cli", "create", "--help"),
+        "ours, --help": lambda: output("-m", "steer_tools.cli", "create", "--help"),
     }
 
     def check(values: Mapping[str, Any]) -> str:
@@ -441,6 +399,8 @@ WORKS: dict[str, tuple[Callable[[Model], Work], str]] = {
     "log-odds-grid": (log_odds_grid, "S"),
     "null-of-controls": (null_of_controls, "S"),
     "memory-of-scoring": (memory_of_scoring, "M"),
+    "default-experiment": (default_experiment_bundled, "T"),
+    "default-experiment-M": (default_experiment, "M"),
     "first-create": (first_create, "S"),
 }
 
@@ -488,6 +448,14 @@ def asked_of(item: Question) -> tuple[str, tuple[str, str]]:
     return item.prompt.text, (item.positive, item.negative)
 
 
+def saved(model: Model) -> str:
+    """Return a folder with the model, for other processes."""
+    folder = tempfile.mkdtemp()
+    model.module.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
 # Checks
 
 
@@ -505,20 +473,3 @@ def same_numbers(values: Mapping[str, np.ndarray]) -> str:
     most = max(float(np.abs(first - other).max()) for other in others)
     assert most < 1e-4, most
     return f"scores within {most:.0e}"
-
-
-# Other processes
-
-
-def in_process(script: str, *arguments: str) -> Measured:
-    """Run a script that prints what it found and cost."""
-    told = json.loads(_output("-c", script, *arguments).splitlines()[-1])
-    return Measured(told["value"], told["cost"])
-
-
-def _output(*arguments: str) -> str:
-    # Compiled files are kept wherever the checkout lies, so that each start but the first finds them.
-    kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(_FOLDER / "compiled")}
-    environment = {**os.environ, **kept}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -378,7 +378,7 @@ class Tokenization:
         unknown = [word for word, ids in pairs if self._tokenizer.unk_token_id in ids]
         self._spoken.update({*words}.difference(unknown))
         if unknown:
-            named = ", ".join(repr(word.strip(",.?!;:")) for word in unknown[:5])
+            named = ", ".join(repr(word.strip(",.?!;:") or word) for word in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise PromptError(
                 f"This model's small language lacks the words {named}{more}", valid=f"prompts such as {example!r}"
