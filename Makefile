@@ -91,7 +91,7 @@ bench-peers:
 	$(PYTHON) -m venv .venv-peers
 	$(PEERS_PIP) torch
 	$(PEERS_PIP) transformers accelerate numpy pandas scikit-learn matplotlib gguf datasets einops greenlet \
-		python-dotenv jaxtyping beartype fancy-einsum typeguard
+		python-dotenv jaxtyping beartype fancy-einsum typeguard ipython
 	-for peer in $(PEERS); do $(PEERS_PIP) --no-deps $$peer; done
 	$(PEERS_PIP_OLDER) numpy==1.26.4
 	.venv-peers/bin/python benchmarks/speed_peers.py

@@ -140,8 +140,10 @@ def with_nnsight(model: Model) -> Peer:
 def with_transformer_lens(model: Model) -> Peer:
     """Return what transformer-lens does, by its bridge to a model of transformers."""
     from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
-    bridge = TransformerBridge.boot_transformers(saved(model), tokenizer=model.tokenizer)
+    folder = saved(model)
+    bridge = TransformerBridge.boot_transformers(folder, tokenizer=AutoTokenizer.from_pretrained(folder))
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.layers)]
 
     def ends(text: str, layers: list[int]) -> Tensor:
