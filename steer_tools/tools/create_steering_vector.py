@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from steer_tools.errors import ArgumentError, LayerError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.instructions import alone, completions_alone, reading_notes
-from steer_tools.evaluation.behaviors.pair_lists import read_pairs
+from steer_tools.evaluation.behaviors.pair_lists import read_contrast_pairs
 from steer_tools.prompts import ContrastPrompts, PromptLike
 from steer_tools.tools import arguments as given
 from steer_tools.tools.argument_checks import checked
@@ -200,7 +200,7 @@ def _contrast(
     elif negative is not None:
         given_as = [] if positive is None else positive, negative
     else:
-        given_as = read_pairs(positive, "positive_prompts")
+        given_as = read_contrast_pairs(positive, "positive_prompts")
     if isinstance(given_as, tuple):
         contrast = ContrastPrompts.parse(*given_as)
         return contrast, "last", reading_notes(alone(contrast.positive), alone(contrast.negative))

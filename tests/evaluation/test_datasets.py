@@ -28,7 +28,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
 from steer_tools.evaluation.behaviors.item_files import file_of_items, read_any
 from steer_tools.evaluation.behaviors.item_records import item_of_texts
 from steer_tools.limits import JSON_BYTES, RECORD_BYTES
-from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt
+from steer_tools.prompts import ChatPrompt, TextPrompt, TokenPrompt, prompt_text
 
 CAA_COUNTS = {
     "coordinate-other-ais": 360,
@@ -122,7 +122,7 @@ def test_a_prompt_may_be_a_chat() -> None:
 def test_whole_texts_are_cut_after_the_words_that_they_begin_with() -> None:
     item = item_of_texts("Tim was  very happy.", "Tim was  very sad.")
 
-    assert item == Item(TextPrompt("Tim was  very"), "happy.", "sad.", "Tim was  very")
+    assert item == Item(TextPrompt("Tim was  very"), "happy.", "sad.", "Tim was  very happy.\nTim was  very sad.")
 
 
 @pytest.mark.parametrize(
@@ -655,6 +655,129 @@ def test_eight_groups_are_the_fewest(is_enough: bool) -> None:
     else:
         with pytest.raises(PromptError, match=r"30 items in 7 groups.*at least 8"):
             behavior("a.jsonl", text)
+
+
+# Groups.
+
+FOOD = ("soup", "bread", "tea", "rice", "fish", "cake", "milk", "corn", "beans", "pears")
+
+
+def grouped(*texts: tuple[str, str]) -> list[str]:
+    """Return the group of each pair of texts in a list, after as many other pairs as make enough."""
+    others = [(f"Nobody asks about {food}. Yes, {food}.", f"Nobody asks about {food}. No, {food}.") for food in FOOD]
+    made = behavior_of_lists("own", *([pair[i] for pair in (*texts, *others)] for i in (0, 1)))
+    every = [*made.pairs, *made.items]
+    sides = contrast_prompts(every, as_chat=False)
+    by_text = {
+        " ".join(prompt_text(text).split()): item.group for text, item in zip(sides.positive, every, strict=True)
+    }
+    return [by_text[" ".join(positive.split())] for positive, _ in texts]
+
+
+def test_answers_to_one_question_are_one_group_however_alike_they_begin() -> None:
+    groups = grouped(
+        ("Is tea good? Yes, tea is fine.", "Is tea good? No, tea is foul."),
+        ("Is tea good? I think it is lovely.", "Is tea good? I think it is nasty."),
+        ("is  tea good? I love it.", "is  tea good? I hate it."),
+        ("Is rice good? Yes, rice is fine.", "Is rice good? No, rice is foul."),
+    )
+
+    assert groups[0] == groups[1] == groups[2] == "Is tea good?"
+    assert groups[3] == "Is rice good?"
+
+
+def test_a_question_ends_with_its_line() -> None:
+    groups = grouped(
+        ("Say what tea is\nTea is fine", "Say what tea is\nTea is foul"),
+        ("Say what tea is\nLovely", "Say what tea is\nNasty"),
+    )
+
+    assert groups == ["Say what tea is"] * 2
+
+
+def test_sentences_that_begin_alike_are_of_different_things() -> None:
+    begun = [(f"I really love {food}.", f"I really hate {food}.") for food in FOOD]
+    labelled = [(f"Review:\nThe {food} was good", f"Review:\nThe {food} was bad") for food in FOOD]
+    dotted = [(f"Mr. Smith likes {food}.", f"Mr. Smith hates {food}.") for food in FOOD]
+
+    for texts in (begun, labelled, dotted):
+        assert len(set(grouped(*texts))) == len(FOOD)
+
+
+def test_a_beginning_with_a_whole_sentence_is_one_situation() -> None:
+    groups = grouped(
+        ("We had tea. It was good.", "We had tea. It was bad."),
+        ("We had tea. It was fun.", "We had tea. It was dull."),
+        ("We had tea. Tom was glad.", "We had tea. Tom was sad."),
+    )
+
+    assert groups[0] == groups[1] == "We had tea. It was"
+    assert groups[2] == "We had tea. Tom was"
+
+
+def test_sentences_that_begin_alike_are_read_again_as_they_were_kept() -> None:
+    topics = ("I really", "You never", "Some people", "We all", "They still", "Nobody can", "He may", "She must")
+    sides = [[f"{topic} {verb} {food}." for topic in topics for food in FOOD] for verb in ("love", "hate")]
+
+    made = behavior_of_lists("own", *sides)
+    again = behavior("own.json", json.dumps(behavior_json.behavior_document(made)))
+
+    assert len({item.group for item in (*made.pairs, *made.items)}) == len(sides[0])
+    assert {item.prompt for item in made.pairs} & {item.prompt for item in made.items}
+    assert [*again.items] == [*made.items]
+
+
+def test_a_question_is_one_under_any_message_of_the_system_and_any_beginning_of_its_answer() -> None:
+    told = [
+        [{"role": "system", "content": f"Be {how}."}, *answered(f"How is the {food}?", f"{food} {how}")]
+        for food in FOOD
+        for how in ("good", "glad")
+    ]
+    other = [[*chat[:-1], {"role": "assistant", "content": "No."}] for chat in told]
+
+    made = behavior_of_lists("own", told, other)
+    (bare, begun) = items(
+        "a.jsonl",
+        lines(
+            {"prompt": CHAT, "positive": "Fine.", "negative": "Bad."},
+            {"prompt": [*CHAT, {"role": "assistant", "content": "It"}], "positive": "went.", "negative": "failed."},
+        ),
+    )
+
+    assert {item.group for item in (*made.pairs, *made.items)} == {f"How is the {food}?" for food in FOOD}
+    assert {item.group for item in made.pairs}.isdisjoint(item.group for item in made.items)
+    assert made.notes == ()
+    assert bare.group == begun.group == "How was it?"
+
+
+def test_one_question_under_many_messages_of_the_system_is_as_many() -> None:
+    sides = [
+        [[{"role": "system", "content": f"You cook {food}."}, *answered("Who are you?", said)] for food in FOOD]
+        for said in ("A cook.", "Nobody.")
+    ]
+
+    made = behavior_of_lists("own", *sides)
+
+    assert len({item.group for item in (*made.pairs, *made.items)}) == len(FOOD)
+    assert "only 1 different questions of a user" in made.notes[0]
+
+
+@pytest.mark.parametrize("wording", ["What is tea", "what is tea?", "What  is\ntea?", "WHAT IS TEA?!"])
+def test_wordings_that_differ_in_spaces_capitals_and_the_last_mark_are_one_question(wording: str) -> None:
+    records = [*numbered(8), {**numbered(1)[0], "prompt": "What is tea?"}, {**numbered(1)[0], "prompt": wording}]
+
+    found = behavior("own.jsonl", lines(*records))
+
+    groups = [i.group for i in (*found.pairs, *found.items) if not i.group.startswith("Question")]
+    assert groups == ["What is tea?"] * 2
+
+
+def test_a_single_word_that_names_a_group_stands_as_it_is() -> None:
+    records = numbered(12, group=lambda i: "Aa" if i == 1 else "aa" if i == 2 else f"g{i}")
+
+    found = behavior("own.jsonl", lines(*records))
+
+    assert len({item.group for item in (*found.pairs, *found.items)}) == 12
 
 
 # Lists.

@@ -17,7 +17,7 @@ from steer_tools import create_steering_vector, find_best_layer, load_vector, sp
 from steer_tools.errors import ArgumentError, LayerError, PromptError, SteeringError
 from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_of_lists
-from steer_tools.evaluation.behaviors.pair_lists import read_pairs
+from steer_tools.evaluation.behaviors.pair_lists import read_contrast_pairs, read_pairs
 from steer_tools.prompts import TextPrompt
 from steer_tools.session.session import Session
 
@@ -68,6 +68,17 @@ def test_records_with_questions_are_items_and_read_in_the_answer_of_a_chat(llama
     ]
     assert torch.equal(direction(result), direction(create_steering_vector(*chats, 2, pooling="response")))
     assert not torch.equal(direction(result), direction(create_steering_vector(*chats, 2)))
+
+
+def test_groups_of_records_count_where_they_are_judged_and_change_no_vector(llama_session: Session) -> None:
+    grouped = [{**record, "group": f"g{i // 2}"} for i, record in enumerate(RECORDS)]
+    made = read_pairs(grouped, "pairs")
+
+    assert [item.group for item in made if isinstance(item, Item)] == [record["group"] for record in grouped]
+    assert read_contrast_pairs(grouped, "pairs") == (POSITIVE, NEGATIVE)
+    assert torch.equal(
+        direction(create_steering_vector(grouped, layer=2)), direction(create_steering_vector(*SIDES, layer=2))
+    )
 
 
 def test_two_messages_and_two_token_ids_are_no_pair(llama_session: Session) -> None:

@@ -6,7 +6,7 @@ from typing import BinaryIO, cast
 from steer_tools.data_files import DataFile
 from steer_tools.errors import PromptError, VectorFileError, quoted
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.item_records import item_of_record, located, require_text
+from steer_tools.evaluation.behaviors.item_records import is_beginning, item_of_record, located, require_text
 from steer_tools.prompts import plain
 from steer_tools.workspace import Kind
 
@@ -100,7 +100,8 @@ def _items(values: object, part: str) -> tuple[Item, ...]:
 
 
 def _refuse_leaks(pairs: tuple[Item, ...], held_out: tuple[Item, ...]) -> None:
-    groups, prompts = {item.group for item in pairs}, {item.prompt for item in pairs} - {None}
+    groups = {item.group for item in pairs}
+    prompts = {item.prompt for item in pairs if item.prompt is not None and not is_beginning(item.prompt)}
     for item in held_out:
         if item.group in groups or item.prompt in prompts:
             raise PromptError(

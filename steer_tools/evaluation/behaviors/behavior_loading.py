@@ -79,7 +79,8 @@ def behavior_of_lists(
 
     Lists of one length are pairs, entry by entry: what two texts begin with alike becomes their prompt, and two chats
     have the positive one's. Where fewer than FEWEST_GROUPS beginnings are different ("I really love tea", "I really
-    hate tea"), all texts stay whole and each pair is a group of its own, as `notes` say.
+    hate tea"), all texts stay whole and each pair is a group of its own; and where chats have fewer questions of a
+    user, each chat is one. `notes` say so.
 
     Lists of two lengths are samples of two populations, and no text belongs to one of the other list. They are shuffled
     with `seed` and matched until the shorter one ends, repeated prompts once, and each text stays whole. The mean
@@ -103,14 +104,21 @@ def behavior_of_lists(
             )
     pairs, notes = [*zip(shown, opposite, strict=False)], tuple[str, ...]()
     items = _items_of(name, pairs, item_of)
-    beginnings = {item.group for item in items}
-    if len(beginnings) < FEWEST_GROUPS and all(isinstance(side, TextPrompt) for pair in pairs for side in pair):
+    beginnings = {item.group if item.prompt is None else item.prompt for item in items}
+    few = min(len(beginnings), len({item.group for item in items}))
+    if few < FEWEST_GROUPS and all(isinstance(side, TextPrompt) for pair in pairs for side in pair):
         items = _items_of(name, pairs, item_of_strangers)
-        if len({item.group for item in items}) > len(beginnings):
+        if len({item.group for item in items}) > few:
             notes = (
-                f"The {len(pairs)} pairs have only {len(beginnings)} different beginnings, so the texts stay whole and "
-                "each pair counts as independent of the others.",
+                f"The {len(pairs)} pairs have only {few} different beginnings, so the texts stay whole and each pair "
+                "counts as independent of the others.",
             )
+    elif few < FEWEST_GROUPS <= len(beginnings):
+        items = [replace(item, group=str(item.prompt)) for item in items]
+        notes = (
+            f"The {len(pairs)} pairs have only {few} different questions of a user, so each different chat counts as "
+            "independent of the others.",
+        )
     source = f"{len(positive):,} positive and {len(negative):,} negative prompts, {how}"
     return replace(_divided(name, items, source, seed), notes=notes)
 
@@ -148,7 +156,8 @@ def _drawn(items: Iterable[Item], seed: int) -> tuple[list[Item], int]:
 
 def _divided(name: str, found: Iterable[Item], source: str, seed: int) -> Behavior:
     """Return a behaviour that has half of the groups, rounded down, for its pairs and the others held out."""
-    items, total = _drawn(found, seed)
+    drawn, total = _drawn(found, seed)
+    items = _with_wordings_together(drawn)
     groups = list(dict.fromkeys(item.group for item in items))
     if len(groups) < FEWEST_GROUPS:
         # More of them would be refused, too.
@@ -159,16 +168,28 @@ def _divided(name: str, found: Iterable[Item], source: str, seed: int) -> Behavi
             fix="Add items with other prompts.",
         )
     for_pairs = set(_shuffled(groups, Random(seed))[: len(groups) // 2])
-    drawn = f"; {len(items):,} of {total:,} items drawn" if len(items) < total else ""
+    kept = f"; {len(items):,} of {total:,} items drawn" if len(items) < total else ""
     return Behavior(
         name=name,
         description=f"The positive completions of {name} rather than the negative ones.",
         poles=("positive", "negative"),
         instruction=None,
-        source=f"{source}{drawn}; halved by group with seed {seed}",
+        source=f"{source}{kept}; halved by group with seed {seed}",
         pairs=tuple(item for item in items if item.group in for_pairs),
         items=tuple(item for item in items if item.group not in for_pairs),
     )
+
+
+def _with_wordings_together(items: Iterable[Item]) -> list[Item]:
+    """Give the items one group whose groups are one sentence, but for spaces, capitals and the mark at its end."""
+    spellings: dict[str, str] = {}
+    return [replace(item, group=spellings.setdefault(_spelling(item.group), item.group)) for item in items]
+
+
+def _spelling(group: str) -> str:
+    words = group.split()
+    # A single word is a name that somebody gave.
+    return " ".join(words).casefold().rstrip(".?!… ") if len(words) > 1 else group
 
 
 def _shuffled(values: Iterable[_Value], random: Random) -> list[_Value]:

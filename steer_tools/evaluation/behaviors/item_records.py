@@ -13,6 +13,9 @@ from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 
 _SHORTEST_BEGINNING = 2
 _WORD = re.compile(r"\S+")
+_QUESTION = re.compile(r".*(?:\?[\"'”’)]*(?=\s|\Z)|\n)", re.DOTALL)
+# Not of one word: "Mr. Smith was".
+_SENTENCE = re.compile(r"\S+\s.*?[.!…][\"'”’)]*(?=\s|\Z)", re.DOTALL)
 _TURN = re.compile(r"(?:\A|\n\n)[ \t]*(Human|Assistant):")
 
 
@@ -69,7 +72,9 @@ def item_of_record(record: object) -> Item:
     if prompt_key is None:
         return item_of_texts(positive, negative, group)
     value = values[prompt_key]
-    prompt = None if value is None and not form.is_open else _prompt_of(value, prompt_key)
+    prompt = None if value is None and not form.is_open else require_prompt(value, prompt_key)
+    if prompt_key == "question" and isinstance(prompt, TextPrompt):
+        prompt = _chat_in(prompt.text) or prompt
     return _item(prompt, positive, negative, group)
 
 
@@ -102,7 +107,8 @@ def item_of_texts(positive: str, negative: str, group: str | None = None) -> Ite
 
     What both begin with becomes the prompt, in whole words and if these are at least two; otherwise there is none, as
     where both are one instruction to a model from there on ("You are a kind", "You are a rude").
-    Without `group` it is the prompt, so that items of one beginning fall into one group, or both texts.
+    Without `group` items of one question fall into one group, up to which their texts may begin alike ("Is it? I
+    think"); and those of one beginning, if a sentence ends in it. Otherwise ("I really") each has a group of its own.
 
     Raises:
         PromptError: A text is blank, or both are the same.
@@ -112,6 +118,9 @@ def item_of_texts(positive: str, negative: str, group: str | None = None) -> Ite
     if is_within_instruction(positive[:end], positive):
         end = 0
     prompt = TextPrompt(positive[:end]) if end else None
+    if group is None and prompt is not None:
+        own = f"{positive}\n{negative}" if is_beginning(prompt) else None
+        group = _question_in(positive[: end + 1]) or own
     return _item(prompt, positive[end:].lstrip(), negative[end:].lstrip(), group)
 
 
@@ -128,6 +137,7 @@ def item_of_prompts(positive: Prompt, negative: Prompt) -> Item:
             return item_of_texts(positive.text, negative.text)
         case ChatPrompt((_, *_, ("assistant", shown))), ChatPrompt((_, *_, ("assistant", opposite))):
             completions = (require_text(answer, "the answer").strip() for answer in (shown, opposite))
+            _refuse_nul_in(positive)
             return _item(ChatPrompt(positive.messages[:-1]), *completions)
         case _:
             raise PromptError(
@@ -143,6 +153,43 @@ def item_of_strangers(positive: Prompt, negative: Prompt) -> Item:
             return _item(None, shown.strip(), opposite.strip())
         case _:
             return item_of_prompts(positive, negative)
+
+
+def question_of(prompt: Prompt) -> str:
+    """Return what a prompt asks: of a chat without the system's message and an answer that is begun."""
+    match prompt:
+        case TextPrompt(text):
+            return text.strip()
+        case ChatPrompt(messages):
+            turns = [message for message in messages if message[0] != "system"]
+            turns = turns[:-1] if prompt.ends_with_assistant else turns
+            match turns:
+                case [(_, content)] if content.strip():
+                    return content.strip()
+                case _:
+                    return str(ChatPrompt(tuple(turns)) if turns else prompt)
+        case _:
+            return str(prompt)
+
+
+def is_beginning(prompt: Prompt) -> bool:
+    """Whether no sentence, question or line ends in a prompt, so that texts which begin so may be of anything."""
+    return isinstance(prompt, TextPrompt) and not (_question_in(prompt.text) or _SENTENCE.match(prompt.text))
+
+
+def require_prompt(value: object, name: str) -> TextPrompt | ChatPrompt:
+    """Return a text or a list of messages as a prompt.
+
+    Raises:
+        PromptError: It is neither, is blank, or holds a NUL or half a surrogate pair.
+    """
+    if not isinstance(value, list):
+        return TextPrompt(require_text(value, name))
+    prompt = parse_prompt(cast(object, value), name)
+    if not isinstance(prompt, ChatPrompt):
+        raise PromptError(f"{name} is {quoted(value)}", valid="a text or a list of {'role', 'content'} messages")
+    _refuse_nul_in(prompt)
+    return prompt
 
 
 def require_text(value: object, name: str) -> str:
@@ -162,26 +209,17 @@ def require_text(value: object, name: str) -> str:
 def _item(prompt: TextPrompt | ChatPrompt | None, positive: str, negative: str, group: str | None = None) -> Item:
     if positive == negative:
         raise PromptError(f"both completions are {quoted(positive)}", valid="two that differ in the behaviour")
-    match prompt:
-        case None:
-            own = f"{positive}\n{negative}"
-        case TextPrompt(text):
-            own = text.strip()
-        case _:
-            own = str(prompt)
-            for _, content in prompt.messages:
-                _refuse_nul(content, "a message")
-    return Item(prompt, positive, negative, own if group is None else group)
+    if group is None:
+        group = f"{positive}\n{negative}" if prompt is None else question_of(prompt)
+    return Item(prompt, positive, negative, group)
 
 
-def _prompt_of(value: object, key: str) -> TextPrompt | ChatPrompt:
-    if isinstance(value, list):
-        prompt = parse_prompt(cast(object, value), key)
-        if isinstance(prompt, ChatPrompt):
-            return prompt
-        raise PromptError(f"{key} is {quoted(value)}", valid="a text or a list of {'role', 'content'} messages")
-    text = require_text(value, key)
-    return (_chat_in(text) if key == "question" else None) or TextPrompt(text)
+def _question_in(beginning: str) -> str | None:
+    """Return a text up to the end of its last question or line; None if there is none, or but a line as "Review:"."""
+    found = _QUESTION.match(beginning)
+    question = found[0].strip() if found else ""
+    is_label = question.endswith(":") and "\n" not in question
+    return None if is_label else question or None
 
 
 def _chat_in(question: str) -> ChatPrompt | None:
@@ -206,6 +244,11 @@ def _common_end(one: str, other: str) -> int:
     ends, others = ([word.end() for word in _WORD.finditer(text)][:-1] for text in (one, other))
     common = sorted(end for end in {*ends} & {*others} if end <= alike)
     return common[-1] if len(common) >= _SHORTEST_BEGINNING else 0
+
+
+def _refuse_nul_in(prompt: ChatPrompt) -> None:
+    for _, content in prompt.messages:
+        _refuse_nul(content, "a message")
 
 
 def _refuse_nul(text: str, name: str) -> None:

@@ -1,6 +1,6 @@
 """Pairs in one list, as people and data sets write them → two lists of prompts, or items. It must not know models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from typing import Any, TypeAlias, cast
 
@@ -16,13 +16,26 @@ VALID_PAIRS = f"(positive, negative) tuples; or records with {VALID_RECORD}"
 
 
 def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
-    """Return what a list of pairs holds: both sides as they are, or items where the records have prompts.
+    """Return what a list of pairs holds: both sides as they are, or items where the records have prompts or groups.
 
     A pair is a tuple or list of two prompts, a record, or an object with the attributes `positive` and `negative`.
 
     Raises:
         PromptError: It is no list of pairs, or a record has another form.
     """
+    return _read(pairs, name, {"group"})
+
+
+def read_contrast_pairs(pairs: object, name: str) -> Sides | list[Item]:
+    """Return what a list of pairs holds, as `read_pairs` does, where groups say nothing: items are those with prompts.
+
+    Raises:
+        PromptError: As `read_pairs` says.
+    """
+    return _read(pairs, name, set())
+
+
+def _read(pairs: object, name: str, telling: Set[str]) -> Sides | list[Item]:
     entries = _entries(pairs, name)
     if all(_is_pair(entry) for entry in entries):
         return [entry[0] for entry in entries], [entry[1] for entry in entries]
@@ -35,7 +48,8 @@ def read_pairs(pairs: object, name: str) -> Sides | list[Item]:
     given = cast(list[Mapping[str, object]], records)
     with located(f"{name}[0]"):
         form, prompt = form_of(given[0].keys())
-    if prompt is None and all(record.keys() == given[0].keys() for record in given):
+    are_alike = all(record.keys() == given[0].keys() for record in given)
+    if are_alike and prompt is None and not telling & given[0].keys():
         return cast(Sides, tuple([record[key] for record in given] for key in (form.positive, form.negative)))
     items: list[Item] = []
     for index, record in enumerate(given):
