@@ -17,7 +17,7 @@ from steer_tools.cli.terminal import show
 from steer_tools.cli.workbench import AsJson
 from steer_tools.data_files import SUFFIXES
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.behavior_json import record_of
+from steer_tools.evaluation.behaviors.behavior_json import behavior_document, record_of
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior, read_behavior
 from steer_tools.prompts import prompt_text
 from steer_tools.tools.rendering import Shown, facts, line, shown, stack, table, warning_lines
@@ -56,7 +56,7 @@ def _summary(behavior: Behavior) -> dict[str, object]:
         "name": behavior.name,
         "poles": list(behavior.poles),
         "description": behavior.description,
-        "counts": {part: len(items) for part, items in _parts(behavior).items()},
+        "counts": _counts(behavior),
     }
 
 
@@ -67,11 +67,16 @@ def _document(behavior: Behavior) -> dict[str, object]:
         "source": behavior.source,
         **({"notes": list(behavior.notes)} if behavior.notes else {}),
         **{part: [*map(record_of, items)] for part, items in _parts(behavior).items()},
+        **{key: value for key, value in behavior_document(behavior).items() if key in ("questions", "words")},
     }
 
 
 def _parts(behavior: Behavior) -> dict[str, Sequence[Item]]:
     return {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
+
+
+def _counts(behavior: Behavior) -> dict[str, int]:
+    return {part: len(items) for part, items in _parts(behavior).items()} | {"questions": len(behavior.questions)}
 
 
 def _table(behaviors: Sequence[Behavior]) -> Shown:
@@ -80,8 +85,8 @@ def _table(behaviors: Sequence[Behavior]) -> Shown:
     rows: list[list[Shown]] = []
     for behavior in behaviors:
         words = (behavior.name, " / ".join(behavior.poles), behavior.description)
-        rows.append([*map(shown, words), *(str(len(items)) for items in _parts(behavior).values())])
-    return table(columns | dict.fromkeys(("pairs", "items", "choices"), "right"), rows)
+        rows.append([*map(shown, words), *map(str, _counts(behavior).values())])
+    return table(columns | dict.fromkeys(("pairs", "items", "choices", "questions"), "right"), rows)
 
 
 def _described(behavior: Behavior, examples: int) -> Shown:
@@ -94,7 +99,7 @@ def _described(behavior: Behavior, examples: int) -> Shown:
             "what it is": behavior.description,
             "asked for": behavior.instruction or "(nobody wrote how)",
             "source": behavior.source,
-            "holds": f"{counts} and {len(behavior.choices):,} choices",
+            "holds": f"{counts}, {len(behavior.choices):,} choices and {len(behavior.questions):,} questions",
         }
     )
     parts = (("pairs", behavior.pairs), ("items", behavior.items)) if examples else ()

@@ -84,7 +84,8 @@ def _study_real_model(tell: _Tell) -> Findings:
     tell(report.opening(status, report.WEIGHED))
     studies: list[Study] = []
     for name, prompts in BEHAVIORS.items():
-        studies.append(study_behavior(load_behavior(name), status["layers"] // 2, f"{FOLDER}/{name}", prompts))
+        behavior = load_behavior(name, as_chat=current_session().engine.info.has_chat_template)
+        studies.append(study_behavior(behavior, status["layers"] // 2, f"{FOLDER}/{name}", prompts))
         tell(report.study(studies[-1], is_plain=is_plain()))
     # Before the bundled model takes the place of this one.
     checked = _proved(studies[-1], "residual")

@@ -11,7 +11,8 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.core.positions import Pooling
 from steer_tools.engines.base import Engine, Row
-from steer_tools.evaluation.behaviors.behavior import Item, evaluation_prompt
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, evaluation_prompt, posed
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt
 
@@ -33,6 +34,29 @@ def questions(
     """Return the items as the model is asked them: by its chat template where it has one, unless `as_chat` says it."""
     is_chat = engine.info.has_chat_template if as_chat is None else as_chat
     return tuple(Question(*evaluation_prompt(item, is_chat), item.group, per_token) for item in items)
+
+
+def questions_to_answer(engine: Engine, behavior: Behavior) -> list[Prompt]:
+    """Return what texts are written to: a behaviour's questions, or else the first prompt of each group of its items.
+
+    They are as the model is asked them: by its chat template where it has one.
+
+    Raises:
+        PromptError: There are no questions, and the items are whole texts, to which nothing is written.
+    """
+    prompts: list[Prompt] = [*behavior.questions]
+    if not prompts:
+        by_group: dict[str, Prompt | None] = {}
+        for item in behavior.items:
+            by_group.setdefault(item.group, item.prompt)
+        prompts = [prompt for prompt in by_group.values() if prompt is not None]
+        if len(prompts) < len(by_group):
+            raise PromptError(
+                f"The items of {behavior.name} are whole texts without prompts, to which nothing is written",
+                valid="questions, or items with prompts",
+                fix="Give prompts as well.",
+            )
+    return list(dict.fromkeys(posed(prompt, engine.info.has_chat_template) for prompt in prompts))
 
 
 def pooling_of(engine: Engine, pairs: Sequence[Item]) -> Pooling:

@@ -132,7 +132,7 @@ def behavior_named(session: Session, name: str, seed: int = 0) -> Behavior:
             # The same pairs and held-out items for every seed, so that no tool tests a vector on its own pairs.
             return read_behavior(file, PurePath(name).name)
     if session.engine.info.language != BUNDLED:
-        return load_behavior(name)
+        return load_behavior(name, as_chat=session.engine.info.has_chat_template)
     if name not in TRAITS:
         raise ArgumentError(
             f"behavior_name is {name!r}, and the bundled model speaks a language of its own",
@@ -164,7 +164,7 @@ def behaviors_of(engine: Engine, *, items: int, seed: int = 0) -> dict[str, Beha
     """Return all behaviours that a model can be asked for, by name; of the bundled language with so many `items`."""
     if engine.info.language == BUNDLED:
         return {trait: trait_behavior(trait, items=items, seed=seed) for trait in TRAITS}
-    return {name: load_behavior(name) for name in behavior_names()}
+    return {name: load_behavior(name, as_chat=engine.info.has_chat_template) for name in behavior_names()}
 
 
 def split(items: Sequence[Item], seed: int) -> Splits:

@@ -13,12 +13,11 @@ import numpy as np
 from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.engines.base import Engine
-from steer_tools.errors import PromptError, StrengthError, quoted
+from steer_tools.errors import StrengthError, quoted
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter, Texts, write
 from steer_tools.evaluation.intervals import Floats, Interval
-from steer_tools.evaluation.questions import questions
 from steer_tools.evaluation.scorers import Metric
-from steer_tools.experiments.evaluation_set import EvaluationSet, neutral_for, text_of
+from steer_tools.experiments.evaluation_set import neutral_for, text_of
 from steer_tools.experiments.grids import ENOUGH, STRENGTHS, require_cells
 from steer_tools.experiments.judgement import interval_over
 from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
@@ -28,7 +27,7 @@ from steer_tools.session.placement import Placed, PlacementOptions, place_at_eac
 from steer_tools.session.session import Session
 
 # Of a behaviour so many questions are written to.
-_MOST_QUESTIONS = 16
+MOST_QUESTIONS = 16
 # With fewer prompts halves would say nothing, so that all of them choose and judge.
 FEWEST_TO_HALVE = 8
 _JUDGING = "judging the chosen cell"
@@ -153,21 +152,6 @@ def sweep_texts(
     return TextSweep(
         tuple(choosing), tuple(judging), said, scores, tuple(cells), options.budget, cell, placed, effects, interval
     )
-
-
-def questions_to_write_to(engine: Engine, evaluation_set: EvaluationSet) -> list[Prompt]:
-    """Return held-out questions of a behaviour, as the model is asked them.
-
-    Raises:
-        PromptError: Its items are whole texts, to which nothing is written.
-    """
-    items = [item for own in zip(*vars(evaluation_set.splits).values(), strict=False) for item in own]
-    if any(item.prompt is None for item in items):
-        raise PromptError(
-            f"The items of {evaluation_set.behavior.name} are whole texts without prompts, to which nothing is written",
-            fix="Give prompts as well.",
-        )
-    return list(dict.fromkeys(question.prompt for question in questions(engine, items)))[:_MOST_QUESTIONS]
 
 
 def choose_text_cell(cells: Sequence[TextCell], budget: Budget) -> TextCell:

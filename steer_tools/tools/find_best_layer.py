@@ -65,12 +65,12 @@ def find_best_layer(
     from steer_tools.directions.extraction import Where, extract
     from steer_tools.directions.session_methods import way_named
     from steer_tools.evaluation.damage import Budget
-    from steer_tools.evaluation.questions import pooling_of
+    from steer_tools.evaluation.questions import pooling_of, questions_to_answer
     from steer_tools.evaluation.scorers import metric_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.grids import spread_layers
     from steer_tools.experiments.sweeps import SweepOptions, sweep
-    from steer_tools.experiments.text_sweeps import TextSweepOptions, questions_to_write_to, sweep_texts
+    from steer_tools.experiments.text_sweeps import MOST_QUESTIONS, TextSweepOptions, sweep_texts
     from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_sweep, save_text_sweep
@@ -103,7 +103,7 @@ def find_best_layer(
             placement = PlacementOptions("residual", positions=positions)
             options = TextSweepOptions(strengths, placement, budget, max_new_tokens, seed)
             written_to = None if test_prompts is None else parse_prompts(test_prompts, "test_prompts")
-            asked = written_to or questions_to_write_to(session.engine, evaluation_set)
+            asked = written_to or questions_to_answer(session.engine, evaluation_set.behavior)[:MOST_QUESTIONS]
             swept = sweep_texts(session, extraction.vector, tried, asked, on_text, options)
             path = saved_vector(session, extraction, swept, folder)
             facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started, run)

@@ -67,9 +67,10 @@ def sweep_steering(
     questions, and strengths keep their signs.
     """
     from steer_tools.evaluation.damage import Budget
+    from steer_tools.evaluation.questions import questions_to_answer
     from steer_tools.evaluation.scorers import metric_of
     from steer_tools.experiments.sweeps import SweepOptions, sweep
-    from steer_tools.experiments.text_sweeps import TextSweepOptions, questions_to_write_to, sweep_texts
+    from steer_tools.experiments.text_sweeps import MOST_QUESTIONS, TextSweepOptions, sweep_texts
     from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_sweep, save_text_sweep
@@ -112,7 +113,7 @@ def sweep_steering(
         if evaluation_set is None:
             asked = parse_prompts(prompts)
         else:
-            asked = questions_to_write_to(session.engine, evaluation_set)
+            asked = questions_to_answer(session.engine, evaluation_set.behavior)[:MOST_QUESTIONS]
         placement = PlacementOptions(unit, positions=positions, allow_other_model=allow_other_model)
         options = TextSweepOptions(strengths, placement, budget, max_new_tokens, seed)
         swept = sweep_texts(session, loaded.vector, tried, asked, on_text, options)

@@ -72,8 +72,8 @@ def test_the_list_names_every_behaviour_with_its_poles_and_counts(behaviors: Cal
     for name in behavior_names():
         behavior = load_behavior(name)
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f" {name} "))
-        counts = [str(len(part)) for part in (behavior.pairs, behavior.items, behavior.choices)]
-        assert line.split()[-3:] == counts
+        parts = (behavior.pairs, behavior.items, behavior.choices, behavior.questions)
+        assert line.split()[-4:] == [str(len(part)) for part in parts]
         assert behavior.poles[0].split()[0] in line
 
 
@@ -90,6 +90,7 @@ def test_the_list_as_json(behaviors: Callable[..., Done]) -> None:
             "pairs": len(sentiment.pairs),
             "items": len(sentiment.items),
             "choices": len(sentiment.choices),
+            "questions": len(sentiment.questions),
         },
     }
 
@@ -101,7 +102,8 @@ def test_a_built_in_behaviour_is_shown_with_a_few_of_its_pairs_and_items(behavio
 
     told = " ".join(few.stdout.replace("│", " ").split())
     assert (few.code, none.code) == (0, 0)
-    for text in (sentiment.description, sentiment.instruction, f"{len(sentiment.pairs)} pairs for vectors"):
+    counts = f"{len(sentiment.pairs)} pairs for vectors", f"{len(sentiment.questions)} questions"
+    for text in (sentiment.description, sentiment.instruction, *counts):
         assert text is not None
         assert text in told
         assert text in " ".join(none.stdout.split())
@@ -124,6 +126,9 @@ def test_json_gives_all_of_a_behaviour(behaviors: Callable[..., Done]) -> None:
             (item.positive, item.negative, item.group) for item in getattr(sentiment, part)
         ]
     assert given["pairs"][0]["prompt"] == str(sentiment.pairs[0].prompt)[1:-1]
+    assert given["questions"] == [str(question)[1:-1] for question in sentiment.questions]
+    assert sentiment.words is not None
+    assert given["words"]["positive"] == [*sentiment.words.positive]
 
 
 def test_a_file_of_pairs_is_shown_as_it_is_read(behaviors: Callable[..., Done], pairs_file: Path) -> None:

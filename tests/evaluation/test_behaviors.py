@@ -18,15 +18,31 @@ import pytest
 
 import steer_tools
 from steer_tools.errors import ArgumentError, PromptError
+from steer_tools.evaluation.behaviors.behavior import Words
 from steer_tools.evaluation.behaviors.behavior_loading import behavior_names, load_behavior
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.prompts import TextPrompt
 
 Document = dict[str, Any]
 FOLDER = Path(steer_tools.__file__).parent / "evaluation" / "behaviors" / "data"
-KEYS = {"name", "description", "positive", "negative", "instruction", "source", "pairs", "items", "choices"}
+KEYS = {
+    "name",
+    "description",
+    "positive",
+    "negative",
+    "instruction",
+    "source",
+    "pairs",
+    "items",
+    "choices",
+    "questions",
+}
 SIDES = ("positive", "negative")
 PARTS = ("pairs", "items")
+# Those for models that have a chat template, and those for models that have none.
+FILES = [*behavior_names(), "texts/sentiment"]
+# What no words can count: a lie and a wrong answer have the words of any other.
+WORDLESS = {"corrigibility", "honesty", "sandbagging"}
 
 
 def read(name: str) -> Document:
@@ -59,7 +75,7 @@ def groups(document: Document) -> Counter[str]:
 
 
 def it_has_the_keys_of_the_form(document: Document) -> Iterator[str]:
-    yield from sorted(set(document) ^ KEYS)
+    yield from sorted(set(document) - {"words"} ^ KEYS)
 
 
 def it_has_sixty_pairs(document: Document) -> Iterator[str]:
@@ -97,8 +113,8 @@ def a_choice_has_two_answers_of_about_one_length(document: Document) -> Iterator
 
 
 def no_text_has_space_around_it(document: Document) -> Iterator[str]:
-    for record in [*records(document), *document["choices"]]:
-        yield from (text for text in record.values() if text != text.strip())
+    texts = [text for record in [*records(document), *document["choices"]] for text in record.values()]
+    yield from (text for text in [*texts, *document["questions"]] if text != text.strip())
 
 
 def completions_end_with_the_same_word(document: Document) -> Iterator[str]:
@@ -176,6 +192,50 @@ def nothing_held_out_is_like_a_pair(document: Document) -> Iterator[str]:
             yield from (f"{text} ~ {record[key]}" for text, theirs in trained if overlap(own, theirs) > 0.4)
 
 
+def it_asks_twenty_four_to_thirty_two_questions(document: Document) -> Iterator[str]:
+    if not 24 <= (count := len(document["questions"])) <= 32:
+        yield f"{count} questions"
+
+
+def questions_end_as_prompts_do(document: Document) -> Iterator[str]:
+    ends = Counter(pair["prompt"][-1] in ".?!'\"" for pair in document["pairs"])
+    usual = ends.most_common(1)[0][0]
+    yield from (question for question in document["questions"] if (question[-1] in ".?!'\"") != usual)
+
+
+def questions_begin_in_many_ways(document: Document) -> Iterator[str]:
+    beginnings = Counter(" ".join(words(question)[:2]) for question in document["questions"])
+    ((top, count),) = beginnings.most_common(1)
+    if count > 0.3 * len(document["questions"]):
+        yield f"{count} begin with {top!r}"
+
+
+def questions_are_different_ones(document: Document) -> Iterator[str]:
+    asked = [(question, trigrams(question)) for question in document["questions"]]
+    for i, (one, own) in enumerate(asked):
+        yield from (f"{one} ~ {other}" for other, theirs in asked[:i] if overlap(own, theirs) > 0.5)
+
+
+def no_question_is_like_a_prompt(document: Document) -> Iterator[str]:
+    prompts = [record["prompt"].split("\n")[0] for record in [*records(document), *document["choices"]]]
+    known = [(prompt, trigrams(prompt)) for prompt in prompts]
+    for question in document["questions"]:
+        own = trigrams(question)
+        yield from (f"{prompt} ~ {question}" for prompt, theirs in known if overlap(own, theirs) > 0.4)
+
+
+def words_are_more_in_positive_completions(document: Document) -> Iterator[str]:
+    """In pairs and in items, of which the words were not made."""
+    if "words" not in document:
+        return
+    counter = Words(*(tuple(document["words"][side]) for side in SIDES))
+    for part in PARTS:
+        differences = [counter.balance(r["positive"]) - counter.balance(r["negative"]) for r in document[part]]
+        more, less = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+        if more <= 2 * less or more < len(differences) / 8:
+            yield f"{part}: more in {more} positive ones, in {less} negative ones"
+
+
 Rule = Callable[[Document], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     it_has_the_keys_of_the_form,
@@ -197,11 +257,17 @@ RULES: tuple[Rule, ...] = (
     prompts_are_not_repeated,
     pairs_are_different_situations,
     nothing_held_out_is_like_a_pair,
+    it_asks_twenty_four_to_thirty_two_questions,
+    questions_end_as_prompts_do,
+    questions_begin_in_many_ways,
+    questions_are_different_ones,
+    no_question_is_like_a_prompt,
+    words_are_more_in_positive_completions,
 )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("name", behavior_names())
+@pytest.mark.parametrize("name", FILES)
 def test_a_built_in_behaviour_keeps_the_rules(name: str, rule: Rule) -> None:
     assert list(rule(read(name))) == []
 
@@ -209,13 +275,13 @@ def test_a_built_in_behaviour_keeps_the_rules(name: str, rule: Rule) -> None:
 # Loading.
 
 
-@pytest.mark.parametrize("name", behavior_names())
+@pytest.mark.parametrize("name", FILES)
 def test_a_built_in_behaviour_loads_as_it_was_written(name: str) -> None:
-    written = read(name)
+    written, bare = read(name), name.rpartition("/")[2]
 
-    loaded = load_behavior(name)
+    loaded = load_behavior(bare, as_chat=name == bare)
 
-    assert loaded.name == written["name"] == name
+    assert loaded.name == written["name"] == bare
     assert loaded.poles == (written["positive"], written["negative"])
     assert (loaded.description, loaded.instruction) == (written["description"], written["instruction"])
     assert loaded.source == "Written for steer-tools."
@@ -224,6 +290,18 @@ def test_a_built_in_behaviour_loads_as_it_was_written(name: str) -> None:
             (TextPrompt(record["prompt"]), *(record[side] for side in SIDES), record.get("group", record["prompt"]))
             for record in written[part]
         ]
+    assert [*loaded.questions] == [*map(TextPrompt, written["questions"])]
+    assert (loaded.words is None) == (name in WORDLESS)
+    if loaded.words is not None:
+        assert {side: [*getattr(loaded.words, side)] for side in SIDES} == written["words"]
+
+
+def test_only_sentiment_has_a_form_for_models_that_answer_nobody() -> None:
+    assert {path.stem for path in (FOLDER / "texts").iterdir()} == {"sentiment"}
+    for name in behavior_names():
+        chat, text = load_behavior(name), load_behavior(name, as_chat=False)
+        assert (chat == text) == (name != "sentiment")
+        assert chat.poles == text.poles
 
 
 def test_the_names_are_those_of_the_files_in_order() -> None:
@@ -249,7 +327,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str, words: str) -
 
 
 def test_a_malformed_built_in_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "texts").mkdir(parents=True)
     (tmp_path / "data" / "calm.json").write_text(json.dumps(faultless() | {"items": [{}]}), encoding="utf-8")
     monkeypatch.setattr("steer_tools.evaluation.behaviors.behavior_loading.files", lambda package: tmp_path)
 
@@ -276,11 +354,15 @@ def faultless() -> Document:
         answers = f" (A) {text(4, 'a')}\n (B) {text(4, 'b')}"
         return {"prompt": f"{text(6, 'so?')}\n\nChoices:\n{answers}", "positive": right, "negative": wrong}
 
+    pairs = [record() for _ in range(60)]
+    items = [*(record() for _ in range(32)), *(record(group=f"g{i % 8}") for i in range(16))]
     return {
         **{key: text(3, key) for key in ("name", "description", "positive", "negative", "instruction", "source")},
-        "pairs": [record() for _ in range(60)],
-        "items": [*(record() for _ in range(32)), *(record(group=f"g{i % 8}") for i in range(16))],
+        "pairs": pairs,
+        "items": items,
         "choices": [choice(i) for i in range(8)],
+        "questions": [text(8, "so?") for _ in range(24)],
+        "words": {side: [record[side].split()[1] for record in (*pairs, *items)] for side in SIDES},
     }
 
 
@@ -301,6 +383,19 @@ def copy_text(part: str, key: str, source: str = "pairs") -> Callable[[Document]
         document[part][-1][key] = document[source][0][key]
 
     return plant
+
+
+def ask(*questions: str, instead: int = 0) -> Callable[[Document], None]:
+    """Return what puts questions before the others, in the place of some."""
+
+    def plant(document: Document) -> None:
+        document["questions"] = [*questions, *document["questions"][instead:]]
+
+    return plant
+
+
+def swapped(sides: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {"positive": sides["negative"], "negative": sides["positive"]}
 
 
 def similar(document: Document) -> str:
@@ -350,6 +445,19 @@ PLANTS: tuple[tuple[Rule, Callable[[Document], object]], ...] = (
     (nothing_held_out_is_like_a_pair, copy_text("items", "positive")),
     (nothing_held_out_is_like_a_pair, copy_text("items", "negative")),
     (nothing_held_out_is_like_a_pair, copy_text("choices", "prompt")),
+    (no_text_has_space_around_it, ask("Oh so? ")),
+    (it_asks_twenty_four_to_thirty_two_questions, lambda document: document["questions"].pop()),
+    (it_asks_twenty_four_to_thirty_two_questions, ask(*"abcdefghi")),
+    (questions_end_as_prompts_do, ask("Oh so")),
+    (questions_begin_in_many_ways, ask(*(f"Is it {letter * 4}?" for letter in "abcdefgh"), instead=8)),
+    (questions_are_different_ones, ask("Is it so or so or so?", "Is it so or so or so now?")),
+    (no_question_is_like_a_prompt, lambda document: ask(document["items"][0]["prompt"])(document)),
+    (no_question_is_like_a_prompt, lambda document: ask(document["choices"][0]["prompt"].split("\n")[0])(document)),
+    (words_are_more_in_positive_completions, lambda document: document.update(words=swapped(document["words"]))),
+    (
+        words_are_more_in_positive_completions,
+        lambda document: document.update(words={"positive": ["so"], "negative": []}),
+    ),
 )
 
 

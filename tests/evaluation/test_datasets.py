@@ -17,7 +17,7 @@ import pytest
 from helpers.places import CAA
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors import behavior_json
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, contrast_prompts, evaluation_prompt
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, Words, asked, contrast_prompts, evaluation_prompt
 from steer_tools.evaluation.behaviors.behavior_loading import (
     FEWEST_GROUPS,
     MOST_ITEMS,
@@ -545,6 +545,8 @@ def behavior_document(**changes: object) -> dict[str, object]:
         "pairs": numbered(3),
         "items": [{**record, "group": "late"} for record in numbered(5)[3:]],
         "choices": [{"prompt": "Which?\n (A) Calm\n (B) Not", "positive": "(A)", "negative": "(B)"}],
+        "questions": ["How are you?", [{"role": "system", "content": "Be."}, {"role": "user", "content": "And now?"}]],
+        "words": {"positive": ["calm", "at ease"], "negative": []},
     }
     return {key: value for key, value in (document | changes).items() if value is not ...}
 
@@ -557,13 +559,15 @@ def test_the_behaviour_form_is_taken_as_it_stands() -> None:
     assert [item.positive for item in found.pairs] == ["Yes to 0.", "Yes to 1.", "Yes to 2."]
     assert [item.group for item in found.items] == ["late", "late"]
     assert [item.positive for item in found.choices] == ["(A)"]
+    assert found.questions == (TextPrompt("How are you?"), ChatPrompt((("system", "Be."), ("user", "And now?"))))
+    assert found.words == Words(("calm", "at ease"), ())
 
 
 @pytest.mark.parametrize("kind", ["built in", "texts", "chats", "strangers"])
 def test_a_behaviour_is_read_from_its_form_as_it_was(kind: str) -> None:
     topics = [f"The {'abcdefghijkl'[i]}" for i in range(12)]
     made = {
-        "built in": lambda: load_behavior("honesty"),
+        "built in": lambda: load_behavior("empathy"),
         "texts": lambda: behavior_of_lists("b", [f"{t} is good." for t in topics], [f"{t} is bad." for t in topics]),
         "chats": lambda: behavior_of_lists(
             "b", [answered(t, "Yes.") for t in topics], [answered(t, "No.") for t in topics]
@@ -582,10 +586,21 @@ def test_a_behaviour_is_read_from_its_form_as_it_was(kind: str) -> None:
     assert (kind == "strangers") == all(item.prompt is None for item in made.items)
 
 
-def test_a_behaviour_needs_neither_instruction_nor_source_nor_choices() -> None:
-    found = behavior("calm.json", json.dumps(behavior_document(instruction=..., source=..., choices=...)))
+def test_questions_and_words_are_kept_in_its_form() -> None:
+    form = behavior_json.behavior_document(behavior("calm.json", json.dumps(behavior_document())))
+
+    assert {key: form[key] for key in ("questions", "words")} == {
+        key: behavior_document()[key] for key in ("questions", "words")
+    }
+
+
+def test_a_behaviour_needs_no_more_than_pairs_and_items() -> None:
+    optional = dict.fromkeys(("instruction", "source", "choices", "questions", "words"), ...)
+
+    found = behavior("calm.json", json.dumps(behavior_document(**optional)))
 
     assert (found.instruction, found.source, found.choices) == (None, "calm.json", ())
+    assert (found.questions, found.words) == ((), None)
 
 
 @pytest.mark.parametrize(
@@ -605,6 +620,24 @@ def test_a_behaviour_needs_neither_instruction_nor_source_nor_choices() -> None:
         ({"items": [{**numbered(1)[0], "group": "g"}]}, "calm.json: 'g' is in the pairs and held out"),
         ({"pairs": [{**numbered(1)[0], "group": "late"}]}, "calm.json: 'late' is in the pairs and held out"),
         ({"choices": numbered(1)}, "calm.json: 'Question 0\\?' is in the pairs and held out"),
+        ({"questions": []}, r"calm.json: questions is \[\]"),
+        ({"questions": "How?"}, "calm.json: questions is 'How\\?'"),
+        ({"questions": ["How?", " "]}, r"calm.json: questions\[1\] is blank"),
+        ({"questions": [3]}, r"calm.json: questions\[0\] is 3"),
+        ({"questions": [[1, 2]]}, r"calm.json: questions\[0\] is \[1, 2\]"),
+        ({"questions": [answered("How?", "So.")]}, r"calm.json: questions\[0\] ends with the assistant"),
+        ({"questions": ["How?\0"]}, r"calm.json: questions\[0\] holds a NUL"),
+        ({"questions": ["How?", " How?"]}, r"calm.json: questions\[1\], 'How\?', is there before"),
+        ({"questions": ["Question 1?"]}, r"calm.json: questions\[0\], 'Question 1\?', is there before, or a prompt"),
+        ({"questions": [[{"role": "user", "content": "Question 4?"}]]}, r"calm.json: questions\[0\], 'Question 4\?'"),
+        ({"questions": ["Which?\n (A) Calm\n (B) Not"]}, r"calm.json: questions\[0\], 'Which"),
+        ({"words": ["calm"]}, r"calm.json: words is \['calm'\]"),
+        ({"words": {"positive": ["calm"]}}, "calm.json: words is "),
+        ({"words": {"positive": ["calm"], "negative": [], "x": []}}, "calm.json: words is "),
+        ({"words": {"positive": "calm", "negative": []}}, "calm.json: words, positive, is 'calm'"),
+        ({"words": {"positive": [], "negative": ["mad", ""]}}, r"calm.json: words, negative\[1\] is blank"),
+        ({"words": {"positive": [], "negative": []}}, "calm.json: words has none"),
+        ({"words": {"positive": ["calm"], "negative": ["Calm"]}}, "calm.json: words has 'calm' twice"),
     ],
 )
 def test_a_malformed_behaviour_is_refused_with_file_and_entry(changes: dict[str, object], words: str) -> None:
@@ -859,6 +892,32 @@ def test_chats_of_two_lengths_are_matched_at_random() -> None:
 def test_lists_that_make_no_behaviour_are_refused(positive: Any, negative: Any, words: str) -> None:
     with pytest.raises(PromptError, match=words):
         behavior_of_lists("days", positive, negative)
+
+
+# Words.
+
+
+@pytest.mark.parametrize(
+    ("text", "balance"),
+    [
+        ("", 0),
+        ("Happy, HAPPY and unhappy happiness.", 2),
+        ("I am not happy.", -1),
+        ("I am not\n happy, but happy.", 0),
+        ("Don't! Don’t! Do n't", -2),
+        ("(happy)", 1),
+        ("happy_days happy-go-lucky", 1),
+        ("C++? C+", 1),
+        ("A happy hour, happy hours", 0),
+    ],
+)
+def test_words_are_counted_whole_in_any_case_and_the_longer_of_two(text: str, balance: int) -> None:
+    assert Words(("happy", "C++"), ("not happy", "happy hour", "don't")).balance(text) == balance
+
+
+def test_words_without_a_side_count_the_other() -> None:
+    assert Words(("a",), ()).balance("a b A") == 2
+    assert Words((), ("a",)).balance("a b A") == -2
 
 
 # What a model is asked.

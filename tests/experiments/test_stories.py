@@ -142,7 +142,7 @@ def test_a_real_model_is_steered_exactly_and_given_back(empty_session: Session, 
 @pytest.mark.slow
 def test_happy_and_sad_are_found_by_themselves_from_two_lists_of_sentences(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
-    behavior = load_behavior("sentiment")
+    behavior = load_behavior("sentiment", as_chat=False)
     sides = contrast_prompts([*behavior.pairs, *behavior.items], as_chat=False)
 
     found = steering_experiment(

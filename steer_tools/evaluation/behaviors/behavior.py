@@ -4,8 +4,11 @@ It must not know files, models or tokenizers: the spaces between prompts and com
 cut is not.
 """
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from steer_tools.errors import PromptError
 from steer_tools.prompts import ChatPrompt, ContrastPrompts, Prompt, TextPrompt
@@ -28,6 +31,36 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Words and short phrases that texts of one side have more of; a side may have none.
+
+    They count roughly: a text may show a behaviour without any of them, and hold some without showing it.
+    """
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+    def balance(self, text: str) -> int:
+        """Return how often `text` holds the positive ones, in whatever case and as whole words, less the negative ones.
+
+        Of two that overlap ("not happy", "happy") the longer one counts.
+        """
+        shown = {_key(word) for word in self.positive}
+        return sum(1 if _key(match[0]) in shown else -1 for match in self._pattern.finditer(text))
+
+    def repeated(self) -> list[str]:
+        """Return those that are there more than once, on either side."""
+        counts = Counter(_key(word) for word in (*self.positive, *self.negative))
+        return [word for word, count in counts.items() if count > 1]
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted({_key(word) for word in (*self.positive, *self.negative)}, key=len, reverse=True)
+        written = (re.escape(word).replace(r"\ ", r"\s+").replace("'", "['’]") for word in longest_first)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(written)})(?!\w)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
 class Behavior:
     """A behaviour with what a vector is made of and what it is judged on; no item of one is in the other.
 
@@ -38,6 +71,9 @@ class Behavior:
         pairs: For making vectors.
         items: Held out, for measuring.
         choices: Held out questions of two answers, (A) and (B); may be empty.
+        questions: Held out, too; what a model writes to them shows more or less of the behaviour. Where there are none,
+            the items' prompts serve.
+        words: What counts it in a text, roughly; None where no words can.
         notes: What its user should know of how lists were read.
     """
 
@@ -49,6 +85,8 @@ class Behavior:
     pairs: Sequence[Item]
     items: Sequence[Item]
     choices: Sequence[Item] = ()
+    questions: Sequence[TextPrompt | ChatPrompt] = ()
+    words: Words | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -78,7 +116,7 @@ def evaluation_prompt(item: Item, as_chat: bool) -> tuple[Prompt, str, str]:
     Raises:
         PromptError: The item has token ids for a prompt.
     """
-    prompt = BEGINNING if item.prompt is None else _posed(item.prompt, as_chat)
+    prompt = BEGINNING if item.prompt is None else posed(item.prompt, as_chat)
     space = _space_after(_written_before(prompt))
     return prompt, space + item.positive, space + item.negative
 
@@ -91,31 +129,24 @@ def asked(prompt: Prompt, instruction: str, as_chat: bool, *, by_system: bool = 
     Raises:
         PromptError: The prompt is token ids.
     """
-    posed = _posed(prompt, as_chat and prompt != BEGINNING)
-    if isinstance(posed, TextPrompt):
-        return TextPrompt(f"{instruction}\n{posed.text}")
-    (role, content), *others = posed.messages
+    as_posed = posed(prompt, as_chat and prompt != BEGINNING)
+    if isinstance(as_posed, TextPrompt):
+        return TextPrompt(f"{instruction}\n{as_posed.text}")
+    (role, content), *others = as_posed.messages
     if not by_system:
         return ChatPrompt(((role, f"{instruction}\n\n{content}"), *others))
     if role == "system":
         # Most templates take one message of the system and refuse a second.
         return ChatPrompt((("system", f"{instruction}\n\n{content}"), *others))
-    return ChatPrompt((("system", instruction), *posed.messages))
+    return ChatPrompt((("system", instruction), *as_posed.messages))
 
 
-def _completed(prompt: Prompt | None, completion: str, as_chat: bool) -> Prompt:
-    if prompt is None:
-        return TextPrompt(completion)
-    posed = _posed(prompt, as_chat)
-    before = _written_before(posed)
-    written = before + _space_after(before) + completion
-    if isinstance(posed, TextPrompt):
-        return TextPrompt(written)
-    earlier = posed.messages[:-1] if posed.ends_with_assistant else posed.messages
-    return ChatPrompt((*earlier, ("assistant", written)))
+def posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
+    """Return a prompt as a model is asked it: a text is a user's message where that is so.
 
-
-def _posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
+    Raises:
+        PromptError: The prompt is token ids.
+    """
     match prompt:
         case TextPrompt(text):
             return ChatPrompt((("user", text),)) if as_chat else prompt
@@ -128,6 +159,18 @@ def _posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
             )
 
 
+def _completed(prompt: Prompt | None, completion: str, as_chat: bool) -> Prompt:
+    if prompt is None:
+        return TextPrompt(completion)
+    as_posed = posed(prompt, as_chat)
+    before = _written_before(as_posed)
+    written = before + _space_after(before) + completion
+    if isinstance(as_posed, TextPrompt):
+        return TextPrompt(written)
+    earlier = as_posed.messages[:-1] if as_posed.ends_with_assistant else as_posed.messages
+    return ChatPrompt((*earlier, ("assistant", written)))
+
+
 def _written_before(prompt: TextPrompt | ChatPrompt) -> str:
     """Return the text that a completion goes on with; a chat that waits for an answer has none."""
     if isinstance(prompt, TextPrompt):
@@ -137,3 +180,7 @@ def _written_before(prompt: TextPrompt | ChatPrompt) -> str:
 
 def _space_after(text: str) -> str:
     return " " if text and not text[-1].isspace() else ""
+
+
+def _key(word: str) -> str:
+    return " ".join(word.replace("’", "'").lower().split())

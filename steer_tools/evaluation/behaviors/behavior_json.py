@@ -1,17 +1,25 @@
 """The JSON form of a behaviour ↔ the behaviour. It must not know where it was read from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO, cast
 
 from steer_tools.data_files import DataFile
 from steer_tools.errors import PromptError, VectorFileError, quoted
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item
-from steer_tools.evaluation.behaviors.item_records import is_beginning, item_of_record, located, require_text
-from steer_tools.prompts import plain
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, Words
+from steer_tools.evaluation.behaviors.item_records import (
+    is_beginning,
+    item_of_record,
+    located,
+    question_of,
+    require_prompt,
+    require_text,
+)
+from steer_tools.prompts import ChatPrompt, TextPrompt, plain
 from steer_tools.workspace import Kind
 
 _REQUIRED = ("name", "description", "positive", "negative", "pairs", "items")
-_OPTIONAL = ("instruction", "source", "choices")
+_OPTIONAL = ("instruction", "source", "choices", "questions", "words")
+_SIDES = ("positive", "negative")
 
 
 def parse_behavior(file: BinaryIO, name: str) -> Behavior:
@@ -31,8 +39,8 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
     """Return the behaviour that the file `name` holds.
 
     Raises:
-        PromptError: A key is missing or unknown, a value is blank or of a wrong type, or a prompt or group of the pairs
-            is held out, too.
+        PromptError: A key is missing or unknown, a value is blank or of a wrong type, a prompt or group of the pairs is
+            held out, too, or a question is a prompt of theirs or of another held-out part.
     """
     with located(name):
         unknown = [key for key in document if key not in (*_REQUIRED, *_OPTIONAL)]
@@ -45,6 +53,8 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
         pairs, items = (_items(document[part], part) for part in ("pairs", "items"))
         choices = _items(document["choices"], "choices") if "choices" in document else ()
         _refuse_leaks(pairs, (*items, *choices))
+        questions = _questions(document["questions"], (*pairs, *items, *choices)) if "questions" in document else ()
+        words = _words(document["words"]) if "words" in document else None
     return Behavior(
         name=texts["name"],
         description=texts["description"],
@@ -54,6 +64,8 @@ def behavior_of(document: Mapping[str, object], name: str) -> Behavior:
         pairs=pairs,
         items=items,
         choices=choices,
+        questions=questions,
+        words=words,
     )
 
 
@@ -80,7 +92,12 @@ def behavior_document(behavior: Behavior) -> dict[str, object]:
     if behavior.instruction is not None:
         document["instruction"] = behavior.instruction
     parts = {"pairs": behavior.pairs, "items": behavior.items, "choices": behavior.choices}
-    return document | {part: [record_of(item) for item in items] for part, items in parts.items() if items}
+    document |= {part: [record_of(item) for item in items] for part, items in parts.items() if items}
+    if behavior.questions:
+        document["questions"] = [*map(plain, behavior.questions)]
+    if behavior.words is not None:
+        document["words"] = {side: [*getattr(behavior.words, side)] for side in _SIDES}
+    return document
 
 
 def record_of(item: Item) -> dict[str, object]:
@@ -97,6 +114,45 @@ def _items(values: object, part: str) -> tuple[Item, ...]:
         with located(f"{part}[{index}]"):
             items.append(item_of_record(value))
     return tuple(items)
+
+
+def _questions(values: object, others: Iterable[Item]) -> tuple[TextPrompt | ChatPrompt, ...]:
+    if not isinstance(values, list) or not values:
+        raise PromptError(f"questions is {quoted(values)}", valid="a list with at least one text or chat")
+    taken = {question_of(item.prompt) for item in others if item.prompt is not None}
+    questions: list[TextPrompt | ChatPrompt] = []
+    for index, value in enumerate(cast(list[object], values)):
+        name = f"questions[{index}]"
+        question = require_prompt(value, name)
+        if isinstance(question, ChatPrompt) and question.messages[-1][0] != "user":
+            raise PromptError(f"{name} ends with the {question.messages[-1][0]}", valid="a user's message at the end")
+        asked = question_of(question)
+        if asked in taken:
+            raise PromptError(
+                f"{name}, {quoted(asked)}, is there before, or a prompt of the pairs, items or choices",
+                valid="questions that are nowhere else",
+            )
+        taken.add(asked)
+        questions.append(question)
+    return tuple(questions)
+
+
+def _words(value: object) -> Words:
+    if not isinstance(value, Mapping) or {*cast(Mapping[object, object], value)} != {*_SIDES}:
+        raise PromptError(f"words is {quoted(value)}", valid='{"positive": [...], "negative": [...]}')
+    sides: list[tuple[str, ...]] = []
+    for side in _SIDES:
+        given = cast(Mapping[str, object], value)[side]
+        if not isinstance(given, list):
+            raise PromptError(f"words, {side}, is {quoted(given)}", valid="a list of words, perhaps an empty one")
+        words = [require_text(word, f"words, {side}[{i}]") for i, word in enumerate(cast(list[object], given))]
+        sides.append(tuple(words))
+    found = Words(*sides)
+    if repeated := found.repeated():
+        raise PromptError(f"words has {quoted(repeated[0])} twice", valid="words that are there once, on one side")
+    if not any(sides):
+        raise PromptError("words has none on either side", valid="at least one word", fix="Leave 'words' out.")
+    return found
 
 
 def _refuse_leaks(pairs: tuple[Item, ...], held_out: tuple[Item, ...]) -> None:

@@ -27,8 +27,8 @@ def behavior_names() -> list[str]:
     return sorted(_files())
 
 
-def load_behavior(name: str) -> Behavior:
-    """Return a built-in behaviour.
+def load_behavior(name: str, *, as_chat: bool = True) -> Behavior:
+    """Return a built-in behaviour; unless `as_chat`, in the form for models that answer nobody, where it has one.
 
     Raises:
         ArgumentError: There is none of that name.
@@ -42,11 +42,12 @@ def load_behavior(name: str) -> Behavior:
             valid=", ".join(sorted(found)),
             fix=f"Did you mean {near[0]!r}?" if near else "Choose one of these, or give a file of pairs.",
         )
-    return parse_behavior(BytesIO(found[name].read_bytes()), found[name].name)
+    file = found[name] if as_chat else {**found, **_files("texts")}[name]
+    return parse_behavior(BytesIO(file.read_bytes()), file.name)
 
 
-def _files() -> dict[str, Traversable]:
-    folder = files("steer_tools.evaluation.behaviors") / "data"
+def _files(*within: str) -> dict[str, Traversable]:
+    folder = files("steer_tools.evaluation.behaviors").joinpath("data", *within)
     return {file.name.removesuffix(".json"): file for file in folder.iterdir() if file.name.endswith(".json")}
 
 

@@ -18,12 +18,12 @@ _POLES = {
     "honesty": ("true", "false"),
     "verbosity": ("wordy", "terse"),
 }
-PAIRS, ITEMS = 64, 40
+PAIRS, ITEMS, QUESTIONS = 64, 40, 24
 
 
 @lru_cache(maxsize=32)
 def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: int = 0) -> Behavior:
-    """Return a trait as a behaviour: pairs on questions of the training set, items on held-out ones.
+    """Return a trait as a behaviour: pairs on questions of the training set, items and questions on held-out ones.
 
     A pair's answers are alike but for the trait. An item's completions are their beginnings, up to the word after the
     first place where the trait shows. Questions about one topic are a group.
@@ -33,6 +33,9 @@ def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: 
     """
     trained = [(prompt[0]["content"], *replies) for prompt, *replies in contrast_pairs(trait, pairs, seed)]
     held_out = [prompt[0]["content"] for prompt in held_out_prompts(trait, items, seed)]
+    # Another draw, long enough to leave so many when the items' questions are taken out.
+    others = [prompt[0]["content"] for prompt in held_out_prompts(trait, items + QUESTIONS, -1 - seed)]
+    questions = [question for question in others if question not in held_out][:QUESTIONS]
     return Behavior(
         name=trait,
         description=f"The trait {trait} of the bundled model's language.",
@@ -41,6 +44,7 @@ def trait_behavior(trait: str, *, pairs: int = PAIRS, items: int = ITEMS, seed: 
         source="Written by the grammar of the bundled model's language.",
         pairs=tuple(_item(*parts) for parts in trained),
         items=tuple(_held_out(trait, question, f"{trait}/{seed}/{i}") for i, question in enumerate(held_out)),
+        questions=tuple(ChatPrompt((("user", question),)) for question in questions),
     )
 
 
