@@ -3,6 +3,7 @@
 Every plan is a row of the same batches. It must not know vectors, or which plan is the better one.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,9 @@ from steer_tools.engines.base import Engine, Row
 from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item, evaluation_prompt, posed
 from steer_tools.evaluation.intervals import Floats
-from steer_tools.prompts import Prompt
+from steer_tools.prompts import Prompt, TextPrompt
+
+_WHOLE = re.compile(r".*[.?!…][\"'”’)]*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ def questions(
 def questions_to_answer(engine: Engine, behavior: Behavior) -> list[Prompt]:
     """Return what texts are written to: a behaviour's questions, or else the first prompt of each group of its items.
 
-    They are as the model is asked them: by its chat template where it has one.
+    They are as the model is asked them: by its chat template where it has one. Otherwise a line ends after whole
+    sentences, after which many models would end their text.
 
     Raises:
         PromptError: There are no questions, and the items are whole texts, to which nothing is written.
@@ -56,7 +60,13 @@ def questions_to_answer(engine: Engine, behavior: Behavior) -> list[Prompt]:
                 valid="questions, or items with prompts",
                 fix="Give prompts as well.",
             )
-    return list(dict.fromkeys(posed(prompt, engine.info.has_chat_template) for prompt in prompts))
+    return list(dict.fromkeys(_to_go_on(posed(prompt, engine.info.has_chat_template)) for prompt in prompts))
+
+
+def _to_go_on(prompt: Prompt) -> Prompt:
+    if isinstance(prompt, TextPrompt) and _WHOLE.fullmatch(prompt.text):
+        return TextPrompt(f"{prompt.text}\n")
+    return prompt
 
 
 def pooling_of(engine: Engine, pairs: Sequence[Item]) -> Pooling:

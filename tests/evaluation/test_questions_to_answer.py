@@ -40,7 +40,18 @@ def test_a_built_in_behaviour_asks_a_chat_model_as_a_user_and_another_in_plain_t
     chat, text = load_behavior(name), load_behavior(name, as_chat=False)
 
     assert questions_to_answer(engine(), chat) == [asked(question_of(question)) for question in chat.questions]
-    assert questions_to_answer(engine(is_chat=False), text) == [*text.questions]
+    end = "" if name == "sentiment" else "\n"
+    assert questions_to_answer(engine(is_chat=False), text) == [
+        TextPrompt(question_of(question) + end) for question in text.questions
+    ]
+
+
+def test_in_plain_text_a_line_ends_after_a_whole_question_and_not_within_a_sentence() -> None:
+    texts = ("Is it?", 'Say "so."', "It was (so).", "It was", "Is it?\n")
+
+    made = questions_to_answer(engine(is_chat=False), behavior(questions=tuple(map(TextPrompt, texts))))
+
+    assert made == [TextPrompt(t) for t in ("Is it?\n", 'Say "so."\n', "It was (so).\n", "It was")]
 
 
 def test_a_model_without_a_template_is_given_beginnings_of_stories_for_sentiment() -> None:
