@@ -77,9 +77,10 @@ class Pool:
     """All texts of a behaviour, item i's positive one at i and its negative one behind all positive ones."""
 
     def __init__(self, engine: Engine, name: str, layers: Sequence[int], *, keep_prompts: bool = False) -> None:
-        behavior = load_behavior(name)
+        is_chat = keep_prompts and engine.info.has_chat_template
+        behavior = load_behavior(name, as_chat=is_chat)
         self.items = list({item.group: item for item in (*behavior.pairs, *behavior.items)}.values())
-        self.lists = lists_of_items(self.items, engine.info.has_chat_template) if keep_prompts else wholes(self.items)
+        self.lists = lists_of_items(self.items, is_chat) if keep_prompts else wholes(self.items)
         self.first_order: FirstOrder = first_order(engine, self.lists.texts, layers)
         self._effects = list(self.first_order.effects())
 

@@ -256,7 +256,7 @@ def test_gradients_are_those_of_steering_at_the_generated_positions() -> None:
 @pytest.mark.shared
 def test_gradients_are_those_of_steering_in_a_real_model(empty_session: Session) -> None:
     load_model(str(STORIES), dtype="float32")
-    items = load_behavior("sentiment").pairs[:6]
+    items = load_behavior("sentiment", as_chat=False).pairs[:6]
     whole = contrast_prompts(items, as_chat=False)
 
     for lists in (lists_of_prompts(whole), lists_of_items(items, False)):
