@@ -34,6 +34,15 @@ def distinct_2(tokens: Sequence[Sequence[int]]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def pooled_distinct_2(tokens: Sequence[Sequence[int]]) -> float | None:
+    """Return the different adjacent token pairs of all lists together, as a share of all pairs.
+
+    It falls, unlike `distinct_2`, where the lists are alike. None where no list has two tokens.
+    """
+    pairs = [pair for one in tokens for pair in pairwise(one)]
+    return len(set(pairs)) / len(pairs) if pairs else None
+
+
 def perplexity(log_probs: Sequence[Sequence[float]]) -> float | None:
     """Return exp of the mean negative log-probability over the tokens of all texts; None without tokens or too large.
 

@@ -17,6 +17,7 @@ from steer_tools.evaluation.metrics import (
     empirical_p,
     paraphrase_share,
     perplexity,
+    pooled_distinct_2,
     robustness,
     slopes,
 )
@@ -40,6 +41,12 @@ def test_a_loop_has_few_distinct_pairs() -> None:
     assert distinct_2([[1, 2, 3, 4]]) == 1
     assert distinct_2([[1, 2, 1, 2, 1], [1, 2, 3]]) == pytest.approx((2 / 4 + 1) / 2)
     assert distinct_2([[1], []]) is None
+
+
+def test_lists_that_are_alike_have_few_distinct_pairs_together() -> None:
+    assert pooled_distinct_2([[1, 2, 3], [4, 5, 6]]) == 1
+    assert pooled_distinct_2([[1, 2, 3], [1, 2, 3], [1, 2, 9]]) == pytest.approx(3 / 6)
+    assert pooled_distinct_2([[1], []]) is None
 
 
 def test_perplexity_is_the_number_of_tokens_that_would_be_equally_likely() -> None:

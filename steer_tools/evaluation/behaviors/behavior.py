@@ -121,6 +121,20 @@ def evaluation_prompt(item: Item, as_chat: bool) -> tuple[Prompt, str, str]:
     return prompt, space + item.positive, space + item.negative
 
 
+def continued(prompt: Prompt, text: str, as_chat: bool) -> TextPrompt | ChatPrompt:
+    """Return `prompt` with `text` behind it just as it was written, as the assistant's last message of a chat.
+
+    Raises:
+        PromptError: The prompt is token ids.
+    """
+    as_posed = posed(prompt, as_chat)
+    written = _written_before(as_posed) + text
+    if isinstance(as_posed, TextPrompt):
+        return TextPrompt(written)
+    earlier = as_posed.messages[:-1] if as_posed.ends_with_assistant else as_posed.messages
+    return ChatPrompt((*earlier, ("assistant", written)))
+
+
 def asked(prompt: Prompt, instruction: str, as_chat: bool, *, by_system: bool = True) -> Prompt:
     """Return `prompt` with `instruction` before it, as the system's message of a chat or as the first line of a text.
 
@@ -162,13 +176,8 @@ def posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
 def _completed(prompt: Prompt | None, completion: str, as_chat: bool) -> Prompt:
     if prompt is None:
         return TextPrompt(completion)
-    as_posed = posed(prompt, as_chat)
-    before = _written_before(as_posed)
-    written = before + _space_after(before) + completion
-    if isinstance(as_posed, TextPrompt):
-        return TextPrompt(written)
-    earlier = as_posed.messages[:-1] if as_posed.ends_with_assistant else as_posed.messages
-    return ChatPrompt((*earlier, ("assistant", written)))
+    space = _space_after(_written_before(posed(prompt, as_chat)))
+    return continued(prompt, space + completion, as_chat)
 
 
 def _written_before(prompt: TextPrompt | ChatPrompt) -> str:

@@ -1,0 +1,234 @@
+"""Texts → which of them are broken, and whether a set of them is one that a model may have written to these prompts.
+
+What is broken has no effect: it counts as the unsteered text to the same prompt, never as score 0, which would be an
+effect where that text scores otherwise. What the unsteered model writes, and how sure it is of texts, is the measure.
+It must not know what texts should show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer_tools.engines.base import Engine, Row, Sampling, row_seed
+from steer_tools.errors import PromptError
+from steer_tools.evaluation.intervals import Floats
+from steer_tools.evaluation.metrics import distinct_2, pooled_distinct_2
+from steer_tools.prompts import Prompt
+
+# The tokens of one text a prompt.
+TextSet: TypeAlias = Sequence[Sequence[int]]
+_Pairs: TypeAlias = frozenset[tuple[int, int]]
+
+# A text may be as surprising as all but one in ten that the unsteered model draws at temperature 1. Of small models the
+# last few are gibberish, and of so few samples a higher quantile would be theirs.
+SAMPLES_PER_PROMPT, SURPRISAL_QUANTILE = 4, 0.9
+# So much of what the unsteered texts have must be left: of a text's distinct-2, and of its own words, which its prompt
+# has not; of a set's distinct-2, its relevance, and its texts.
+LEAST_DISTINCT, LEAST_OWN = 0.75, 0.5
+LEAST_VARIETY, LEAST_RELEVANCE, LEAST_WHOLE = 0.75, 0.6, 2 / 3
+# Below so many nats a token the unsteered texts hardly depend on their prompts, and a share of that is noise.
+_MEASURABLE_RELEVANCE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedTexts:
+    """A set of texts as the guards found it.
+
+    Attributes:
+        surprisals: (prompts,) mean −log p of a text's worse half under the unsteered model, in nats a token; NaN of an
+            empty text.
+        distinct: (prompts,) distinct-2; NaN of a text of fewer than two tokens.
+        own: (prompts,) share of the adjacent token pairs that the prompt has not; NaN as before.
+        is_whole: (prompts,) whether each text is not broken.
+        variety: Distinct-2 of all texts together, as a share of the unsteered ones'; None without two tokens.
+        relevance: How much likelier the texts are behind their own prompts than behind others, as a share of the
+            unsteered texts' own; None where that cannot be measured.
+    """
+
+    surprisals: Floats
+    distinct: Floats
+    own: Floats
+    is_whole: NDArray[np.bool_]
+    variety: float | None
+    relevance: float | None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the set as a whole says nothing of steering; empty where it passes."""
+        reasons = {
+            "broken": self.is_whole.mean() < LEAST_WHOLE,
+            "alike": self.variety is not None and self.variety < LEAST_VARIETY,
+            "irrelevant": self.relevance is not None and self.relevance < LEAST_RELEVANCE,
+        }
+        return tuple(reason for reason, holds in reasons.items() if holds)
+
+    @property
+    def passes(self) -> bool:
+        """Whether a verdict may rest on the set."""
+        return not self.failures
+
+
+@dataclass(frozen=True, eq=False)
+class TextGuards:
+    """What the unsteered model writes to some prompts, as the limits of what is no broken text there.
+
+    Attributes:
+        prompts: Those that every set answers.
+        surprisals: (most tokens,) the most nats a token in the worse half of a text of 1, 2, ... tokens: models are
+            less sure of first words, so that short texts are held to the beginnings of samples.
+        distinct: The unsteered texts' median distinct-2; NaN where none has two tokens.
+        own: Their median share of pairs that the prompts have not; NaN as before.
+        variety: The distinct-2 of all of them together; None as before.
+        relevance: How much likelier they are behind their own prompts, in nats a token; None where the prompts are all
+            alike, or the texts do not depend on them.
+    """
+
+    prompts: tuple[Prompt, ...]
+    surprisals: Floats
+    distinct: float
+    own: float
+    variety: float | None
+    relevance: float | None
+
+    def most_surprisal(self, tokens: int) -> float:
+        """Return the most nats a token in the worse half of a text of so many tokens."""
+        return float(self.surprisals[min(tokens, len(self.surprisals)) - 1])
+
+    def check(self, engine: Engine, sets: Sequence[TextSet]) -> list[CheckedTexts]:
+        """Return what is wrong with each set; the texts of all of them are rows of the same call, equal ones once."""
+        scored, asked = _score(engine, self.prompts, sets), _pairs_in(engine, self.prompts)
+        return [self._checked(asked, *found) for found in zip(sets, *scored, strict=True)]
+
+    def _checked(self, asked: Sequence[_Pairs], texts: TextSet, surprisals: Floats, relevance: float) -> CheckedTexts:
+        distinct, own = _distinct(texts), _own(asked, texts)
+        limits = [self.most_surprisal(len(text)) for text in texts]
+        # A text too short for pairs has none to repeat.
+        is_poor = (distinct < LEAST_DISTINCT * self.distinct) | (own < LEAST_OWN * self.own)
+        variety = pooled_distinct_2(texts)
+        return CheckedTexts(
+            surprisals=surprisals,
+            distinct=distinct,
+            own=own,
+            is_whole=(surprisals <= limits) & ~is_poor,
+            variety=variety / self.variety if variety is not None and self.variety else None,
+            relevance=relevance / self.relevance if self.relevance and np.isfinite(relevance) else None,
+        )
+
+
+def fit_text_guards(
+    engine: Engine, prompts: Sequence[Prompt], unsteered: TextSet, max_new_tokens: int, *, seed: int = 0
+) -> TextGuards:
+    """Return the limits that the unsteered model's own texts set; samples of it are drawn by the seed.
+
+    Raises:
+        PromptError: It writes nothing to the prompts.
+    """
+    rows = [Row(prompt, (), row_seed(seed + draw, prompt)) for draw in range(SAMPLES_PER_PROMPT) for prompt in prompts]
+    sampled = engine.generate(rows, Sampling(max_new_tokens, temperature=1.0))
+    drawn = [-text.log_probs.double().numpy() for text in sampled if text.tokens]
+    if not drawn or not any(unsteered):
+        raise PromptError(
+            "The model ends its texts to these prompts before the first token, so there is nothing to compare with",
+            fix="Choose prompts that it answers.",
+        )
+    beginnings = [[_worse_half(own[:length]) for length in range(1, max_new_tokens + 1)] for own in drawn]
+    _, (relevance,) = _score(engine, prompts, [unsteered])
+    return TextGuards(
+        prompts=tuple(prompts),
+        surprisals=np.quantile(beginnings, SURPRISAL_QUANTILE, axis=0),
+        distinct=_median(_distinct(unsteered)),
+        own=_median(_own(_pairs_in(engine, prompts), unsteered)),
+        variety=pooled_distinct_2(unsteered),
+        relevance=relevance if relevance >= _MEASURABLE_RELEVANCE else None,
+    )
+
+
+def text_effects(steered: Floats, unsteered: Floats, checked: CheckedTexts) -> Floats:
+    """Return (prompts,) how much higher the steered texts score than the unsteered ones; what is broken has effect 0.
+
+    NaN where the unsteered text has no score.
+    """
+    counts = checked.is_whole & np.isfinite(steered)
+    return np.where(counts, steered, unsteered) - unsteered
+
+
+def two_signed_effects(plus: Floats, minus: Floats) -> Floats:
+    """Return (prompts,) half of what a vector's texts are above its opposite's, by the effects of both."""
+    return (plus - minus) / 2
+
+
+def mean_effect(effects: Floats) -> float | None:
+    """Return the mean over the prompts that have one; None where none has."""
+    there = effects[np.isfinite(effects)]
+    return float(there.mean()) if len(there) else None
+
+
+def _score(engine: Engine, prompts: Sequence[Prompt], sets: Sequence[TextSet]) -> tuple[list[Floats], list[float]]:
+    """Return of each set the texts' surprisals, (prompts,), and how much likelier they are behind their own prompts.
+
+    NaN for an empty text, and for a set without text, or where all prompts are alike.
+    """
+    others = _others(prompts)
+    asked = [(prompt, tuple(text)) for texts in sets for prompt, text in zip(prompts, texts, strict=True)]
+    swapped = [(other, text) for (_, text), other in zip(asked, others * len(sets), strict=True)] if others else []
+    wanted = [*dict.fromkeys(key for key in (*asked, *swapped) if key[1])]
+    scores = engine.score([Row(prompt) for prompt, _ in wanted], [text for _, text in wanted])
+    known = {key: score.double().numpy() for key, score in zip(wanted, scores, strict=True)}
+    shape = len(sets), len(prompts)
+    surprisals = np.array([_worse_half(-known[key]) if key[1] else np.nan for key in asked]).reshape(shape)
+    if not others:
+        return [*surprisals], [np.nan] * len(sets)
+    above = [
+        known[own].mean() - known[other].mean() if own[1] else np.nan for own, other in zip(asked, swapped, strict=True)
+    ]
+    return [*surprisals], [_mean(own) for own in np.array(above).reshape(shape)]
+
+
+def _others(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return another prompt for each, from the other half where it can be: neighbours may ask the same in other words.
+
+    Empty where all are alike.
+    """
+    if len(set(prompts)) < 2:
+        return []
+    count = len(prompts)
+    turned = [[prompts[(i + count // 2 + step) % count] for step in range(count)] for i in range(count)]
+    return [next(other for other in own if other != prompt) for prompt, own in zip(prompts, turned, strict=True)]
+
+
+def _worse_half(values: Floats) -> float:
+    """Return the mean of the half in which it is higher: a good beginning hides no bad end."""
+    half = len(values) // 2
+    return max(float(part.mean()) for part in (values[:half], values[half:]) if len(part))
+
+
+def _distinct(texts: TextSet) -> Floats:
+    return np.array([distinct_2([text]) for text in texts], dtype=np.float64)  # None becomes NaN.
+
+
+def _pairs_in(engine: Engine, prompts: Sequence[Prompt]) -> list[_Pairs]:
+    return [frozenset(pairwise(engine.tokenize(prompt).tokens)) for prompt in prompts]
+
+
+def _own(asked: Sequence[_Pairs], texts: TextSet) -> Floats:
+    """Return (texts,) the share of each text's adjacent token pairs that its prompt has not."""
+    written = [[*pairwise(text)] for text in texts]
+    shares = [
+        sum(pair not in theirs for pair in pairs) / len(pairs) if pairs else np.nan
+        for theirs, pairs in zip(asked, written, strict=True)
+    ]
+    return np.array(shares)
+
+
+def _median(values: Floats) -> float:
+    there = values[np.isfinite(values)]
+    return float(np.median(there)) if len(there) else np.nan
+
+
+def _mean(values: Floats) -> float:
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else np.nan
