@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from helpers.small_models import CHAT_TEMPLATE, WORDS, make_model, make_tokenizer
 from steer_tools import load_model
 from steer_tools.core.site import Site
+from steer_tools.engines.base import Engine
 from steer_tools.engines.fake import FakeEngine
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import DirectionError, PromptError
@@ -68,31 +69,46 @@ def is_fitted_on(held_out: Sequence[int], detector: TextDetector, positive: Tens
     return torch.allclose(direction, detector.direction, atol=1e-5) and np.allclose(scores, [1, -1], atol=1e-4)
 
 
-def test_the_direction_is_of_one_half_of_the_pairs_and_the_other_halfs_means_are_one() -> None:
-    engine, pairs = FakeEngine(), pairs_of(groups=8)
-
-    detector = fit_text_detector(engine, pairs)
-
-    contrast, site = contrast_prompts(pairs, as_chat=True), Site(detector.layer)
-    sides = [engine.read(side, [site], "response")[site] for side in (contrast.positive, contrast.negative)]
-    halves = [half for half in combinations(range(8), 4) if is_fitted_on(half, detector, *sides)]
-    assert len(halves) == 1
+@pytest.fixture
+def llama() -> Iterator[HuggingFaceEngine]:
+    engine = HuggingFaceEngine(make_model("llama"), make_tokenizer())
+    yield engine
+    engine.detach()
 
 
-def test_pairs_of_one_group_are_in_one_half() -> None:
-    engine = FakeEngine()
+def halves_of(engine: Engine, detector: TextDetector, pairs: Sequence[Item], groups: int) -> int:
+    """Count the halves of the groups, each of as many pairs, that a detector may have held out."""
+    contrast, site, size = contrast_prompts(pairs, as_chat=True), Site(detector.layer), len(pairs) // groups
+    pooling = "response" if detector.reads_prompts else "mean"
+    sides = [engine.read(side, [site], pooling)[site] for side in (contrast.positive, contrast.negative)]
+    halves = combinations(range(groups), groups // 2)
+    return sum(
+        is_fitted_on([i for group in half for i in range(size * group, size * group + size)], detector, *sides)
+        for half in halves
+    )
+
+
+@pytest.mark.parametrize("prompt", ["mora {}", None])
+def test_the_direction_is_of_one_half_of_the_pairs_and_the_other_halfs_means_are_one(
+    llama: HuggingFaceEngine, prompt: str | None
+) -> None:
+    pairs = pairs_of(prompt, groups=8)
+
+    detector = fit_text_detector(llama, pairs)
+
+    assert halves_of(llama, detector, pairs, groups=8) == 1
+
+
+def test_pairs_of_one_group_are_in_one_half(llama: HuggingFaceEngine) -> None:
     pairs = [replace(pair, group=str(i // 2)) for i, pair in enumerate(pairs_of(groups=16))]
 
-    detector = fit_text_detector(engine, pairs)
+    detector = fit_text_detector(llama, pairs)
 
-    contrast, site = contrast_prompts(pairs, as_chat=True), Site(detector.layer)
-    sides = [engine.read(side, [site], "response")[site] for side in (contrast.positive, contrast.negative)]
-    halves = [[i for group in half for i in (2 * group, 2 * group + 1)] for half in combinations(range(8), 4)]
-    assert sum(is_fitted_on(half, detector, *sides) for half in halves) == 1
+    assert halves_of(llama, detector, pairs, groups=8) == 1
 
 
-def test_the_seed_settles_the_halves() -> None:
-    engine, pairs = FakeEngine(), pairs_of()
+def test_the_seed_settles_the_halves(llama: HuggingFaceEngine) -> None:
+    engine, pairs = llama, pairs_of()
 
     one, again, other = (fit_text_detector(engine, pairs, seed=seed) for seed in (0, 0, 1))
 

@@ -228,6 +228,16 @@ def test_equal_texts_are_scored_once_and_all_sets_in_one_call() -> None:
     assert len(rows) == len(set(rows)) == 2 * (3 + 1)
 
 
+def test_each_text_is_scored_behind_its_prompt_and_one_that_differs() -> None:
+    engine, prompts, _ = toy("baba", "mora seti", "baba")
+    texts = [(7, 8), (9, 10), (11, 12)]
+
+    fit_text_guards(engine, prompts, texts, 8)
+
+    asked = {text: {prompt for prompt, own in engine.scored[0] if own == text} for text in texts}
+    assert all(behind == set(prompts) for behind in asked.values())
+
+
 def test_between_prompts_that_are_all_alike_relevance_cannot_be_told() -> None:
     engine, prompts, texts = toy("mora seti", "mora seti")
 
@@ -280,6 +290,17 @@ def test_an_echo_of_the_prompt_is_broken_however_likely_it_is() -> None:
     assert checked.own.tolist() == [0, 0]
     assert not checked.is_whole.any()
     assert swapped.is_whole.all()
+
+
+def test_a_loop_is_broken_however_likely_it_is() -> None:
+    engine, prompts, texts = toy("baba mora seti keke", "zuzu lili vozu nura")
+    guards = replace(fit_text_guards(engine, prompts, texts, 8), surprisals=np.full(8, np.inf))
+
+    loops, others = guards.check(engine, [[(7, 8) * 4, (9,) * 8], [range(7, 15), range(17, 25)]])
+
+    assert loops.distinct == pytest.approx([2 / 7, 1 / 7])
+    assert not loops.is_whole.any()
+    assert others.is_whole.all()
 
 
 # Effects
