@@ -50,19 +50,28 @@ class Work:
     """Work of several stages, told to this context's reporter as one, with an estimate of the time that is left.
 
     `sizes` says how much each stage is, in any unit that they share; what a stage reports inside is its share done.
+    What is told never falls.
     """
 
     def __init__(self, sizes: dict[str, float]) -> None:
-        self._sizes, self._done, self._started = sizes, 0.0, time.monotonic()
+        self.sizes, self._done, self._started, self._furthest = sizes, 0.0, time.monotonic(), 0.0
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
         """Count what is reported inside a `with` block as part of the stage; afterwards it is done."""
-        outer, size, total = _reporter.get(), self._sizes[name], sum(self._sizes.values())
+        with self.part(name, 0.0, 1.0):
+            yield
+        self._done += self.sizes[name]
+
+    @contextmanager
+    def part(self, name: str, start: float, end: float) -> Generator[None]:
+        """Count what is reported inside a `with` block as what leads from one share of a stage to another."""
+        outer, size, total = _reporter.get(), self.sizes[name], sum(self.sizes.values())
 
         def tell(done: int, of: int, message: str) -> None:
             if outer is not None:
-                share = (self._done + size * done / of) / total
+                share = (self._done + size * (start + (end - start) * done / of)) / total
+                self._furthest = share = max(share, self._furthest)
                 passed = time.monotonic() - self._started
                 is_known = share > 0 and passed > 1
                 left = f", about {passed / share * (1 - share):.0f} s left" if is_known else ""
@@ -71,4 +80,3 @@ class Work:
         tell(0, 1, name)
         with reporting_to(tell):
             yield
-        self._done += size

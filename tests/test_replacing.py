@@ -20,7 +20,8 @@ from steer_tools import SteeringVector, read_activations, save_vector
 from steer_tools.errors import VectorFileError
 from steer_tools.evaluation.behaviors.behavior_json import BEHAVIOR, behavior_document
 from steer_tools.evaluation.behaviors.behavior_loading import load_behavior
-from steer_tools.experiments.grids import CELLS, CellFile
+from steer_tools.experiments.cell_files import CELLS, CellFile
+from steer_tools.experiments.grids import cell_of
 from steer_tools.figures import PICTURE, SIGNED, new_figure, png, signed
 from steer_tools.formats import FORMATS, format_named, write_vector
 from steer_tools.formats.base import Unsaid
@@ -212,7 +213,7 @@ def test_a_sweep_says_before_it_measures_that_the_file_of_its_cells_is_another(t
     workspace.write("s/cells.json", b'{"mine": 1}')
 
     with pytest.raises(VectorFileError, match=r"cells\.json is there already"):
-        CellFile(workspace, "s/cells.json", "key").load()
+        CellFile(workspace, "s/cells.json", "key").load(cell_of)
 
     workspace.write("s/cells.json", b'{"key": "another", "cells": []}')
-    assert CellFile(workspace, "s/cells.json", "key").load() == {}
+    assert CellFile(workspace, "s/cells.json", "key").load(cell_of) == []

@@ -157,17 +157,21 @@ def divergences(
 def write(engine: Engine, prompts: Sequence[Prompt], plans: Sequence[Plan], max_new_tokens: int) -> list[Texts]:
     """Return greedy texts of each plan to all prompts, with their mean surprisal under the unsteered model."""
     rows = [Row(prompt, plan) for plan in plans for prompt in prompts]
-    generations = engine.generate(rows, Sampling(max_new_tokens))
+    return texts_of(engine, rows, engine.generate(rows, Sampling(max_new_tokens)), len(prompts))
+
+
+def texts_of(engine: Engine, rows: Sequence[Row], generations: Sequence[Generation], count: int) -> list[Texts]:
+    """Return what rows wrote, so many of them together, with their mean surprisal under the unsteered model."""
     log_probs = unsteered_log_probs(engine, rows, generations)
-    surprisal = {i: -float(own.mean()) for i, own in enumerate(log_probs) if len(own)}
     found: list[Texts] = []
-    for start in range(0, len(rows), len(prompts)):
-        own = range(start, start + len(prompts))
-        tokens = [generations[i].tokens for i in own]
+    for start in range(0, len(rows), count):
+        own = generations[start : start + count]
+        surprisals = [-float(of_text.mean()) for of_text in log_probs[start : start + count] if len(of_text)]
+        tokens = [one.tokens for one in own]
         found.append(
             Texts(
-                generations=tuple(generations[i] for i in own),
-                surprisal=float(np.mean([surprisal[i] for i in own if i in surprisal] or [0.0])),
+                generations=tuple(own),
+                surprisal=float(np.mean(surprisals or [0.0])),
                 distinct=distinct_2(tokens) or 0.0,
                 length=float(np.mean([len(one) for one in tokens])),
             )

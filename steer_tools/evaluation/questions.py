@@ -13,7 +13,7 @@ from steer_tools.core.plan import Plan
 from steer_tools.core.positions import Pooling
 from steer_tools.engines.base import Engine, Row
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item, evaluation_prompt, posed
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, evaluation_prompt, posed
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt, TextPrompt
 
@@ -69,31 +69,51 @@ def _to_go_on(prompt: Prompt) -> Prompt:
     return prompt
 
 
+def instructed(engine: Engine, prompts: Sequence[Prompt], instruction: str | None) -> list[Prompt] | None:
+    """Return prompts with an instruction before them, as the system's message of chats; None where there is none.
+
+    Where the chat template takes no such message, the first one begins with it.
+
+    Raises:
+        PromptError: A prompt is token ids.
+    """
+    if instruction is None or not prompts:
+        return None
+    is_chat, ways = engine.info.has_chat_template, list[list[Prompt]]()
+    for by_system in (True, False):
+        ways.append([asked(prompt, instruction, is_chat, by_system=by_system) for prompt in prompts])
+    try:
+        engine.tokenize(ways[0][0])
+    except PromptError:
+        return ways[1]
+    return ways[0]
+
+
 def pooling_of(engine: Engine, pairs: Sequence[Item]) -> Pooling:
     """Return which tokens of pairs are read: of chats the whole answer, of texts the last one."""
     is_chat = engine.info.has_chat_template and pairs[0].prompt is not None
     return "response" if is_chat else "last"
 
 
-def propensities(engine: Engine, asked: Sequence[Question], plans: Sequence[Plan]) -> Floats:
+def propensities(engine: Engine, posed: Sequence[Question], plans: Sequence[Plan]) -> Floats:
     """Return (plans, questions) log p(positive completion) − log p(negative completion), in nats."""
-    rows = [Row(question.prompt, plan) for question in asked for plan in plans]
-    each = [question for question in asked for _ in plans]
+    rows = [Row(question.prompt, plan) for question in posed for plan in plans]
+    each = [question for question in posed for _ in plans]
     scores = engine.score([*rows, *rows], [*(own.positive for own in each), *(own.negative for own in each)])
     pairs = zip([*each, *each], scores, strict=True)
     totals = [float(score.mean() if question.per_token else score.sum()) for question, score in pairs]
-    positive, negative = np.array(totals, dtype=np.float64).reshape(2, len(asked), len(plans))
+    positive, negative = np.array(totals, dtype=np.float64).reshape(2, len(posed), len(plans))
     return (positive - negative).T
 
 
-def control_questions(asked: Sequence[Question]) -> tuple[Question, ...]:
+def control_questions(posed: Sequence[Question]) -> tuple[Question, ...]:
     """Return the questions with completions that say nothing of the behaviour: positive ones of two other groups.
 
     Both show it alike, so that what moves their log-odds is no effect on it.
     """
     controls: list[Question] = []
-    for index, own in enumerate(asked):
-        after = [other for other in (*asked[index + 1 :], *asked[:index]) if other.group != own.group]
+    for index, own in enumerate(posed):
+        after = [other for other in (*posed[index + 1 :], *posed[:index]) if other.group != own.group]
         second = next((other for other in after[1:] if other.group != after[0].group), after[-1])
         controls.append(replace(own, positive=after[0].positive, negative=second.positive))
     return tuple(controls)

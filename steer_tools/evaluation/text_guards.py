@@ -59,10 +59,14 @@ class CheckedTexts:
     @property
     def failures(self) -> tuple[str, ...]:
         """Why the set as a whole says nothing of steering; empty where it passes."""
+        return self.failures_within(1.0)
+
+    def failures_within(self, share: float) -> tuple[str, ...]:
+        """Return the same where a set need have but a share of what is asked of it."""
         reasons = {
-            "broken": self.is_whole.mean() < LEAST_WHOLE,
-            "alike": self.variety is not None and self.variety < LEAST_VARIETY,
-            "irrelevant": self.relevance is not None and self.relevance < LEAST_RELEVANCE,
+            "broken": self.is_whole.mean() < share * LEAST_WHOLE,
+            "alike": self.variety is not None and self.variety < share * LEAST_VARIETY,
+            "irrelevant": self.relevance is not None and self.relevance < share * LEAST_RELEVANCE,
         }
         return tuple(reason for reason, holds in reasons.items() if holds)
 

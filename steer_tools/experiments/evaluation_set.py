@@ -26,6 +26,7 @@ from steer_tools.evaluation.behaviors.behavior_loading import (
 from steer_tools.evaluation.behaviors.bundled_traits import neutral_questions, trait_behavior
 from steer_tools.evaluation.behaviors.instructions import require_no_instructions
 from steer_tools.evaluation.behaviors.pair_lists import read_pairs
+from steer_tools.evaluation.questions import questions_to_answer
 from steer_tools.evaluation.scorers import TextScore
 from steer_tools.prompts import ChatPrompt, Message, Prompt, PromptLike, TextPrompt, TokenPrompt, plain
 from steer_tools.session.session import Session
@@ -58,6 +59,8 @@ class EvaluationSet:
         behavior: Its pairs make the vector.
         splits: Its items; no group is in both parts.
         neutral: Prompts that do not ask for the behaviour.
+        prompts: What texts are written to, in a random order: its questions, or the neutral prompts where its items are
+            whole texts.
         scorers: Scores of texts, by name; "exact" where the model's language has one.
         others: Items of other behaviours, by name.
         text_tokens: The most new tokens of a text that is judged.
@@ -67,6 +70,7 @@ class EvaluationSet:
     behavior: Behavior
     splits: Splits
     neutral: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...]
     scorers: Mapping[str, TextScore]
     others: Mapping[str, Sequence[Item]]
     text_tokens: int
@@ -148,12 +152,18 @@ def evaluation_set_of(engine: Engine, behavior: Behavior, seed: int = 0) -> Eval
         PromptError: It has too few groups of items to hold some out twice.
     """
     speaks_ours = engine.info.language == BUNDLED
+    try:
+        prompts = questions_to_answer(engine, behavior)
+    except PromptError:
+        prompts = list(neutral_for(engine))
+    Random(f"prompts/{seed}").shuffle(prompts)
     others = behaviors_of(engine, items=_OTHER_ITEMS, seed=seed + 1)
     others.pop(behavior.name, None)
     return EvaluationSet(
         behavior=behavior,
         splits=split(behavior.items, seed),
         neutral=neutral_for(engine),
+        prompts=tuple(prompts),
         scorers={"exact": partial(_exact, behavior.name)} if speaks_ours and behavior.name in TRAITS else {},
         others={name: other.items[:_OTHER_ITEMS] for name, other in others.items()},
         text_tokens=_ANSWER_TOKENS if speaks_ours else _TEXT_TOKENS,

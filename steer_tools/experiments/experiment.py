@@ -1,46 +1,95 @@
-"""A behaviour → a vector at several layers, the best cell, its controls, its side effects, and a verdict.
+"""A behaviour → a vector at several layers, a cell chosen by texts, its controls, its side effects, and a verdict.
 
-It must not know files' formats or reports.
+Where texts cannot decide, log-odds choose the cell, and the verdict says that it cannot tell. It must not know files'
+formats or reports.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import numpy as np
+from torch import Tensor
 
+from steer_tools import __version__
 from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Extraction, Where, extract
 from steer_tools.directions.methods import Method
 from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.directions.statistics import Examples
-from steer_tools.engines.base import Generation
-from steer_tools.evaluation.behaviors.behavior import contrast_prompts
-from steer_tools.evaluation.damage import Damage, DamageMeter, write
-from steer_tools.evaluation.questions import Question, pooling_of
+from steer_tools.engines.base import Engine, Generation, Row
+from steer_tools.engines.facets import Gradients, has
+from steer_tools.errors import DirectionError, PromptError
+from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
+from steer_tools.evaluation.damage import Damage, DamageMeter, texts_of, write
+from steer_tools.evaluation.questions import instructed, pooling_of
 from steer_tools.evaluation.scorers import TextScore, mean_score
+from steer_tools.evaluation.text_detector import RELIABLE_D_PRIME, TextDetector, fit_text_detector
+from steer_tools.experiments.cell_files import CellFile, key_of
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import magnitudes, require_cells
-from steer_tools.experiments.judgement import shifts_of_others
-from steer_tools.experiments.null_distribution import CONTROLS, NullDistribution, measure_null_distribution
-from steer_tools.experiments.sweeps import JUDGING_TEXTS, Sweep, SweepOptions, sizes, sweep
-from steer_tools.experiments.verdicts import Ruling, rule
+from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
+from steer_tools.experiments.list_contrast import ContrastTest, contrast_acts, lists_of_items
+from steer_tools.experiments.null_distribution import NullDistribution, control_directions, null_distribution
+from steer_tools.experiments.sweeps import Sweep, SweepOptions, added_by, sweep
+from steer_tools.experiments.text_choice import EXPECTED_SHARE, SIGNS, Direction, Place, TextChoice, choose_by_texts
+from steer_tools.experiments.text_judgement import TextJudgement, judge_texts, with_controls
+from steer_tools.experiments.text_meter import TextMeter
+from steer_tools.experiments.verdicts import Evidence, Ruling, may_rank, may_work, rule, works
 from steer_tools.progress import Work
-from steer_tools.prompts import Prompt
+from steer_tools.prompts import ContrastPrompts, Prompt
+from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
 from steer_tools.session.session import Session
 
-# Prompts at each end of the ranking by effect whose texts are shown.
-SHOWN = 5
-_MAKING, _NULL, _EFFECTS = "making the vector", "measuring controls", "measuring side effects"
+# Which tokens are steered, where nobody says it.
+POSITIONS = ("generated", "all")
+# Prompts whose texts choose, and most of those whose texts judge; fewer of these have no interval.
+CHOOSING_PROMPTS, JUDGING_PROMPTS, FEWEST_JUDGING = 8, 16, 5
+# Of no more pairs it is asked first whether their contrast acts.
+FEW_PAIRS = 32
+_MAKING, _CONTRAST, _PREPARING = "making the vector", "testing the contrast", "writing without steering"
+_CHOOSING, _JUDGING, _CONTROLS = "choosing by texts", "judging texts", "holding against controls"
+_LOG_ODDS, _EFFECTS = "measuring log-odds", "measuring side effects"
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """What is tried, and how it is judged.
+
+    Attributes:
+        strengths: Magnitudes in typical norms, the sign being that of the direction; None for the usual ones.
+        positions: Which tokens are steered, each of these in turn.
+        direction: Whether more of the behaviour is wanted, or less.
+        controls: How many directions that know nothing the cell is held against.
+        per_token: Whether log-probabilities of completions are divided by their numbers of tokens.
+    """
+
+    strengths: Sequence[float] | None = None
+    positions: tuple[str, ...] = POSITIONS
+    direction: Direction = "more"
+    controls: int = 19
+    seed: int = 0
+    per_token: bool = False
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where and how strongly a vector is added; `strength` has its sign."""
+
+    layer: int
+    positions: str
+    strength: float
+    placed: Placed
 
 
 @dataclass(frozen=True)
 class Example:
-    """One judging item with the effect on it, in nats, and the greedy texts that the model wrote to it."""
+    """What the model writes to a prompt; `opposite` at the other sign, and the effect, where texts are measured."""
 
-    question: Question
-    effect: float
+    prompt: Prompt
     unsteered: str
     steered: str
+    opposite: str | None = None
+    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +106,6 @@ class SideEffects:
     others: Mapping[str, float]
     text_scores: Mapping[str, tuple[float | None, float | None]]
 
-    @property
-    def exact(self) -> tuple[float | None, float | None] | None:
-        """The exact scores, where the model's language has them."""
-        return self.text_scores.get("exact")
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -70,21 +114,40 @@ class Experiment:
     Attributes:
         extraction: The vector, at all layers that were tried.
         evaluation_set: What it was made of and judged on.
-        swept: The grid, the chosen cell and what it does.
-        null: What control directions do in its place.
-        side_effects: What else it does.
-        best: The items that it moved most.
-        worst: Those that it moved least, or the wrong way.
+        spot: The cell that was chosen.
+        detector: What tells texts apart; None where there is none.
+        choice: The cells whose texts were written; None where log-odds had to choose, and `swept` is their grid.
+        texts: What the texts of the cell show on prompts that did not choose it.
+        log_odds: What it does to completions that are given.
+        null: What control directions do to these; None where they do not decide.
+        contrast: Whether the contrast of the pairs acts at all; None where it was not asked.
+        examples: What is written to prompts that did not choose.
     """
 
     extraction: Extraction
     evaluation_set: EvaluationSet
-    swept: Sweep
-    null: NullDistribution
+    options: ExperimentOptions
+    spot: Spot
+    detector: TextDetector | None
+    choice: TextChoice | None
+    swept: Sweep | None
+    texts: TextJudgement | None
+    log_odds: Judgement
+    null: NullDistribution | None
+    contrast: ContrastTest | None
     side_effects: SideEffects
-    best: tuple[Example, ...]
-    worst: tuple[Example, ...]
+    examples: tuple[Example, ...]
     ruling: Ruling
+
+    @property
+    def positions(self) -> str:
+        """Which tokens the chosen cell steers."""
+        return self.spot.positions
+
+    @property
+    def seed(self) -> int:
+        """Of all that was drawn."""
+        return self.options.seed
 
 
 def run_experiment(
@@ -92,11 +155,10 @@ def run_experiment(
     evaluation_set: EvaluationSet,
     layers: Sequence[int],
     way: Method | SessionMethod,
-    options: SweepOptions,
+    options: ExperimentOptions,
     path: str,
-    controls: int = CONTROLS,
 ) -> Experiment:
-    """Make a vector of the behaviour's pairs, sweep it, and hold the chosen cell against controls.
+    """Make a vector of the behaviour's pairs, choose a cell by what it makes the model write, and judge it.
 
     `path` is the file in which the cells are kept, so that an experiment that was cut off goes on.
 
@@ -104,69 +166,219 @@ def run_experiment(
         SteeringError: The pairs give no vector, or an item cannot be read.
     """
     engine, behavior = session.engine, evaluation_set.behavior
-    judging, strengths = len(evaluation_set.splits.judging), magnitudes(options.strengths)
+    strengths = magnitudes(options.strengths)
     require_cells(layers, strengths)
-    work = Work(
-        {
-            _MAKING: len(behavior.pairs),
-            **sizes(layers, strengths, evaluation_set),
-            _NULL: 2.0 * controls * judging,
-            _EFFECTS: 32.0 * len(evaluation_set.others) + 6.0 * evaluation_set.text_tokens,
-        }
+    work = Work(_sizes(engine, evaluation_set, layers, options))
+    as_chat = engine.info.has_chat_template
+    contrast, where = (
+        contrast_prompts(behavior.pairs, as_chat),
+        Where(layers, pooling=pooling_of(engine, behavior.pairs)),
     )
-    contrast = contrast_prompts(behavior.pairs, engine.info.has_chat_template)
-    where = Where(layers, pooling=pooling_of(engine, behavior.pairs))
     with work.stage(_MAKING):
         extraction = extract(session, contrast, where, way)
-    swept = sweep(session, extraction.vector, layers, evaluation_set, options, path, work)
-    plan = swept.placed.plan(swept.cell.strength)
-    with work.stage(_NULL):
-        site = Site(swept.cell.layer)
-        read = [engine.read(side, [site], where.pooling)[site] for side in (contrast.positive, contrast.negative)]
-        asked = swept.judgement.asked
-        null = measure_null_distribution(engine, plan[0], Examples(*read), asked, controls, options.seed)
+    acts = None
+    if _CONTRAST in work.sizes:
+        with work.stage(_CONTRAST):
+            acts = contrast_acts(engine, lists_of_items(behavior.pairs, as_chat), layers, options.seed)
+    with work.stage(_PREPARING):
+        meters = _meters(engine, evaluation_set, options.seed)
+    choice, swept = None, None
+    with work.stage(_CHOOSING):
+        if isinstance(meters, _Meters):
+            placed_at = _placed_at(session, extraction, layers, options)
+            file = CellFile(session.workspace, path, _key(engine, meters, placed_at, strengths, options))
+            choice = choose_by_texts(meters.choosing, placed_at, strengths, options.direction, file)
+            cell = choice.cell
+            spot = Spot(cell.layer, cell.positions, cell.strength, placed_at[cell.place])
+        else:
+            swept = sweep(session, extraction.vector, layers, evaluation_set, _sweep_options(options), path)
+            strength = SIGNS[options.direction] * swept.cell.strength
+            spot = Spot(swept.cell.layer, options.positions[0], strength, swept.placed)
+    plan = spot.placed.plan(spot.strength)
+    drawn = _Drawn(engine, contrast, Site(spot.layer), where, options)
+    texts = None
+    with work.stage(_JUDGING):
+        if isinstance(meters, _Meters):
+            texts = judge_texts(meters.judging, spot.placed, spot.strength, options.direction)
+            asking = _instructed(engine, behavior, meters.judging.prompts, options)
+            if asking is not None:
+                texts = replace(texts, prompting=meters.judging.answers(asking).effect)
+    with work.stage(_CONTROLS):
+        if isinstance(meters, _Meters) and texts is not None and may_work(texts):
+            texts = with_controls(texts, meters.judging, plan, drawn.directions)
+    with work.stage(_LOG_ODDS):
+        log_odds = judge(engine, spot.placed, spot.strength, strengths, evaluation_set, per_token=options.per_token)
+        null = None
+        if may_rank(options.direction, log_odds) and (texts is None or not works(texts)):
+            null = null_distribution(engine, plan[0], drawn.directions, log_odds.asked)
     with work.stage(_EFFECTS):
-        side_effects, best, worst = _side_effects(session, evaluation_set, swept, per_token=options.per_token)
-    was_within = swept.cell.damage.is_within(options.budget)
-    ruling = rule(swept.judgement, null, side_effects.damage, options.budget, was_within=was_within)
-    return Experiment(extraction, evaluation_set, swept, null, side_effects, best, worst, ruling)
+        examples, side_effects = _side_effects(session, evaluation_set, spot, texts, log_odds, options)
+    evidence = Evidence(
+        direction=options.direction,
+        texts=texts,
+        without_texts=None if isinstance(meters, _Meters) else meters,
+        does_enough=choice is not None and choice.does_enough,
+        breaks=choice is not None and all(cell.failures for cell in choice.cells),
+        log_odds=log_odds,
+        null=null,
+        contrast=acts,
+        others=side_effects.others,
+    )
+    detector = meters.detector if isinstance(meters, _Meters) else None
+    return Experiment(
+        extraction,
+        evaluation_set,
+        options,
+        spot,
+        detector,
+        choice,
+        swept,
+        texts,
+        log_odds,
+        null,
+        acts,
+        side_effects,
+        examples,
+        rule(evidence),
+    )
+
+
+@dataclass(frozen=True)
+class _Meters:
+    detector: TextDetector
+    choosing: TextMeter
+    judging: TextMeter
+
+
+def _meters(engine: Engine, evaluation_set: EvaluationSet, seed: int) -> _Meters | str:
+    """Return what measures texts, or why nothing does."""
+    prompts, tokens = evaluation_set.prompts, evaluation_set.text_tokens
+    choosing = min(CHOOSING_PROMPTS, len(prompts) // 3)
+    halves = prompts[:choosing], prompts[choosing:][:JUDGING_PROMPTS]
+    if len(halves[1]) < FEWEST_JUDGING:
+        return f"There are only {len(prompts)} prompts to write to: 8 at least are needed, and 24 are better."
+    try:
+        detector = fit_text_detector(engine, evaluation_set.behavior.pairs, seed=seed)
+        if not detector.is_reliable:
+            return (
+                f"In the model's middle held-out answers of the two kinds are {detector.d_prime:.1f} standard "
+                f"deviations apart, and below {RELIABLE_D_PRIME:g} texts cannot be told by them."
+            )
+        meters = [TextMeter(engine, detector, own, tokens, seed=seed) for own in halves]
+    except (PromptError, DirectionError) as error:
+        return str(error)
+    if len(meters[1].prompts) < FEWEST_JUDGING:
+        return f"The model writes to {len(meters[1].prompts)} of {len(halves[1])} prompts only."
+    return _Meters(detector, *meters)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Control directions for a site; drawn when they are asked for, since that reads the pairs again."""
+
+    engine: Engine
+    contrast: ContrastPrompts
+    site: Site
+    where: Where
+    options: ExperimentOptions
+
+    @cached_property
+    def directions(self) -> list[tuple[str, Tensor]]:
+        sides = (self.contrast.positive, self.contrast.negative)
+        read = [self.engine.read(side, [self.site], self.where.pooling)[self.site] for side in sides]
+        return control_directions(Examples(*read), self.options.controls, self.options.seed)
+
+
+def _placed_at(
+    session: Session, extraction: Extraction, layers: Sequence[int], options: ExperimentOptions
+) -> dict[Place, Placed]:
+    found: dict[Place, Placed] = {}
+    for positions in options.positions:
+        placement = PlacementOptions("residual", positions=positions)
+        at_each = place_at_each(session, extraction.vector, layers, placement)
+        found |= {(layer, positions): placed for layer, placed in at_each.items()}
+    return found
+
+
+def _key(
+    engine: Engine,
+    meters: _Meters,
+    placed_at: Mapping[Place, Placed],
+    strengths: Sequence[float],
+    options: ExperimentOptions,
+) -> str:
+    """Return what changes with all that the cells' texts and scores depend on."""
+    # As the model is asked it: another chat template is another question.
+    told = [engine.tokenize(prompt).tokens for prompt in meters.choosing.prompts]
+    added = [(place, added_by(placed.plan(1.0))) for place, placed in placed_at.items()]
+    unsteered = meters.choosing.unsteered
+    return key_of(__version__, engine.info, added, told, unsteered.texts, unsteered.scores.tolist(), strengths, options)
+
+
+def _sweep_options(options: ExperimentOptions) -> SweepOptions:
+    positions = options.positions[0]
+    return SweepOptions(options.strengths, "residual", positions, seed=options.seed, per_token=options.per_token)
+
+
+def _instructed(
+    engine: Engine, behavior: Behavior, prompts: Sequence[Prompt], options: ExperimentOptions
+) -> list[Prompt] | None:
+    """Return the prompts with an instruction to show the behaviour; None where less is wanted, or there is none."""
+    return instructed(engine, prompts, behavior.instruction) if options.direction == "more" else None
 
 
 def _side_effects(
-    session: Session, evaluation_set: EvaluationSet, swept: Sweep, *, per_token: bool
-) -> tuple[SideEffects, tuple[Example, ...], tuple[Example, ...]]:
-    engine, judgement = session.engine, swept.judgement
-    plan = swept.placed.plan(swept.cell.strength)
-    order = np.argsort(-judgement.effects, kind="stable").tolist()
-    shown = min(SHOWN, len(order) // 2)
-    best, worst = order[:shown], order[::-1][:shown]
-    # The items at both ends are shown, but what they were chosen by is no fair sample of what steering costs.
-    sample = list(range(min(JUDGING_TEXTS, len(order))))
-    prompts = [judgement.asked[index].prompt for index in sample]
-    unsteered, steered = write(engine, prompts, [(), plan], evaluation_set.text_tokens)
-    texts = {i: pair for i, *pair in zip(sample, unsteered.generations, steered.generations, strict=True)}
-    if ends := [index for index in (*best, *worst) if index not in texts]:
-        sides = write(engine, [judgement.asked[index].prompt for index in ends], [(), plan], evaluation_set.text_tokens)
-        texts |= {i: pair for i, *pair in zip(ends, sides[0].generations, sides[1].generations, strict=True)}
+    session: Session,
+    evaluation_set: EvaluationSet,
+    spot: Spot,
+    texts: TextJudgement | None,
+    log_odds: Judgement,
+    options: ExperimentOptions,
+) -> tuple[tuple[Example, ...], SideEffects]:
+    engine, plan = session.engine, spot.placed.plan(spot.strength)
+    if texts is None:
+        prompts = [question.prompt for question in log_odds.asked[:JUDGING_PROMPTS]]
+        unsteered, steered = write(engine, prompts, [(), plan], evaluation_set.text_tokens)
+        said = zip(prompts, unsteered.generations, steered.generations, strict=True)
+        examples = [Example(prompt, before.text, after.text) for prompt, before, after in said]
+    else:
+        prompts, written = texts.prompts, (texts.unsteered, texts.steered, texts.opposite)
+        rows = [Row(prompt, own) for own in ((), plan) for prompt in prompts]
+        said = [*texts.unsteered.generations, *texts.steered.generations]
+        unsteered, steered = texts_of(engine, rows, said, len(prompts))
+        examples = [
+            Example(prompt, *said, effect=effect)
+            for prompt, effect, *said in zip(
+                prompts, texts.effects.tolist(), *(own.texts for own in written), strict=True
+            )
+        ]
     meter = DamageMeter(engine, evaluation_set.neutral[1::2], [], evaluation_set.text_tokens)
     (divergence,) = meter.divergences([plan])
-
-    def examples(indices: Sequence[int]) -> tuple[Example, ...]:
-        return tuple(
-            Example(judgement.asked[i], float(judgement.effects[i]), texts[i][0].text, texts[i][1].text)
-            for i in indices
-        )
-
-    effects = SideEffects(
-        damage=steered.damage(unsteered, divergence),
-        others=shifts_of_others(engine, plan, evaluation_set.others, per_token=per_token),
-        text_scores={
-            name: (_mean(score, prompts, unsteered.generations), _mean(score, prompts, steered.generations))
-            for name, score in evaluation_set.scorers.items()
-        },
-    )
-    return effects, examples(best), examples(worst)
+    scores = {
+        name: (_mean(score, prompts, unsteered.generations), _mean(score, prompts, steered.generations))
+        for name, score in evaluation_set.scorers.items()
+    }
+    others = shifts_of_others(engine, plan, evaluation_set.others, per_token=options.per_token)
+    return tuple(examples), SideEffects(steered.damage(unsteered, divergence), others, scores)
 
 
 def _mean(score: TextScore, prompts: Sequence[Prompt], texts: Sequence[Generation]) -> float | None:
     return mean_score(score(prompt, text.text) for prompt, text in zip(prompts, texts, strict=True)).mean
+
+
+def _sizes(
+    engine: Engine, evaluation_set: EvaluationSet, layers: Sequence[int], options: ExperimentOptions
+) -> dict[str, float]:
+    """Return how much work each stage is, in texts about."""
+    pairs, judging = len(evaluation_set.behavior.pairs), len(evaluation_set.splits.judging)
+    lanes, strengths = len(layers) * len(options.positions), len(magnitudes(options.strengths))
+    return {
+        _MAKING: pairs / 4,
+        **({_CONTRAST: float(pairs)} if pairs <= FEW_PAIRS and has(engine, Gradients) else {}),
+        _PREPARING: pairs / 4 + 4.0 * (CHOOSING_PROMPTS + JUDGING_PROMPTS),
+        _CHOOSING: EXPECTED_SHARE * lanes * strengths * CHOOSING_PROMPTS,
+        _JUDGING: 3.0 * JUDGING_PROMPTS,
+        _CONTROLS: 2.0 * options.controls * JUDGING_PROMPTS,
+        _LOG_ODDS: judging * (2 * strengths + 1) / 4,
+        _EFFECTS: len(evaluation_set.others) * 4.0,
+    }

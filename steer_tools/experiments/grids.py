@@ -1,33 +1,26 @@
 """A vector on every layer and strength of a grid → the effect and damage of each cell, and which cell to take.
 
-Cells are chosen on some items and never on those that judge them. A JSON file of the workspace keeps what was measured,
-so that a grid that was cut off goes on where it was.
+Cells are chosen on some items and never on those that judge them.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
-from steer_tools.errors import StrengthError, VectorFileError, quoted
+from steer_tools.errors import StrengthError, quoted
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
+from steer_tools.experiments.exploration import ENOUGH
 from steer_tools.limits import CELLS as CELLS_LIMIT
-from steer_tools.limits import FILE_BYTES
 from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
 from steer_tools.session.placement import Placed
-from steer_tools.workspace import Kind, Workspace
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
-# The chosen cell is the gentlest that has at least this share of the largest effect within the budget.
-ENOUGH = 0.8
 
 
 @dataclass(frozen=True)
@@ -164,62 +157,8 @@ def by_layer(cells: Sequence[_AnyCell]) -> dict[int, list[_AnyCell]]:
     return found
 
 
-@dataclass(frozen=True)
-class CellFile:
-    """The cells of one grid; `key` changes with all that they depend on."""
-
-    workspace: Workspace
-    path: str
-    key: str
-
-    def load(self) -> dict[int, list[Cell]]:
-        """Return the cells of each layer that were measured before; none where the file is of another grid.
-
-        Raises:
-            VectorFileError: It holds something else than cells, which `save` would not replace.
-        """
-        self.workspace.refuse_strangers({self.path: CELLS})
-        if not self.workspace.holds(self.path):
-            return {}
-        try:
-            document = _Document.model_validate_json(self.workspace.read(self.path))
-            if document.key != self.key:
-                return {}
-            return by_layer([_cell(own) for own in document.cells])
-        except (ValueError, TypeError, KeyError, OverflowError, VectorFileError):
-            return {}  # What is no grid is measured anew.
-
-    def save(self, cells: Sequence[Cell]) -> None:
-        """Write the cells."""
-        content = {"key": self.key, "cells": [asdict(cell) for cell in cells]}
-        text = json.dumps(content, indent=1, default=np.ndarray.tolist)
-        self.workspace.write(self.path, text.encode(), replaces=CELLS)
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    key: str
-    cells: list[dict[str, Any]]
-
-
-def _are_in(file: BinaryIO) -> bool:
-    try:
-        _Document.model_validate_json(file.read(FILE_BYTES.most))
-    except ValidationError:
-        return False
-    return True
-
-
-CELLS = Kind("the file of a sweep's cells", _are_in)
-
-
-def key_of(*parts: object) -> str:
-    """Return a hash of what a grid depends on."""
-    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:32]
-
-
-def _cell(document: dict[str, Any]) -> Cell:
+def cell_of(document: Mapping[str, Any]) -> Cell:
+    """Return a cell as it was saved."""
     return Cell(
         int(document["layer"]),
         float(document["strength"]),

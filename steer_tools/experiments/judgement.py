@@ -7,11 +7,10 @@ import numpy as np
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine
-from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.behavior import Item, asked
+from steer_tools.evaluation.behaviors.behavior import Item
 from steer_tools.evaluation.intervals import Floats, Interval, cluster_interval
 from steer_tools.evaluation.metrics import anti_steerable_share, slopes
-from steer_tools.evaluation.questions import Question, control_questions, propensities, questions
+from steer_tools.evaluation.questions import Question, control_questions, instructed, propensities, questions
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.session.placement import Placed
 
@@ -130,18 +129,9 @@ def _shift(engine: Engine, posed: Sequence[Question], pair: Sequence[Plan]) -> F
 def _prompting(
     engine: Engine, items: Sequence[Item], posed: Sequence[Question], instruction: str | None, unsteered: Floats
 ) -> float | None:
-    told = {i: item.prompt for i, item in enumerate(items) if item.prompt is not None}
-    if instruction is None or not told:
+    told = [i for i, item in enumerate(items) if item.prompt is not None]
+    prompts = instructed(engine, [posed[i].prompt for i in told], instruction)
+    if not prompts:
         return None
-
-    def instructed(*, by_system: bool) -> list[Question]:
-        is_chat = engine.info.has_chat_template
-        prompts = {i: asked(prompt, instruction, is_chat, by_system=by_system) for i, prompt in told.items()}
-        return [replace(posed[i], prompt=prompt) for i, prompt in prompts.items()]
-
-    told_questions = instructed(by_system=True)
-    try:
-        engine.tokenize(told_questions[0].prompt)
-    except PromptError:
-        told_questions = instructed(by_system=False)  # Some templates refuse messages of the system.
-    return float((propensities(engine, told_questions, [()])[0] - unsteered[list(told)]).mean())
+    asking = [replace(posed[i], prompt=prompt) for i, prompt in zip(told, prompts, strict=True)]
+    return float((propensities(engine, asking, [()])[0] - unsteered[told]).mean())

@@ -19,7 +19,6 @@ from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.questions import Question, propensities
 
 KINDS = ("random", "random_covariance", "balanced_shuffle")
-CONTROLS = 99
 # Eight pairs can be halved in 35 ways.
 _FEWEST_EXAMPLES = 8
 
@@ -70,11 +69,10 @@ def random_plans(placement: Placement, count: int, seed: int) -> list[Plan]:
     return control_plans(placement, [torch.randn(width, generator=generator) for _ in range(count)])
 
 
-def measure_null_distribution(
-    engine: Engine, placement: Placement, examples: Examples, asked: Sequence[Question], count: int, seed: int
+def null_distribution(
+    engine: Engine, placement: Placement, drawn: Sequence[tuple[str, Tensor]], asked: Sequence[Question]
 ) -> NullDistribution:
-    """Measure `count` controls at the place and norm of `placement`."""
-    drawn = control_directions(examples, count, seed)
+    """Measure controls, each with its kind, at the place and norm of `placement`."""
     plans = control_plans(placement, [direction for _, direction in drawn])
     unsteered, *steered = propensities(engine, asked, [(), *plans])
     return NullDistribution(np.stack(steered) - unsteered, tuple(kind for kind, _ in drawn))

@@ -12,8 +12,9 @@ from steer_tools.core.plan import Plan
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.evaluation.damage import Budget, DamageMeter
 from steer_tools.evaluation.questions import questions
+from steer_tools.experiments.cell_files import CellFile, key_of
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.grids import Cell, CellFile, Grid, key_of, magnitudes, measure_layer, require_cells
+from steer_tools.experiments.grids import Cell, Grid, by_layer, cell_of, magnitudes, measure_layer, require_cells
 from steer_tools.experiments.judgement import Judgement, judge
 from steer_tools.progress import Work
 from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
@@ -99,7 +100,7 @@ def sweep(
     key = key_of(
         __version__,
         engine.info,
-        [_content(own.plan(1.0)) for own in placed.values()],
+        [added_by(own.plan(1.0)) for own in placed.values()],
         choosing,
         told,
         strengths,
@@ -107,7 +108,7 @@ def sweep(
         evaluation_set.text_tokens,
     )
     file = CellFile(session.workspace, path, key)
-    known = file.load()
+    known = by_layer(file.load(cell_of))
     work = work or Work(sizes(layers, strengths, evaluation_set))
     cells: list[Cell] = []
     for layer in layers:
@@ -139,7 +140,7 @@ def sizes(layers: Sequence[int], strengths: Sequence[float], evaluation_set: Eva
     return {**dict.fromkeys(map(layer_stage, layers), measuring), _JUDGING: judging}
 
 
-def _content(plan: Plan) -> list[object]:
+def added_by(plan: Plan) -> list[object]:
     """Return what a plan adds, exactly."""
     return [
         (p.site, p.strength, p.intervention.direction.numpy().tobytes())

@@ -18,7 +18,8 @@ from steer_tools.evaluation.damage import Budget, Damage, DamageMeter, Texts, wr
 from steer_tools.evaluation.intervals import Floats, Interval
 from steer_tools.evaluation.scorers import Metric
 from steer_tools.experiments.evaluation_set import neutral_for, text_of
-from steer_tools.experiments.grids import ENOUGH, STRENGTHS, require_cells
+from steer_tools.experiments.exploration import ENOUGH
+from steer_tools.experiments.grids import STRENGTHS, require_cells
 from steer_tools.experiments.judgement import interval_over
 from steer_tools.limits import STRENGTHS as STRENGTHS_LIMIT
 from steer_tools.progress import Work

@@ -1,22 +1,52 @@
-"""What a cell does, what controls do in its place, and what it breaks → a verdict with its reasons.
+"""What a cell's texts and log-odds show, what controls do in its place → a verdict with its reasons.
 
 It must not know models.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from steer_tools.evaluation.damage import Budget, Damage
 from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.evaluation.text_guards import LEAST_RELEVANCE, LEAST_VARIETY, LEAST_WHOLE
 from steer_tools.experiments.judgement import Judgement
+from steer_tools.experiments.list_contrast import ContrastTest
 from steer_tools.experiments.null_distribution import NullDistribution
+from steer_tools.experiments.text_choice import SIGNS, Direction
+from steer_tools.experiments.text_judgement import SLACK, TextJudgement
 
-Verdict: TypeAlias = Literal["works", "weak", "indistinguishable from random", "breaks the model"]
+Verdict: TypeAlias = Literal[
+    "works", "ranks, does not write", "breaks the model", "indistinguishable from random", "cannot tell"
+]
 
+# Half of what lies between a vector's texts and its opposite's, on a scale of 2 between the classes; and that share of
+# it which the texts that are wanted have alone, since the other half may be all that differs.
+LEAST_EFFECT, LEAST_OWN_SHARE = 0.25, 0.4
 # An effect that so large a share of controls reach is none.
-_LARGEST_P = 0.05
-# Above this share of items that move the wrong way a vector is weak, whatever its mean does.
-_MOST_ANTI_STEERABLE = 1 / 3
+LARGEST_P = 0.05
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on.
+
+    Attributes:
+        without_texts: Why no texts are measured; None where they are.
+        does_enough: Whether some cell passed whose texts show more of what is wanted, on the prompts that chose.
+        breaks: Whether the texts of every cell that was tried are broken.
+        null: What control directions do to log-odds; None where these do not decide.
+        others: Mean change of the log-odds of other behaviours, in nats.
+    """
+
+    direction: Direction
+    texts: TextJudgement | None
+    without_texts: str | None
+    does_enough: bool
+    breaks: bool
+    log_odds: Judgement
+    null: NullDistribution | None
+    contrast: ContrastTest | None
+    others: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -27,53 +57,143 @@ class Ruling:
     reasons: tuple[str, ...]
 
 
-def rule(judgement: Judgement, null: NullDistribution, damage: Damage, budget: Budget, *, was_within: bool) -> Ruling:
-    """Rule on a cell by the judging items.
+def may_work(texts: TextJudgement) -> bool:
+    """Whether texts alone say so: an effect that is clear of 0 and large enough, at the strength that is wanted."""
+    return (
+        not texts.failures
+        and texts.interval is not None
+        and texts.interval.low > 0
+        and texts.effect >= LEAST_EFFECT
+        and acts_alone(texts)
+    )
 
-    `works` needs an interval clear of 0 and an effect above that of every control. `damage` is that of the cell on
-    prompts that did not choose it, and may be a little above the budget; `was_within` says whether it was within it on
-    those that did.
-    """
-    effect, interval = judgement.effect, judgement.interval
-    reached = int((null.means >= effect).sum())
-    is_clear = interval is not None and interval.low > 0
-    is_opposite = interval is not None and interval.high < 0
-    reasons = [
-        f"The mean effect on {len(judgement.effects)} held-out items is {effect:+.2f} nats"
-        + (
-            f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}"
-            if interval
-            else ", from too few groups for an interval"
+
+def acts_alone(texts: TextJudgement) -> bool:
+    """Whether the texts that are wanted differ from the unsteered ones, and not their opposites alone."""
+    own = texts.own_interval
+    return own is not None and own.low > 0 and texts.own_effect >= LEAST_OWN_SHARE * texts.effect
+
+
+def works(texts: TextJudgement) -> bool:
+    """Whether no control has the effect either."""
+    return may_work(texts) and texts.controls is not None and not texts.controls.reached(texts.effect)
+
+
+def may_rank(direction: Direction, log_odds: Judgement) -> bool:
+    """Whether the log-odds of given completions move as is wanted."""
+    sign, interval = SIGNS[direction], log_odds.interval
+    return interval is not None and min(sign * interval.low, sign * interval.high) > 0
+
+
+def ranks(evidence: Evidence) -> bool:
+    """Whether they do, and more than under controls."""
+    sign, null = SIGNS[evidence.direction], evidence.null
+    if null is None or not may_rank(evidence.direction, evidence.log_odds):
+        return False
+    return empirical_p(sign * evidence.log_odds.effect, sign * null.means) <= LARGEST_P
+
+
+def rule(evidence: Evidence) -> Ruling:
+    """Rule on a cell by prompts that did not choose it."""
+    texts, reasons = evidence.texts, _Reasons(evidence)
+    if texts is None:
+        told = (str(evidence.without_texts), *reasons.contrast, *reasons.log_odds, *reasons.others)
+        return Ruling("cannot tell", told)
+    if works(texts):
+        told = (*reasons.effect, *reasons.controls, *reasons.others, *reasons.guards, *reasons.log_odds)
+        return Ruling("works", (*told, *reasons.contrast))
+    if texts.failures or (evidence.breaks and not evidence.does_enough):
+        return Ruling("breaks the model", (*reasons.guards, *reasons.effect, *reasons.log_odds, *reasons.contrast))
+    deciding = reasons.controls if may_work(texts) else reasons.effect
+    others = reasons.effect if may_work(texts) else reasons.controls
+    told = (*deciding, *others, *reasons.log_odds, *reasons.others, *reasons.guards, *reasons.contrast)
+    if ranks(evidence):
+        return Ruling("ranks, does not write", told)
+    is_open = texts.interval is None or (texts.interval.low <= 0 and texts.interval.high >= LEAST_EFFECT)
+    return Ruling("cannot tell" if is_open else "indistinguishable from random", told)
+
+
+@dataclass(frozen=True)
+class _Reasons:
+    """Sentences, each kind of them none or more."""
+
+    evidence: Evidence
+
+    @property
+    def effect(self) -> list[str]:
+        texts = self.evidence.texts
+        if texts is None:
+            return []
+        interval = texts.interval
+        bounds = (
+            f", 95 % interval {interval.low:+.2f} to {interval.high:+.2f}" if interval else ", too few for an interval"
         )
-        + (", clear of 0." if is_clear else f", which is {'the wrong way' if is_opposite else 'not clear of 0'}."),
-        f"{reached or 'None'} of {len(null.means)} control directions of the same norm reach it; the "
-        f"largest has {null.means.max():+.2f}.",
-        f"{judgement.anti_steerable:.0%} of the items move the wrong way as the strength grows up to this one.",
-        _damage_in_words(damage, budget),
-    ]
-    # The first that holds decides, for the reason of its number.
-    rulings: tuple[tuple[bool, Verdict, int], ...] = (
-        (is_opposite, "weak", 0),
-        (not is_clear, "indistinguishable from random", 0),
-        (not (was_within and damage.is_within(budget.relaxed())), "breaks the model", 3),
-        (empirical_p(effect, null.means) > _LARGEST_P, "indistinguishable from random", 1),
-        (reached > 0, "weak", 1),
-        (judgement.anti_steerable > _MOST_ANTI_STEERABLE, "weak", 2),
-        (True, "works", 0),
-    )
-    _, verdict, deciding = next(ruling for ruling in rulings if ruling[0])
-    return Ruling(verdict, (reasons.pop(deciding), *reasons))
+        told = (
+            f"Texts to {len(texts.prompts)} prompts that did not choose show {texts.direction} of it by "
+            f"{texts.effect:+.2f}{bounds} (half of what lies between the vector's texts and its opposite's; the "
+            "behaviour's own answers are at +1 "
+            f"and −1). Beside the unsteered ones they show {texts.own_effect:+.2f}."
+        )
+        if texts.effect < LEAST_EFFECT:
+            told += f" At least {LEAST_EFFECT:g} counts."
+        elif interval is None or interval.low <= 0:
+            told += " That is not clear of 0: give more questions."
+        elif not acts_alone(texts):
+            told += " It is mainly the opposite that acts."
+        return [told]
 
+    @property
+    def controls(self) -> list[str]:
+        texts = self.evidence.texts
+        if texts is None or texts.controls is None:
+            return []
+        controls, reached = texts.controls, texts.controls.reached(texts.effect)
+        count = len(controls.kinds)
+        ended = f" ({controls.wanted} were to be written)" if count < controls.wanted else ""
+        return [
+            f"{reached or 'None'} of {count} control directions of the same norm{ended} reach{'es' * (reached == 1)} "
+            f"it, of either sign; the largest has {controls.sizes.max():.2f}."
+        ]
 
-def _damage_in_words(damage: Damage, budget: Budget) -> str:
-    spent = (
-        f"KL {damage.divergence:.2f} nats a token (at most {budget.divergence:g}), surprisal of texts "
-        f"{damage.surprisal:.2f} times the unsteered ones' (at most {budget.surprisal:g}), distinct-2 "
-        f"{damage.distinct:.2f} times (at least {budget.distinct:g}), length {damage.length:.2f} times (at least "
-        f"{budget.length:g})"
-    )
-    if damage.is_within(budget):
-        where = "within"
-    else:
-        where = "a little above" if damage.is_within(budget.relaxed()) else "far above"
-    return f"Damage on other prompts is {where} the budget: {spent}."
+    @property
+    def guards(self) -> list[str]:
+        texts = self.evidence.texts
+        if texts is None:
+            return []
+        checked = texts.steered.checked
+        parts = [f"{checked.is_whole.mean():.0%} of the texts are whole (at least {SLACK * LEAST_WHOLE:.0%})"]
+        if checked.variety is not None:
+            limit = f"at least {SLACK * LEAST_VARIETY:.2f}"
+            parts.append(f"their variety is {checked.variety:.2f} of the unsteered ones' ({limit})")
+        if checked.relevance is not None:
+            limit = f"at least {SLACK * LEAST_RELEVANCE:.2f}"
+            parts.append(f"they fit their prompts by {checked.relevance:.2f} of what these do ({limit})")
+        return [f"{'; '.join(parts)}."]
+
+    @property
+    def log_odds(self) -> list[str]:
+        judgement, null = self.evidence.log_odds, self.evidence.null
+        interval = judgement.interval
+        bounds = f" ({interval.low:+.2f} to {interval.high:+.2f})" if interval else ""
+        told = f"Log-odds of {len(judgement.effects)} given completions move by {judgement.effect:+.2f} nats{bounds}"
+        if null is not None:
+            sign = SIGNS[self.evidence.direction]
+            reached = int((sign * null.means >= sign * judgement.effect).sum())
+            told += f"; {reached or 'none'} of {len(null.means)} control directions do as much"
+        return [f"{told}."]
+
+    @property
+    def others(self) -> list[str]:
+        effect = abs(self.evidence.log_odds.effect)
+        further = sorted(
+            (name for name, shift in self.evidence.others.items() if abs(shift) >= effect),
+            key=lambda name: -abs(self.evidence.others[name]),
+        )
+        if not further:
+            return []
+        named = ", ".join(f"{name} ({self.evidence.others[name]:+.2f})" for name in further[:4])
+        return [f"Not specific: the log-odds of other behaviours move as far: {named}."]
+
+    @property
+    def contrast(self) -> list[str]:
+        return [] if self.evidence.contrast is None else [self.evidence.contrast.in_words()]

@@ -11,29 +11,45 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW, _MARGIN = 0.3, 1.6
+_ROW, _WORDS, _MARGIN = 0.3, 0.85, 0.75
+# Below this full colour numbers need a second decimal; from this width on four marks have room beside each other.
+_SMALL, _WIDE = 2.0, 10.0
 _DAMAGED = "#f1f5f9"
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One layer at one signed strength: the effect that its colour and its number say, and how it is marked."""
+    """One layer at one signed strength: the effect that its colour and its number say, and how it is marked.
+
+    Where nothing was measured the effect is None.
+    """
 
     layer: int
     strength: float
-    effect: float
+    effect: float | None
     is_damaged: bool = False
     is_in_window: bool = False
     is_chosen: bool = False
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What is said of cells that are marked."""
+
+    window: str = "window: enough effect, within the budget"
+    damaged: str = "above the damage budget"
+    missing: str = "not measured"
+
+
+@dataclass(frozen=True)
 class HeatMap:
-    """Cells in any order, with what their numbers and strengths mean."""
+    """Cells in any order, with what their numbers, strengths and marks mean; `title` is the effect's label if blank."""
 
     cells: Sequence[HeatCell]
     effect_label: str
     strength_label: str
+    title: str = ""
+    marks: Marks = Marks()
 
     @property
     def layers(self) -> list[int]:
@@ -47,39 +63,44 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """The effect of the full colour: the largest that a positive strength has within the budget.
+        """The effect of the full colour: the largest of sound cells, of positive strengths where there are such.
 
         Broken cells may have any effect, and would leave no colour to the others.
         """
-        sound = [abs(cell.effect) for cell in self.cells if cell.strength > 0 and not cell.is_damaged]
-        return max(sound or [abs(cell.effect) for cell in self.cells]) or 1.0
-
-    @property
-    def height(self) -> float:
-        """The inches that its rows and what is below them need."""
-        return _ROW * len(self.layers) + _MARGIN
+        sound = [(cell.strength > 0, abs(cell.effect or 0.0)) for cell in self.cells if not cell.is_damaged]
+        positive = [effect for is_positive, effect in sound if is_positive]
+        every = [abs(cell.effect or 0.0) for cell in self.cells]
+        return max(positive, default=0.0) or max((effect for _, effect in sound), default=0.0) or max(every) or 1.0
 
 
-def heat_map(shown: HeatMap, *, title: str) -> bytes:
-    """Draw the cells, the deepest layer on top; return a PNG."""
-    figure = new_figure(max(6.5, 2.2 + 0.62 * len(shown.strengths)), max(3.4, shown.height), title)
-    axes = figure.subplots()
-    draw_cells(axes, shown)
-    style(axes, shown.effect_label, shown.strength_label, "layer")
-    explain_marks(figure, shown)
+def height_of(every: Sequence[HeatMap]) -> float:
+    """Return the inches that the rows of maps below each other need, and their words."""
+    return _MARGIN + sum(_ROW * len(shown.layers) + _WORDS for shown in every)
+
+
+def heat_maps(every: Sequence[HeatMap], *, title: str) -> bytes:
+    """Draw maps below each other, the deepest layer of each on top; return a PNG."""
+    width = 2.2 + 0.62 * max(len(shown.strengths) for shown in every)
+    figure = new_figure(max(6.5, width), max(3.4, height_of(every)), title)
+    for axes, shown in zip(figure.subplots(len(every), squeeze=False)[:, 0], every, strict=True):
+        draw_cells(axes, shown)
+    explain_marks(figure, every)
     return png(figure)
 
 
 def draw_cells(axes: "Axes", shown: HeatMap) -> None:
-    """Draw the cells with their numbers and marks."""
+    """Draw the cells with their numbers, marks and words."""
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.patches import Rectangle
 
     columns, rows, limit = shown.strengths, shown.layers, shown.limit
     colours, scale = LinearSegmentedColormap.from_list("", [AGAINST, "#ffffff", STEERED]), Normalize(-limit, limit)
     for cell in sorted(shown.cells, key=lambda own: (own.layer, own.strength)):
-        x, y = columns.index(cell.strength), rows.index(cell.layer)
-        face = _DAMAGED if cell.is_damaged else colours(scale(cell.effect))
+        x, y, effect = columns.index(cell.strength), rows.index(cell.layer), cell.effect
+        if effect is None:
+            axes.add_patch(Rectangle((x - 0.44, y - 0.42), 0.88, 0.84, facecolor="#ffffff", edgecolor=FAINT))
+            continue
+        face = _DAMAGED if cell.is_damaged else colours(scale(effect))
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="#ffffff", linewidth=0.6))
         if cell.is_damaged:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=FAINT, linewidth=0, hatch="///"))
@@ -89,35 +110,42 @@ def draw_cells(axes: "Axes", shown: HeatMap) -> None:
         if cell.is_chosen:
             frame = (x - 0.47, y - 0.46), 0.94, 0.92
             axes.add_patch(Rectangle(*frame, fill=False, edgecolor=INK, linewidth=2.4, zorder=2))
-        ink = OTHER if cell.is_damaged else "#ffffff" if abs(cell.effect) / limit > 0.6 else INK
-        axes.text(x, y, short(cell.effect), ha="center", va="center", fontsize=8, color=ink)
+        ink = OTHER if cell.is_damaged else "#ffffff" if abs(effect) / limit > 0.6 else INK
+        number = short(effect, 2 if limit < _SMALL else 1)
+        axes.text(x, y, number, ha="center", va="center", fontsize=8, color=ink)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.set_xticks(range(len(columns)), [plain(f"{strength:+g}") for strength in columns])
     axes.set_yticks(range(len(rows)), [str(layer) for layer in rows])
+    style(axes, shown.title or shown.effect_label, shown.strength_label, "layer")
 
 
-def explain_marks(figure: "Figure", shown: HeatMap) -> None:
+def explain_marks(figure: "Figure", every: Sequence[HeatMap]) -> None:
     """Say below everything what the marks mean that are there."""
     from matplotlib.patches import Patch
 
+    words, cells = every[0].marks, [cell for shown in every for cell in shown.cells]
     marks = {
-        "is_chosen": Patch(fill=False, edgecolor=INK, linewidth=2, label="chosen"),
-        "is_in_window": Patch(
-            fill=False, edgecolor=INK, linestyle=":", label="window: enough effect, within the budget"
+        Patch(fill=False, edgecolor=INK, linewidth=2, label="chosen"): any(cell.is_chosen for cell in cells),
+        Patch(fill=False, edgecolor=INK, linestyle=":", label=words.window): any(cell.is_in_window for cell in cells),
+        Patch(facecolor=_DAMAGED, edgecolor=FAINT, hatch="///", label=words.damaged): any(
+            cell.is_damaged for cell in cells
         ),
-        "is_damaged": Patch(facecolor=_DAMAGED, edgecolor=FAINT, hatch="///", label="above the damage budget"),
+        Patch(facecolor="#ffffff", edgecolor=FAINT, label=words.missing): any(cell.effect is None for cell in cells),
     }
-    handles = [patch for mark, patch in marks.items() if any(getattr(cell, mark) for cell in shown.cells)]
+    handles = [patch for patch, is_there in marks.items() if is_there]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+        columns = 4 if figure.get_figwidth() > _WIDE else 2
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
+        )
 
 
-def short(effect: float) -> str:
+def short(effect: float, decimals: int = 1) -> str:
     """Return an effect in at most five characters, unless it is enormous."""
-    if abs(effect) < 0.05:
+    if abs(effect) < 0.5 * 10**-decimals:
         return "0"
-    return f"{effect:+.1f}" if abs(effect) < 9.95 else f"{effect:+.0f}"
+    return f"{effect:+.{decimals}f}" if abs(effect) < 9.95 else f"{effect:+.0f}"
 
 
 _CELL, _MARGIN_OF_NAMES = 0.62, 1.9

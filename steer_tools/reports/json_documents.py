@@ -1,21 +1,18 @@
-"""Sweeps and experiments, and the facts of a run → values of which JSON can be made. It must not know Markdown."""
+"""Sweeps, and the facts of a run → values of which JSON can be made. It must not know Markdown or experiments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
 from steer_tools import __version__
 from steer_tools.engines.base import ModelInfo
-from steer_tools.evaluation.metrics import empirical_p
+from steer_tools.evaluation.intervals import Floats
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.experiment import Example, Experiment
 from steer_tools.experiments.grids import Cell, Grid
 from steer_tools.experiments.judgement import Judgement
-from steer_tools.experiments.null_distribution import NullDistribution
 from steer_tools.experiments.sweeps import Sweep
 from steer_tools.experiments.text_sweeps import TextSweep
 from steer_tools.reports.markdown import question_text
@@ -90,45 +87,18 @@ class Facts:
 Json: TypeAlias = dict[str, object]
 
 
-def experiment_document(experiment: Experiment, facts: Facts) -> Json:
-    """Return everything that an experiment found; a number that is not finite is null."""
-    null, judgement, side_effects = experiment.null, experiment.swept.judgement, experiment.side_effects
-    document: Json = {
-        "verdict": experiment.ruling.verdict,
-        "reasons": experiment.ruling.reasons,
-        **_sweep(experiment.swept, experiment.evaluation_set, facts),
-        "extraction": {
-            "method": experiment.extraction.vector.info.method,
-            "pooling": experiment.extraction.vector.info.pooling,
-            "magnitudes": {layer: own.contrast_norm for layer, own in experiment.extraction.fits.items()},
-            "separations": {layer: own.separation for layer, own in experiment.extraction.fits.items()},
-            "warnings": experiment.extraction.warnings,
-        },
-        "controls": {
-            "count": len(null.kinds),
-            "largest": float(null.means.max()),
-            "reached": int((null.means >= judgement.effect).sum()),
-            "p": empirical_p(judgement.effect, null.means),
-            "moved_wrong_way": null.moved_wrong_way,
-            "means": means_by_kind(null),
-        },
-        "side_effects": {
-            "damage": side_effects.damage,
-            "other_behaviors": side_effects.others,
-            "text_scores": {
-                name: dict(zip(("unsteered", "steered"), pair, strict=True))
-                for name, pair in side_effects.text_scores.items()
-            },
-        },
-        "best": [_example(example) for example in experiment.best],
-        "worst": [_example(example) for example in experiment.worst],
-    }
-    return _json_value(document)
-
-
 def sweep_document(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
     """Return everything that a sweep found; a number that is not finite is null."""
-    return _json_value(_sweep(swept, evaluation_set, facts))
+    document: Json = {
+        "facts": facts,
+        "behavior": behavior_document(evaluation_set),
+        "unit": swept.placed.unit,
+        "warnings": swept.placed.warnings,
+        "chosen": {"layer": swept.cell.layer, "strength": swept.cell.strength, "choosing_effect": swept.cell.effect},
+        "grid": grid_document(swept.grid),
+        "judgement": judgement_document(swept.judgement),
+    }
+    return json_value(document)
 
 
 def text_sweep_document(swept: TextSweep, metric: str, facts: Facts) -> Json:
@@ -144,66 +114,52 @@ def text_sweep_document(swept: TextSweep, metric: str, facts: Facts) -> Json:
         "effects": swept.effects,
         "interval": swept.interval,
     }
-    return _json_value(document)
+    return json_value(document)
 
 
-def means_by_kind(null: NullDistribution) -> dict[str, NDArray[np.float64]]:
-    """Return the mean effects of the controls of each kind."""
-    kinds = np.array(null.kinds)
-    return {kind: null.means[kinds == kind] for kind in dict.fromkeys(null.kinds)}
+def by_kind(values: Floats, kinds: Sequence[str]) -> dict[str, Floats]:
+    """Return the values of the controls of each kind."""
+    each = np.array(kinds)
+    return {kind: values[each == kind] for kind in dict.fromkeys(kinds)}
 
 
-def _sweep(swept: Sweep, evaluation_set: EvaluationSet, facts: Facts) -> Json:
-    behavior, splits, cell = evaluation_set.behavior, evaluation_set.splits, swept.cell
+def wrong_way(effects: Floats, sign: int) -> float:
+    """Return the share of effects that are of the other sign."""
+    return float((sign * effects < 0).mean())
+
+
+def behavior_document(evaluation_set: EvaluationSet) -> Json:
+    """Return what an evaluation set is of, and how much there is of it."""
+    behavior, splits = evaluation_set.behavior, evaluation_set.splits
     return {
-        "facts": facts,
-        "behavior": {
-            "name": behavior.name,
-            "description": behavior.description,
-            "poles": behavior.poles,
-            "instruction": behavior.instruction,
-            "source": behavior.source,
-            "notes": behavior.notes,
-            "pairs": len(behavior.pairs),
-            "choosing_items": len(splits.choosing),
-            "choosing_groups": len({item.group for item in splits.choosing}),
-            "judging_items": len(splits.judging),
-            "judging_groups": len({item.group for item in splits.judging}),
-            "choices": len(behavior.choices),
-            "neutral_prompts": len(evaluation_set.neutral),
-        },
-        "unit": swept.placed.unit,
-        "warnings": swept.placed.warnings,
-        "chosen": {"layer": cell.layer, "strength": cell.strength, "choosing_effect": cell.effect},
-        "grid": {
-            "budget": swept.grid.budget,
-            "window": swept.grid.window,
-            "cells": [_cell(cell, swept.grid) for cell in swept.grid.cells],
-        },
-        "judgement": _judgement(swept.judgement),
+        "name": behavior.name,
+        "description": behavior.description,
+        "poles": behavior.poles,
+        "instruction": behavior.instruction,
+        "source": behavior.source,
+        "notes": behavior.notes,
+        "pairs": len(behavior.pairs),
+        "choosing_items": len(splits.choosing),
+        "choosing_groups": len({item.group for item in splits.choosing}),
+        "judging_items": len(splits.judging),
+        "judging_groups": len({item.group for item in splits.judging}),
+        "choices": len(behavior.choices),
+        "neutral_prompts": len(evaluation_set.neutral),
     }
 
 
-def _cell(cell: Cell, grid: Grid) -> Json:
-    return {
-        "layer": cell.layer,
-        "strength": cell.strength,
-        "effect": cell.effect,
-        "opposite_effect": cell.opposite_effect,
-        "damage": cell.damage,
-        "is_within_budget": cell.damage.is_within(grid.budget),
-        "is_in_window": cell in grid.enough,
-        "effects": cell.effects,
-        "opposite_effects": cell.opposite_effects,
-    }
+def grid_document(grid: Grid) -> Json:
+    """Return every cell of a grid."""
+    return {"budget": grid.budget, "window": grid.window, "cells": [_cell(cell, grid) for cell in grid.cells]}
 
 
-def _judgement(judgement: Judgement) -> Json:
+def judgement_document(judgement: Judgement, sign: int = 1) -> Json:
+    """Return what a cell does to given completions, item by item; `sign` is −1 where less is wanted."""
     return {
         "effect": judgement.effect,
         "interval": judgement.interval,
         "anti_steerable": judgement.anti_steerable,
-        "moved_wrong_way": judgement.moved_wrong_way,
+        "moved_wrong_way": wrong_way(judgement.effects, sign),
         "prompting": judgement.prompting,
         "unrelated": judgement.unrelated,
         "absolute_effect": float(np.abs(judgement.effects).mean()),
@@ -226,17 +182,20 @@ def _judgement(judgement: Judgement) -> Json:
     }
 
 
-def _example(example: Example) -> Json:
-    return {
-        "prompt": question_text(example.question.prompt),
-        "positive": example.question.positive,
-        "negative": example.question.negative,
-        "effect": example.effect,
-        "unsteered": example.unsteered,
-        "steered": example.steered,
-    }
-
-
-def _json_value(document: Json) -> Json:
+def json_value(document: Json) -> Json:
     """Return what JSON can hold of values, dataclasses and arrays; a number that is not finite is None."""
     return to_jsonable_python(document, inf_nan_mode="null", fallback=lambda array: array.tolist())
+
+
+def _cell(cell: Cell, grid: Grid) -> Json:
+    return {
+        "layer": cell.layer,
+        "strength": cell.strength,
+        "effect": cell.effect,
+        "opposite_effect": cell.opposite_effect,
+        "damage": cell.damage,
+        "is_within_budget": cell.damage.is_within(grid.budget),
+        "is_in_window": cell in grid.enough,
+        "effects": cell.effects,
+        "opposite_effects": cell.opposite_effects,
+    }

@@ -1,25 +1,58 @@
 """What was steered, how a cell was chosen, what that does not show, how to use it → blocks of a report."""
 
 import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from steer_tools.directions.extraction import Extraction
 from steer_tools.evaluation.damage import Budget
 from steer_tools.experiments.evaluation_set import EvaluationSet
-from steer_tools.experiments.grids import ENOUGH
+from steer_tools.experiments.experiment import Spot
+from steer_tools.experiments.exploration import ENOUGH
 from steer_tools.experiments.sweeps import Sweep
-from steer_tools.prompts import ChatPrompt, TextPrompt
+from steer_tools.experiments.text_choice import TextChoice
+from steer_tools.experiments.text_judgement import TextJudgement
+from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt
 from steer_tools.reports.json_documents import Facts
 from steer_tools.reports.markdown import code, code_block, literal, table
 from steer_tools.reports.words import POOLINGS, POSITIONS, UNITS, counted, listed, option_texts, share, signed
+from steer_tools.session.placement import Placed
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was tried, the strengths in words, and how the vector was placed where it was chosen."""
+
+    layers: Sequence[int]
+    strengths: str
+    positions: Sequence[str]
+    placed: Placed
+
+    @classmethod
+    def in_grid(cls, swept: Sweep, facts: Facts) -> "Tried":
+        """Return what a grid of log-odds was made of."""
+        cells = swept.grid.cells
+        strengths = f"{_strengths({cell.strength for cell in cells})}, each with both signs"
+        return cls(sorted({cell.layer for cell in cells}), strengths, (facts.positions,), swept.placed)
+
+    @classmethod
+    def in_choice(cls, choice: TextChoice, magnitudes: Sequence[float], placed: Placed) -> "Tried":
+        """Return what texts chose from."""
+        sign = "the positive sign" if choice.direction == "more" else "the negative sign"
+        strengths = f"{_strengths(magnitudes)}, with {sign}, and the other one where texts moved the wrong way"
+        layers, positions = ([*dict.fromkeys(own)] for own in zip(*(cell.place for cell in choice.cells), strict=True))
+        return cls(sorted(layers), strengths, positions, placed)
+
+
+def _strengths(magnitudes: Iterable[float]) -> str:
+    return listed([f"{strength:g}" for strength in sorted(magnitudes)])
 
 
 def setting_blocks(
-    swept: Sweep, evaluation_set: EvaluationSet, facts: Facts, extraction: Extraction | None = None
+    tried: Tried, evaluation_set: EvaluationSet, facts: Facts, extraction: Extraction | None = None
 ) -> list[str]:
     """Say what was steered; without `extraction` nothing is known of the vector's making here."""
-    behavior, unit = evaluation_set.behavior, UNITS[swept.placed.unit]
-    strengths = listed([f"{strength:g}" for strength in sorted({cell.strength for cell in swept.grid.cells})])
-    layers = listed([str(layer) for layer in sorted({cell.layer for cell in swept.grid.cells})])
+    behavior, unit = evaluation_set.behavior, UNITS[tried.placed.unit]
     rows = [
         ("model", f"{code(facts.model)}, {facts.model_layers} layers, hidden size {facts.hidden_size}"),
         ("behaviour", f"{literal(behavior.name)}: {literal(behavior.description)}"),
@@ -34,12 +67,12 @@ def setting_blocks(
         read = "" if pooling is None else f"; of each, {POOLINGS.get(pooling, literal(pooling))} was read"
         rows.append(("made of", f"{counted(len(behavior.pairs), 'pair')} of texts{read}"))
     rows += [
-        ("layers tried", f"{layers}, one at a time"),
-        ("strengths tried", f"{strengths}, each with both signs; 1 is {unit.one}"),
-        ("steered tokens", POSITIONS.get(facts.positions, literal(facts.positions))),
+        ("layers tried", f"{listed([str(layer) for layer in tried.layers])}, one at a time"),
+        ("strengths tried", f"{tried.strengths}; 1 is {unit.one}"),
+        ("steered tokens", "; or ".join(POSITIONS.get(own, literal(own)) for own in tried.positions)),
         ("run", f"seed {facts.seed}, {facts.seconds:.0f} s, steer-tools {literal(facts.version)}"),
     ]
-    warnings = dict.fromkeys([*behavior.notes, *(extraction.warnings if extraction else ()), *swept.placed.warnings])
+    warnings = dict.fromkeys([*behavior.notes, *(extraction.warnings if extraction else ()), *tried.placed.warnings])
     told = "\n".join(f"- **Warning:** {literal(warning, 1000)}" for warning in warnings)
     return ["## What was steered", table(("", ""), rows, numbers_from=2), *([told] if told else [])]
 
@@ -77,48 +110,56 @@ def choice_blocks(swept: Sweep, evaluation_set: EvaluationSet) -> list[str]:
     ]
 
 
-def limit_blocks(evaluation_set: EvaluationSet, facts: Facts) -> list[str]:
-    """Say what the numbers do not show."""
+def limit_blocks(evaluation_set: EvaluationSet, facts: Facts, texts: TextJudgement | None = None) -> list[str]:
+    """Say what the numbers do not show; without `texts` they are log-odds."""
     behavior = evaluation_set.behavior
-    asks_nobody = behavior.instruction is None
-    lines = [
-        "- Log-odds compare two completions that were given. They do not say what the model would write by itself: "
-        "read its texts.",
-    ]
-    if asks_nobody:
-        lines.append(
-            "- The measure asks whether the model finds the positive texts of this behaviour likelier, not whether it "
-            "does the thing that they were chosen for. Whatever else differs between the two sides counts too."
-        )
-    if any(item.prompt is None for item in (*behavior.pairs, *behavior.items)):
-        lines.append("- Some items are two whole texts without a prompt: the model judged the texts, not answers.")
-    if asks_nobody:
-        lines.append(
-            "- No prompt was written that asks for the behaviour, so nothing says whether asking does as well."
-        )
+    is_of_texts = any(item.prompt is None for item in (*behavior.pairs, *behavior.items))
+    if texts is None:
+        lines = [
+            "- Log-odds compare two completions that were given. They do not say what the model would write by itself: "
+            "read its texts."
+        ]
+        if behavior.instruction is None:
+            lines.append(
+                "- The measure asks whether the model finds the positive texts of this behaviour likelier, not whether "
+                "it does the thing that they were chosen for. Whatever else differs between the two sides counts too."
+            )
+        if is_of_texts:
+            lines.append("- Some items are two whole texts without a prompt: the model judged the texts, not answers.")
+    else:
+        lines = [
+            "- Scores tell which of the two kinds of answers a text is like, not whether it does the thing that these "
+            "were chosen for. Whatever else they differ in counts too: read the texts.",
+            "- The texts are short and the likeliest ones (greedy). Long ones and sampled ones were not tried.",
+            "- Controls were added at the chosen cell. They did not choose cells of their own, as the vector did.",
+        ]
+        if is_of_texts:
+            lines.append("- Some items are two whole texts without a prompt, so texts were written to other prompts.")
+    if (behavior.instruction if texts is None else texts.prompting) is None:
+        lines.append("- No prompt that asks for the behaviour was tried, so nothing says whether asking does as well.")
     lines.append(f"- One model and one seed ({facts.seed}) were tried.")
     return ["## What this does not show", "\n".join(lines)]
 
 
-def usage_blocks(swept: Sweep, facts: Facts) -> list[str]:
+def usage_blocks(spot: Spot, prompt: Prompt, facts: Facts) -> list[str]:
     """Say how to steer with the chosen cell."""
-    cell, unit = swept.cell, swept.placed.unit
+    unit, strength = spot.placed.unit, spot.strength
     call = (
-        f"apply_steering_vector({facts.vector_path!r}, layer={cell.layer}, strength={cell.strength:g}, unit={unit!r}, "
-        f"positions={facts.positions!r})"
+        f"apply_steering_vector({facts.vector_path!r}, layer={spot.layer}, strength={strength:g}, unit={unit!r}, "
+        f"positions={spot.positions!r})"
     )
     command = (
-        f"steer-tools compare {_example_prompt(swept)} --model {shlex.quote(facts.model)} "
-        f"--vector {shlex.quote(facts.vector_path)} --layer {cell.layer} --strength {cell.strength:g} --unit {unit} "
-        f"--positions {shlex.quote(facts.positions)}"
+        f"steer-tools compare {_arguments(prompt)} --model {shlex.quote(facts.model)} "
+        f"--vector {shlex.quote(facts.vector_path)} --layer {spot.layer} --strength {strength:g} --unit {unit} "
+        f"--positions {shlex.quote(spot.positions)}"
         + "".join(f" --template-option {shlex.quote(option)}" for option in option_texts(facts.template_options))
     )
     return ["## How to use it", code_block("python", call), code_block("sh", command)]
 
 
-def _example_prompt(swept: Sweep) -> str:
-    """Return the first judging prompt as a shell's arguments; a model of a small language knows few other words."""
-    match swept.judgement.asked[0].prompt:
+def _arguments(prompt: Prompt) -> str:
+    """Return a prompt as a shell's arguments; a model of a small language knows few other words than its own."""
+    match prompt:
         case TextPrompt(text) if text.strip():
             return shlex.quote(text)
         case ChatPrompt((("user", content), *_)):

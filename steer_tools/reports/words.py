@@ -42,13 +42,21 @@ CONTROLS_EXPLAINED: Mapping[str, str] = {
     "balanced_shuffle": "made like the vector, with positive and negative prompts mixed evenly on both sides",
 }
 VERDICTS: Mapping[str, str] = {
-    "works": "The vector works: it moves held-out items the way that was asked, further than every control direction, "
-    "without breaking the texts.",
-    "weak": "The vector is weak: it moves held-out items the way that was asked, but not reliably enough to call it "
-    "working.",
-    "indistinguishable from random": "The vector cannot be told from a random direction: what it does to held-out "
-    "items is no evidence that it steers the behaviour.",
-    "breaks the model": "The vector breaks the model: it moves held-out items only at more damage than is allowed.",
+    "works": "The vector works: what the model writes to prompts that did not choose it shows what was asked for, more "
+    "than under any control direction, and its texts are not broken.",
+    "ranks, does not write": "The vector ranks, but does not write: it makes given completions likelier or less likely "
+    "as was asked, more than control directions do, but what the model writes does not show it clearly.",
+    "breaks the model": "The vector breaks the model: too many texts are broken, alike, or no answers to their "
+    "prompts, so what they show says nothing of the behaviour.",
+    "indistinguishable from random": "The vector cannot be told from a random direction: what the model writes under "
+    "it is no evidence that it steers the behaviour.",
+    "cannot tell": "This experiment cannot tell: there is too little to judge by. It speaks neither for the vector nor "
+    "against it.",
+}
+FAILURES: Mapping[str, str] = {
+    "broken": "too many of the texts are loops, or more surprising than what the unsteered model draws by chance",
+    "alike": "the texts to different prompts are too much alike",
+    "irrelevant": "the texts hardly depend on their prompts",
 }
 
 

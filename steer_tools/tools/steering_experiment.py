@@ -1,13 +1,12 @@
-"""The tool that finds out whether a behaviour can be steered, with controls and side effects."""
+"""The tool that finds out whether a behaviour can be steered, by what the model writes, with controls."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from textwrap import shorten
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 from typing_extensions import TypedDict
@@ -17,25 +16,31 @@ from steer_tools.limits import CONTROLS
 from steer_tools.tools import arguments as given
 from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
-from steer_tools.tools.rendering import Shown, brief, bullets, facts, joined, line, nats, stack, warning_lines
-from steer_tools.tools.resolving import locked_session, resolved_layers
-from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, rounded, short, short_interval
-from steer_tools.tools.sweep_results import (
-    CELLS,
-    LayerCells,
-    WindowStatus,
-    choice_facts,
-    doubts,
-    folder_name,
-    grid_lines,
-    kept_behavior,
-    saved_vector,
-    text_scores,
-    window,
+from steer_tools.tools.rendering import (
+    Shown,
+    brief,
+    bullets,
+    facts,
+    interval,
+    joined,
+    line,
+    nats,
+    stack,
+    warning_lines,
 )
+from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
+from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, rounded, short, short_interval
+from steer_tools.tools.sweep_results import CELLS, folder_name, kept_behavior, saved_vector, text_scores
 
-# With fewer controls no effect can be told from chance at p = 0.05.
-_FEWEST_CONTROLS = 19
+if TYPE_CHECKING:
+    from steer_tools.engines.base import Engine
+    from steer_tools.experiments.experiment import Example, Experiment
+    from steer_tools.experiments.text_judgement import TextControls, TextJudgement
+
+# With fewer controls than these even `quick` tells nothing from chance.
+_FEWEST_CONTROLS = 9
+# Texts that a result shows, and characters of each; all are in the report.
+_SHOWN, _CHARACTERS = 3, 240
 
 
 BehaviorName = Annotated[
@@ -48,20 +53,44 @@ BehaviorName = Annotated[
     ),
 ]
 Controls = Annotated[
-    int, given.Doc("Control directions that the effect is held against; fewer tell nothing from chance."), Ge(19)
+    int | given.LeftOut, given.Doc("Control directions that the texts are held against: 19, or 9 with quick."), Ge(9)
 ]
-
+TriedPositions = Annotated[
+    str | None, given.Doc("As for apply_steering_vector; generated and all are tried if omitted.")
+]
+Direction = Annotated[Literal["more", "less"], given.Doc("Whether more of the behaviour is wanted, or less.")]
+ExperimentStrengths = Annotated[
+    list[float] | given.LeftOut, given.Doc("In typical norms: [0.05, 0.1, 0.2, 0.4, 0.8] if omitted.")
+]
+Quick = Annotated[bool, given.Doc("Three layers, three strengths, 9 controls.")]
 
 TextTokens = Annotated[int | None, given.Doc("The most new tokens of a text."), given.ONLY_IN_PYTHON]
 
 
 class ControlsStatus(TypedDict):
-    """`reached` of `count` controls have the vector's effect; `moved_wrong_way`: their share of items below 0."""
+    """`reached` of `count` control directions have the effect, of either sign; `largest` is theirs."""
 
     count: int
     reached: int
     largest: float
-    moved_wrong_way: float
+    p: float
+
+
+class GuardStatus(TypedDict):
+    """Of the steered texts: the share that is not broken, and of the unsteered ones' variety and relevance so much."""
+
+    whole: float
+    variety: float | None
+    relevance: float | None
+
+
+class LogOddsStatus(TypedDict):
+    """Mean change of log-odds of given completions, in nats; `controls_reached` is null where texts decided."""
+
+    effect: float
+    interval: list[float] | None
+    items: int
+    controls_reached: int | None
 
 
 class SideEffectsStatus(TypedDict):
@@ -78,30 +107,43 @@ class SideEffectsStatus(TypedDict):
     text_scores: dict[str, list[float | None]]
 
 
-class ExperimentResult(TypedDict):
-    """`effect` (nats), with its 95 % `interval`, is on `items` that did not choose.
+class ExampleTexts(TypedDict):
+    """What the model writes to a prompt without the vector, and with it."""
 
-    `prompting` is that of a prompt which simply asks for the behaviour, null where nobody wrote one. `text_scores`: of
-    the unsteered and the steered texts; `exact` is the bundled language's own, from -1 to 1. `apply`: the arguments
-    that apply the best cell. `dataset` names the behaviour for other tools: lists of your own are a file now.
+    prompt: str
+    unsteered: str
+    steered: str
+
+
+class ExperimentResult(TypedDict):
+    """`effect`, from -1 to 1 with its 95 % `interval`, is half of what the texts of both signs differ by.
+
+    It is measured on `prompts` that did not choose, and null where texts cannot decide; `own_effect` is that of the
+    wanted sign beside the unsteered texts, `prompting` that of asking. `apply`: the arguments that apply the best cell.
+    `dataset` names the behaviour for other tools: lists of your own are a file now.
     """
 
     verdict: str
     reasons: list[str]
+    direction: str
     vector_path: str
     dataset: str
     best_layer: int
     best_strength: float
     residual_strength: float
+    positions: str
     apply: ApplyArguments
     unit: str
-    effect: float
+    effect: float | None
     interval: list[float] | None
-    items: int
+    prompts: int
+    own_effect: float | None
     prompting: float | None
-    controls: ControlsStatus
+    guard: GuardStatus | None
+    controls: ControlsStatus | None
+    log_odds: LogOddsStatus
     side_effects: SideEffectsStatus
-    window: list[WindowStatus]
+    examples: list[ExampleTexts]
     report_path: str
     warnings: list[str]
 
@@ -111,12 +153,13 @@ def steering_experiment(
     behavior_name: BehaviorName,
     positive: given.OwnPositive = None,
     negative: given.OwnNegative = None,
+    direction: Direction = "more",
+    quick: Quick = False,
     layers: given.Layers = None,
-    strengths: given.GridStrengths = None,
+    strengths: ExperimentStrengths = None,
     method: given.Method = "paired_mean_difference",
-    positions: given.ScoredPositions = "generated",
-    damage_budget: given.DamageBudget = 0.5,
-    controls: Controls = 99,
+    positions: TriedPositions = None,
+    controls: Controls = None,
     scorer: given.OptionalScorer = None,
     save_folder: given.Folder = None,
     seed: given.DrawSeed = 0,
@@ -125,121 +168,207 @@ def steering_experiment(
     metric_name: given.MetricName = None,
     max_new_tokens: TextTokens = None,
 ) -> ExperimentResult:
-    """Find out whether a behaviour can be steered: vector, best layer and strength, controls, side effects, a verdict.
+    """Find out whether a behaviour can be steered: a vector, its best cell by what is written, controls, a verdict.
 
-    verdict is works, weak, indistinguishable from random, or breaks the model. Nothing stays applied: to use it, call
-    apply_steering_vector with what is in apply, or with vector_path alone. Show the user report_path. Lists of your
-    own need 8 different prompts on each side; 64 are better.
+    verdict is works, ranks, does not write (log-odds alone move), breaks the model, indistinguishable from random, or
+    cannot tell. Nothing stays applied: to use it, call apply_steering_vector with what is in apply, or with vector_path
+    alone. Show the user report_path. Lists of your own need 8 different prompts on each side; 64 are better.
     """
+    from steer_tools.core.positions import Scope
     from steer_tools.directions.session_methods import way_named
-    from steer_tools.evaluation.damage import Budget
     from steer_tools.experiments.evaluation_set import evaluation_set_named
-    from steer_tools.experiments.experiment import run_experiment
-    from steer_tools.experiments.grids import spread_layers
-    from steer_tools.experiments.sweeps import SweepOptions
+    from steer_tools.experiments.experiment import POSITIONS, ExperimentOptions, run_experiment
     from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_experiment
+    from steer_tools.session.unreached_prompts import unreached_warnings
 
     call, started = dict(locals()), time.monotonic()
     with locked_session(keeps=True) as session:
-        if controls < _FEWEST_CONTROLS:
+        require_one_of("direction", direction, ("more", "less"))
+        held_against = (_FEWEST_CONTROLS if quick else 19) if controls is None else controls
+        if held_against < _FEWEST_CONTROLS:
             raise ArgumentError(
                 f"controls is {controls}", valid=f"at least {_FEWEST_CONTROLS}: p is never below 1 / (1 + n)"
             )
-        CONTROLS.require(controls, "The experiment is to have")
+        CONTROLS.require(held_against, "The experiment is to have")
         if method == "sae_feature":
             raise ArgumentError(
                 "method is 'sae_feature', which is not made of prompts",
                 fix="Make the vector with create_steering_vector, and measure it with sweep_steering.",
             )
+        engine = session.engine
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
-        info, inputs = session.engine.info, [evaluation_set.named]
-        run = Run.of(steering_experiment, call, vars(info), session.workspace, inputs)
+        run = Run.of(steering_experiment, call, vars(engine.info), session.workspace, [evaluation_set.named])
         evaluation_set = replace(
             evaluation_set,
             scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)},
             text_tokens=evaluation_set.text_tokens if max_new_tokens is None else max_new_tokens,
         )
-        options = SweepOptions(strengths, "residual", positions, Budget(damage_budget), seed=seed, per_token=per_token)
+        options = ExperimentOptions(
+            strengths=_QUICK_STRENGTHS if quick and strengths is None else strengths,
+            positions=POSITIONS if positions is None else (str(Scope.parse(positions)),),
+            direction=direction,
+            controls=held_against,
+            seed=seed,
+            per_token=per_token,
+        )
         folder = save_folder or f"experiments/{folder_name(evaluation_set.behavior.name)}"
-        tried, way = resolved_layers(session, layers, spread_layers(session.engine)), way_named(method, None)
-        found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}", controls)
-        path = saved_vector(session, found.extraction, found.swept, folder)
-        facts = Facts.of(info, options, path, method, time.monotonic() - started, run)
+        tried, way = resolved_layers(session, layers, _usual_layers(engine, quick=quick)), way_named(method, None)
+        found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}")
+        spot = found.spot
+        path = saved_vector(session, found.extraction, spot.placed, spot.strength, folder)
+        facts = Facts.of(engine.info, found, path, method, time.monotonic() - started, run)
         files = save_experiment(session.workspace, folder, found, facts)
-        dataset = kept_behavior(session, evaluation_set, folder)
-        swept, judgement, null, side_effects = found.swept, found.swept.judgement, found.null, found.side_effects
-        damage = side_effects.damage
+        damage = found.side_effects.damage
+        texts = found.texts
+        asked = [example.prompt for example in found.examples]
         return ExperimentResult(
             verdict=found.ruling.verdict,
             reasons=list(found.ruling.reasons),
+            direction=direction,
             vector_path=path,
-            dataset=dataset,
-            best_layer=swept.cell.layer,
-            best_strength=swept.cell.strength,
-            residual_strength=short(swept.cell.strength * residual_unit(session, swept.placed)),
-            apply=repeating(session, path, swept.placed, swept.cell.strength),
-            unit=options.unit,
-            effect=short(judgement.effect),
-            interval=short_interval(judgement.interval),
-            items=len(judgement.effects),
-            prompting=short(judgement.prompting),
-            controls=ControlsStatus(
-                count=len(null.means),
-                reached=int((null.means >= judgement.effect).sum()),
-                largest=short(float(null.means.max())),
-                moved_wrong_way=short(null.moved_wrong_way),
-            ),
+            dataset=kept_behavior(session, evaluation_set, folder),
+            best_layer=spot.layer,
+            best_strength=spot.strength,
+            residual_strength=short(spot.strength * residual_unit(session, spot.placed)),
+            positions=spot.positions,
+            apply=repeating(session, path, spot.placed, spot.strength),
+            unit="residual",
+            effect=None if texts is None else short(texts.effect),
+            interval=None if texts is None else short_interval(texts.interval),
+            prompts=len(found.examples),
+            own_effect=None if texts is None else short(texts.own_effect),
+            prompting=None if texts is None else short(texts.prompting),
+            guard=None if texts is None else _guard(texts),
+            controls=None if texts is None or texts.controls is None else _controls(texts.controls, texts.effect),
+            log_odds=_log_odds(found),
             side_effects=SideEffectsStatus(
                 kl=short(damage.divergence),
                 perplexity=short(damage.perplexity),
                 distinct_2=short(damage.distinct),
                 length=short(damage.length),
-                others=short(dict(side_effects.others)),
-                text_scores={name: [rounded(score) for score in own] for name, own in side_effects.text_scores.items()},
+                others=short(dict(found.side_effects.others)),
+                text_scores={
+                    name: [rounded(score) for score in own] for name, own in found.side_effects.text_scores.items()
+                },
             ),
-            window=window(swept.grid),
+            examples=[_example(example) for example in _telling(found)[:_SHOWN]],
             report_path=str(files.report),
-            warnings=[*evaluation_set.behavior.notes, *found.extraction.warnings, *doubts(swept)],
+            warnings=[
+                *evaluation_set.behavior.notes,
+                *found.extraction.warnings,
+                *unreached_warnings(engine, asked, [spot.placed.unit_placements]),
+            ],
         )
 
 
-_STYLES = {"works": "bold green", "weak": "bold yellow"}
+# Where nothing else is said with quick.
+_QUICK_STRENGTHS, _QUICK_LAYERS = (0.1, 0.2, 0.4), 3
+
+
+def _usual_layers(engine: Engine, *, quick: bool) -> list[int]:
+    """Return the layers to try where none are given; in haste those in the middle."""
+    from steer_tools.experiments.grids import spread_layers
+
+    layers = spread_layers(engine)
+    start = (len(layers) - _QUICK_LAYERS + 1) // 2
+    return layers[max(0, start) :][:_QUICK_LAYERS] if quick else layers
+
+
+def _guard(texts: TextJudgement) -> GuardStatus:
+    checked = texts.steered.checked
+    return GuardStatus(
+        whole=short(float(checked.is_whole.mean())), variety=short(checked.variety), relevance=short(checked.relevance)
+    )
+
+
+def _controls(controls: TextControls, effect: float) -> ControlsStatus:
+    return ControlsStatus(
+        count=len(controls.kinds),
+        reached=controls.reached(effect),
+        largest=short(float(controls.sizes.max())),
+        p=short(controls.p(effect)),
+    )
+
+
+def _log_odds(found: Experiment) -> LogOddsStatus:
+    from steer_tools.experiments.text_choice import SIGNS
+
+    judgement, null, sign = found.log_odds, found.null, SIGNS[found.options.direction]
+    reached = None if null is None else int((sign * null.means >= sign * judgement.effect).sum())
+    return LogOddsStatus(
+        effect=short(judgement.effect),
+        interval=short_interval(judgement.interval),
+        items=len(judgement.effects),
+        controls_reached=reached,
+    )
+
+
+def _telling(found: Experiment) -> Sequence[Example]:
+    """Return the examples, the one of the middle effect first: neither the best nor the worst."""
+    effects = [example.effect or 0.0 for example in found.examples]
+    middle = sorted(effects)[len(effects) // 2]
+    return sorted(found.examples, key=lambda example: abs((example.effect or 0.0) - middle))
+
+
+def _example(example: Example) -> ExampleTexts:
+    from steer_tools.experiments.evaluation_set import text_of
+
+    told = (text_of(example.prompt), example.unsteered, example.steered)
+    return ExampleTexts(**dict(zip(("prompt", "unsteered", "steered"), map(_shortened, told), strict=True)))
+
+
+def _shortened(text: str) -> str:
+    return shorten(text, _CHARACTERS, placeholder=" ...")
+
+
+_STYLES = {"works": "bold green", "ranks, does not write": "bold yellow", "cannot tell": "bold yellow"}
 _OTHERS = 4
 
 
 def show(result: ExperimentResult) -> Shown:
-    """Render the verdict with its reasons, the grid, what was chosen, its controls and its side effects."""
-    return experiment_shown(result, *_grid_beside(result["report_path"]))
-
-
-def experiment_shown(result: ExperimentResult, strengths: Sequence[float], cells: Sequence[LayerCells]) -> Shown:
-    """Render a result with the grid that it leaves to the document beside the report."""
+    """Render the verdict with its reasons, texts, what was chosen, its controls and its side effects."""
     verdict = result["verdict"]
+    texts = [
+        line(part, style)
+        for example in result["examples"]
+        for part, style in (
+            (example["prompt"], "bold"),
+            (f"  without: {example['unsteered']}", "dim"),
+            (f"  steered: {example['steered']}", ""),
+        )
+    ]
     return stack(
         joined(("Verdict: ", "bold"), (verdict, _STYLES.get(verdict, "bold red"))),
         bullets(result["reasons"]),
         line(""),
-        *grid_lines(strengths, cells, result["best_layer"], result["best_strength"]),
+        *texts,
+        line(""),
         facts(_facts(result)),
         *warning_lines(result["warnings"]),
     )
 
 
 def _facts(result: ExperimentResult) -> dict[str, str | None]:
-    controls, damage = result["controls"], result["side_effects"]
+    controls, damage, log_odds = result["controls"], result["side_effects"], result["log_odds"]
     others = sorted(damage["others"].items(), key=lambda shift: -abs(shift[1]))
     return {
-        **choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"]),
-        "controls": f"{controls['reached']} of {controls['count']} reach its effect, the largest has "
-        f"{nats(controls['largest'])}; {controls['moved_wrong_way']:.0%} of their items move the wrong way",
-        "asking": None if result["prompting"] is None else f"{nats(result['prompting'])} nats by a prompt instead",
+        "chosen": f"layer {result['best_layer']} at strength {result['best_strength']:g} (residual), tokens: "
+        f"{result['positions']}",
+        "effect": None
+        if result["effect"] is None
+        else f"{nats(result['effect'])}{interval(result['interval'])} on {result['prompts']} other prompts",
+        "asking": None if result["prompting"] is None else f"{nats(result['prompting'])} by a prompt instead",
+        "controls": None
+        if controls is None
+        else f"{controls['reached']} of {controls['count']} reach it, the largest has {brief(controls['largest'])}",
+        "log-odds": f"{nats(log_odds['effect'])} nats{interval(log_odds['interval'])} on {log_odds['items']} items",
         "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity'])}, distinct-2 × "
         f"{brief(damage['distinct_2'])}, length × {brief(damage['length'])}",
         "others": ", ".join(f"{name} {nats(shift)}" for name, shift in others[:_OTHERS])
         + (f"; {len(others) - _OTHERS} more move less" if len(others) > _OTHERS else ""),
-        "texts": ", ".join(
+        "scores": ", ".join(
             f"{name} {brief(before)} → {brief(after)}" for name, (before, after) in damage["text_scores"].items()
         ),
         "vector": result["vector_path"],
@@ -248,27 +377,11 @@ def _facts(result: ExperimentResult) -> dict[str, str | None]:
     }
 
 
-def _grid_beside(report_path: str) -> tuple[list[float], list[LayerCells]]:
-    """Return the strengths and cells of an experiment's document."""
-    from steer_tools.reports.report_files import DOCUMENT
-
-    grid = json.loads(Path(report_path).with_name(DOCUMENT).read_text(encoding="utf-8"))["grid"]
-    layers: dict[int, LayerCells] = {}
-    for cell in grid["cells"]:
-        empty = LayerCells(layer=cell["layer"], effects=[], opposite_effects=[], kl=[], within_budget=[])
-        cells = layers.setdefault(cell["layer"], empty)
-        cells["effects"].append(cell["effect"])
-        cells["opposite_effects"].append(cell["opposite_effect"])
-        cells["kl"].append(cell["damage"]["divergence"])
-        cells["within_budget"].append(cell["is_within_budget"])
-    return sorted({cell["strength"] for cell in grid["cells"]}), list(layers.values())
-
-
 TOOL = Card(
     "Find out whether a behaviour can be steered",
     "evidence",
     command="experiment",
-    about="Find out whether a behaviour can be steered: vector, best layer, controls, side effects, a verdict.",
+    about="Find out whether a behaviour can be steered: vector, best cell, texts, controls, side effects, a verdict.",
     positional=("behavior_name",),
     not_typed=("metric", "metric_name", "max_new_tokens"),
 ).tool(steering_experiment, show)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steer_tools.experiments.sweeps import Sweep, SweepOptions
     from steer_tools.experiments.text_sweeps import TextSweep, TextSweepOptions
     from steer_tools.reports.report_files import ReportFiles
+    from steer_tools.session.placement import Placed
     from steer_tools.session.session import Session
 
 CELLS = "cells.json"
@@ -225,14 +226,14 @@ def window(grid: Grid) -> list[WindowStatus]:
     return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
 
 
-def saved_vector(session: Session, extraction: Extraction, swept: Sweep | TextSweep, folder: str) -> str:
+def saved_vector(session: Session, extraction: Extraction, placed: Placed, strength: float, folder: str) -> str:
     """Write a vector into the folder, with the cell that was chosen for it, and return its path."""
     from steer_tools.core.vectors import ChosenCell
     from steer_tools.formats import write_vector
 
-    (placement,), cell = swept.placed.unit_placements, swept.cell
+    (placement,) = placed.unit_placements
     chosen = ChosenCell(
-        layer=cell.layer, strength=cell.strength, unit=swept.placed.unit, positions=str(placement.positions)
+        layer=placement.site.layer, strength=strength, unit=placed.unit, positions=str(placement.positions)
     )
     info = extraction.vector.info.model_copy(update={"chosen": chosen})
     vector = replace(extraction.vector, info=info)

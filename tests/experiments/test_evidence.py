@@ -12,10 +12,11 @@ from steer_tools import load_model
 from steer_tools.directions.methods import method_named
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, write
-from steer_tools.evaluation.questions import propensities
+from steer_tools.evaluation.questions import propensities, questions
 from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_of
-from steer_tools.experiments.experiment import Experiment, run_experiment
-from steer_tools.experiments.sweeps import SweepOptions
+from steer_tools.experiments.experiment import Experiment, ExperimentOptions, run_experiment
+from steer_tools.experiments.sweeps import SweepOptions, sweep
+from steer_tools.experiments.text_choice import SIGNS, Direction
 from steer_tools.session.placement import PlacementOptions, place
 from steer_tools.session.session import Session
 
@@ -32,34 +33,42 @@ def material_for(session: Session, trait: str, seed: int, items: int = 40) -> Ev
     return replace(evaluation_set_of(session.engine, trait_behavior(trait, items=items, seed=seed), seed), others={})
 
 
-def experiment(session: Session, trait: str, method: str, seed: int) -> Experiment:
+def experiment(
+    session: Session, trait: str, method: str, seed: int, direction: Direction = "more", controls: int = 9
+) -> Experiment:
     options = {} if method == "paired_mean_difference" else {"seed": seed}
     return run_experiment(
         session,
         material_for(session, trait, seed),
         LAYERS,
         method_named(method, options),
-        SweepOptions([0.1, 0.2, 0.4], seed=seed),
+        ExperimentOptions([0.1, 0.2, 0.4], direction=direction, controls=controls, seed=seed),
         f"{trait}/{method}/{seed}.json",
     )
 
 
 @pytest.mark.parametrize(
-    ("trait", "seed"),
+    ("trait", "seed", "direction"),
     [
-        ("sentiment", 0),
-        pytest.param("verbosity", 1, marks=pytest.mark.slow),
-        pytest.param("formality", 2, marks=pytest.mark.slow),
+        ("sentiment", 0, "more"),
+        pytest.param("verbosity", 1, "less", marks=pytest.mark.slow),
+        pytest.param("formality", 2, "more", marks=pytest.mark.slow),
     ],
 )
-def test_a_trait_is_found_and_its_choice_steers_what_is_written(bundled: Session, trait: str, seed: int) -> None:
-    found = experiment(bundled, trait, "paired_mean_difference", seed)
+def test_a_trait_is_found_and_its_choice_steers_what_is_written(
+    bundled: Session, trait: str, seed: int, direction: Direction
+) -> None:
+    found = experiment(bundled, trait, "paired_mean_difference", seed, direction)
 
     assert found.ruling.verdict == "works", found.ruling.reasons
-    assert len(found.null.means) == 99
+    assert found.texts is not None
+    assert found.texts.controls is not None
+    assert len(found.texts.controls.kinds) == 9
+    assert found.detector is not None and found.detector.d_prime > 2
     unsteered, steered = found.side_effects.text_scores["exact"]
     assert unsteered is not None and abs(unsteered) < 0.3
-    assert steered is not None and steered >= 0.9
+    assert steered is not None and SIGNS[direction] * steered >= 0.9
+    assert SIGNS[direction] * found.spot.strength > 0
 
 
 @pytest.mark.slow
@@ -70,22 +79,45 @@ def test_a_control_is_not_judged_to_work(bundled: Session, method: str) -> None:
     assert found.ruling.verdict != "works"
 
 
+def test_without_enough_prompts_it_cannot_be_told_and_log_odds_choose(bundled: Session) -> None:
+    material = replace(material_for(bundled, "sentiment", 0), prompts=())
+
+    found = run_experiment(
+        bundled,
+        material,
+        [1],
+        method_named("paired_mean_difference", {}),
+        ExperimentOptions([0.1, 0.4], direction="less", controls=9),
+        "few.json",
+    )
+
+    assert found.ruling.verdict == "cannot tell"
+    assert "0 prompts" in found.ruling.reasons[0]
+    assert (found.texts, found.choice, found.detector) == (None, None, None)
+    assert found.swept is not None
+    assert found.spot.strength == -found.swept.cell.strength
+    assert found.log_odds.effect < 0
+    assert found.null is not None
+    assert found.examples[0].steered != found.examples[0].unsteered
+
+
 @pytest.mark.slow
 def test_log_odds_rank_cells_as_exact_scores_do(bundled: Session) -> None:
-    found = experiment(bundled, "formality", "paired_mean_difference", seed=4)
-    engine, judgement = bundled.engine, found.swept.judgement
-    asked = judgement.asked[:12]
-    cells = [(cell, sign) for cell in found.swept.grid.cells if cell.damage.is_within(Budget()) for sign in (1, -1)]
+    material, engine = material_for(bundled, "formality", 4), bundled.engine
+    vector = experiment(bundled, "formality", "paired_mean_difference", seed=4).extraction.vector
+    swept = sweep(bundled, vector, LAYERS, material, SweepOptions([0.1, 0.2, 0.4], seed=4), "swept.json")
+    asked = questions(engine, material.splits.judging)[:12]
+    cells = [(cell, sign) for cell in swept.grid.cells if cell.damage.is_within(Budget()) for sign in (1, -1)]
     plans = [
-        place(bundled, found.extraction.vector, cell.layer, PlacementOptions("residual")).plan(sign * cell.strength)
+        place(bundled, vector, cell.layer, PlacementOptions("residual")).plan(sign * cell.strength)
         for cell, sign in cells
     ]
 
     unsteered, *steered = propensities(engine, asked, [(), *plans])
-    score = found.evaluation_set.scorers["exact"]
+    score = material.scorers["exact"]
     exact = [
         fmean(score(q.prompt, text.text) or 0.0 for q, text in zip(asked, texts.generations, strict=True))
-        for texts in write(engine, [question.prompt for question in asked], plans, found.evaluation_set.text_tokens)
+        for texts in write(engine, [question.prompt for question in asked], plans, material.text_tokens)
     ]
 
     assert len(cells) >= 12

@@ -24,17 +24,15 @@ from steer_tools.errors import ArgumentError, Cancelled, PromptError, StrengthEr
 from steer_tools.evaluation.behaviors.behavior import Behavior, Item
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, Damage, DamageMeter
-from steer_tools.evaluation.intervals import Interval
 from steer_tools.evaluation.questions import Question, control_questions, propensities, questions
 from steer_tools.experiments import sweeps
 from steer_tools.experiments.calibration import calibrate
 from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_named, neutral_for, split
 from steer_tools.experiments.grids import Cell, Grid, Window, magnitudes, spread_layers
-from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
-from steer_tools.experiments.null_distribution import KINDS, NullDistribution, control_directions, control_plans
+from steer_tools.experiments.judgement import judge, shifts_of_others
+from steer_tools.experiments.null_distribution import KINDS, control_directions, control_plans
 from steer_tools.experiments.robustness import evaluate, with_prompts
 from steer_tools.experiments.sweeps import SweepOptions, sweep
-from steer_tools.experiments.verdicts import rule
 from steer_tools.progress import Work, report
 from steer_tools.prompts import ChatPrompt, Prompt, TextPrompt, parse_prompt
 from steer_tools.session.placement import PlacementOptions, place
@@ -67,7 +65,7 @@ def items(count: int = 24, each: int = 1) -> list[Item]:
 
 def evaluation_set(session: Session, count: int = 24) -> EvaluationSet:
     behavior = Behavior("made up", "", ("a", "b"), None, "", items(8), items(count))
-    return EvaluationSet(behavior, split(behavior.items, 0), neutral_for(session.engine), {}, {}, 6)
+    return EvaluationSet(behavior, split(behavior.items, 0), neutral_for(session.engine), (), {}, {}, 6)
 
 
 @pytest.fixture
@@ -440,53 +438,7 @@ def test_too_few_examples_give_random_directions_alone() -> None:
     assert all(float(direction.norm()) > 0 for _, direction in drawn)
 
 
-# Verdicts
-
-
-def judgement(effect: float, interval: tuple[float, float] | None, anti_steerable: float = 0.0) -> Judgement:
-    count = 20
-    slopes = np.where(np.arange(count) < anti_steerable * count, -1.0, 1.0)
-    effects = np.full(count, effect)
-    bounds = None if interval is None else Interval(*interval)
-    return Judgement((), np.zeros(count), effects, bounds, (), slopes, None, 0.0, None)
-
-
-def null_of(largest: float, reached: int = 0, effect: float = 0.0) -> NullDistribution:
-    means = np.linspace(-largest, largest, 99)
-    means[:reached] = effect + 1.0
-    return NullDistribution(means[:, None], ("random",) * 99)
-
-
-@pytest.mark.parametrize(
-    ("judged", "null", "damage", "was_within", "verdict"),
-    [
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0), HARMLESS, True, "works"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0, 1, 3.0), HARMLESS, True, "weak"),
-        (judgement(3.0, (2.0, 4.0), 0.5), null_of(1.0), HARMLESS, True, "weak"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0, 10, 3.0), HARMLESS, True, "indistinguishable from random"),
-        (judgement(3.0, (-0.1, 6.0)), null_of(1.0), HARMLESS, True, "indistinguishable from random"),
-        (judgement(3.0, None), null_of(1.0), HARMLESS, True, "indistinguishable from random"),
-        (judgement(-3.0, (-4.0, -2.0)), null_of(1.0), LOOPING, False, "weak"),
-        (judgement(0.1, (-0.2, 0.4)), null_of(1.0), HARMLESS, False, "indistinguishable from random"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0), LOOPING, True, "breaks the model"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0), HARMLESS, False, "breaks the model"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0), replace(HARMLESS, divergence=0.7), True, "works"),
-        (judgement(3.0, (2.0, 4.0)), null_of(1.0), replace(HARMLESS, divergence=0.8), True, "breaks the model"),
-    ],
-)
-def test_the_verdict_follows_from_interval_controls_and_damage(
-    judged: Judgement, null: NullDistribution, damage: Damage, was_within: bool, verdict: str
-) -> None:
-    found = rule(judged, null, damage, Budget(), was_within=was_within)
-
-    assert found.verdict == verdict
-    assert len(found.reasons) == len(set(found.reasons)) == 4
-
-
-def test_an_effect_the_wrong_way_is_called_so() -> None:
-    found = rule(judgement(-3.0, (-4.0, -2.0)), null_of(1.0), HARMLESS, Budget(), was_within=True)
-
-    assert "the wrong way" in found.reasons[0]
+# Budgets
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])

@@ -164,7 +164,9 @@ def test_an_experiment_shows_the_metric_beside_its_log_odds(llama_session: Sessi
 
     def experiment(max_new_tokens: int | None) -> list[float | None]:
         found = steering_experiment(
-            *("own", positive, negative, [1], [0.2]),
+            *("own", positive, negative),
+            layers=[1],
+            strengths=[0.2],
             controls=19,
             metric=letters,
             metric_name="count of a",

@@ -17,7 +17,8 @@ from steer_tools.core.vectors import SteeringVector, VectorInfo
 from steer_tools.directions.autoencoders import feature_direction, feature_site
 from steer_tools.engines.fingerprint import contents_of_checkpoint, fingerprint_of
 from steer_tools.evaluation.damage import Damage
-from steer_tools.experiments.grids import Cell, CellFile
+from steer_tools.experiments.cell_files import CellFile
+from steer_tools.experiments.grids import Cell, cell_of
 from steer_tools.formats import FORMATS, read_vector, write_vector
 from steer_tools.formats.base import Unsaid
 from steer_tools.weights.shards import find_tensors, read_header
@@ -115,7 +116,7 @@ def fingerprint(folder: Path) -> tuple[dict[str, bytes], Callable[[], object]]:
 def cells(folder: Path) -> tuple[dict[str, bytes], Callable[[], object]]:
     file = CellFile(Workspace(folder), "cells.json", "key")
     file.save([Cell(1, 0.5, np.ones(3), -np.ones(3), Damage(0.1, 1.0, 1.0, 1.0, 1.0))])
-    return {"cells.json": (folder / "cells.json").read_bytes()}, file.load
+    return {"cells.json": (folder / "cells.json").read_bytes()}, lambda: file.load(cell_of)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ import torch
 from steer_tools import leftovers
 from steer_tools.core.vectors import SteeringVector
 from steer_tools.evaluation.damage import Damage
-from steer_tools.experiments.grids import Cell, CellFile
+from steer_tools.experiments.cell_files import CellFile
+from steer_tools.experiments.grids import Cell, cell_of
 from steer_tools.formats import FORMATS, format_named, read_vector, write_vector
 from steer_tools.formats.base import Unsaid
 from steer_tools.workspace import Workspace
@@ -85,7 +86,7 @@ def _save_cells(workspace: Workspace, which: str) -> None:
 
 
 def _read_cells(workspace: Workspace) -> str:
-    found = {which: CellFile(workspace, "cells.json", which).load() for which in "AB"}
+    found = {which: CellFile(workspace, "cells.json", which).load(cell_of) for which in "AB"}
     (which,) = (which for which, cells in found.items() if len(cells) == 4)
     return which
 

@@ -69,9 +69,10 @@ found = steering_experiment(
     seed=options.seed,
 )
 vector, layer = found["vector_path"], found["best_layer"]
-low, high = found["interval"] or (0.0, 0.0)
-print(f"{found['verdict']}: {found['effect']:+.2f} nats towards disagreement, 95 % interval {low:+.2f} to {high:+.2f},")
-print(f"at layer {layer}, strength {found['best_strength']}; {found['controls']['reached']} of 19 controls reach it")
+if found["effect"] is not None:
+    low, high = found["interval"] or (0.0, 0.0)
+    print(f"{found['effect']:+.2f} towards disagreement, 95 % interval {low:+.2f} to {high:+.2f},")
+print(f"{found['verdict']} at layer {layer}, strength {found['best_strength']}: {found['reasons'][0]}")
 print(f"KL {found['side_effects']['kl']:.2g}; other traits, in nats: {found['side_effects']['others']}")
 works = {"the experiment on held-out pairs says that disagreement can be steered": found["verdict"] == "works"}
 if not all(works.values()):
