@@ -105,7 +105,9 @@ def test_on_a_real_model_best_apply_and_compare_give_the_texts_of_the_report(emp
         controls=19,
     )
     path, cell = found["vector_path"], found["apply"]
-    (example, *_) = json.loads(Path(found["report_path"]).with_name("report.json").read_text(encoding="utf-8"))["best"]
+    (example, *_) = json.loads(Path(found["report_path"]).with_name("report.json").read_text(encoding="utf-8"))[
+        "examples"
+    ]
     prompts = [example["prompt"], *OPENINGS]
 
     unsteered = texts(prompts, 48)
