@@ -311,8 +311,8 @@ def _key(
     # As the model is asked it: another chat template is another question.
     told = [engine.tokenize(prompt).tokens for prompt in meters.choosing.prompts]
     added = [(place, added_by(placed.plan(1.0))) for place, placed in placed_at.items()]
-    unsteered = meters.choosing.unsteered
-    return key_of(__version__, engine.info, added, told, unsteered.texts, unsteered.scores.tolist(), strengths, options)
+    unsteered = meters.choosing.unsteered.texts, meters.choosing.unsteered.scores.tolist()
+    return key_of(__version__, engine.info, added, told, unsteered, meters.choosing.sampling, strengths, options)
 
 
 def _sweep_options(options: ExperimentOptions) -> SweepOptions:

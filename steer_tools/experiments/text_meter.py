@@ -57,9 +57,9 @@ class TextMeter:
     def __init__(
         self, engine: Engine, detector: TextDetector, prompts: Sequence[Prompt], max_new_tokens: int, *, seed: int = 0
     ) -> None:
-        self._engine, self._detector, self._sampling = engine, detector, Sampling(max_new_tokens)
+        self._engine, self._detector, self.sampling = engine, detector, Sampling(max_new_tokens)
         rows = [Row(prompt) for prompt in prompts]
-        written = engine.generate(rows, self._sampling)
+        written = engine.generate(rows, self.sampling)
         scores = detector.scores(engine, prompts, [text.text for text in written])
         answered = np.flatnonzero(np.isfinite(scores)).tolist()
         self.prompts = tuple(prompts[i] for i in answered)
@@ -82,7 +82,7 @@ class TextMeter:
         work, count = Work(_SIZES), len(self.prompts)
         starts = range(0, len(rows), count)
         with work.stage(_WRITING):
-            generations = self._engine.generate(rows, self._sampling)
+            generations = self._engine.generate(rows, self.sampling)
         with work.stage(_READING):
             scores = self._scores([generation.text for generation in generations])
         with work.stage(_CHECKING):

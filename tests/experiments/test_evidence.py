@@ -51,8 +51,8 @@ def experiment(
     ("trait", "seed", "direction"),
     [
         ("sentiment", 0, "more"),
-        pytest.param("verbosity", 1, "less", marks=pytest.mark.slow),
-        pytest.param("formality", 2, "more", marks=pytest.mark.slow),
+        pytest.param("verbosity", 1, "more", marks=pytest.mark.slow),
+        pytest.param("formality", 2, "less", marks=pytest.mark.slow),
     ],
 )
 def test_a_trait_is_found_and_its_choice_steers_what_is_written(
@@ -67,7 +67,7 @@ def test_a_trait_is_found_and_its_choice_steers_what_is_written(
     assert found.detector is not None and found.detector.d_prime > 2
     unsteered, steered = found.side_effects.text_scores["exact"]
     assert unsteered is not None and abs(unsteered) < 0.3
-    assert steered is not None and SIGNS[direction] * steered >= 0.85
+    assert steered is not None and SIGNS[direction] * steered >= 0.9
     assert SIGNS[direction] * found.spot.strength > 0
 
 
