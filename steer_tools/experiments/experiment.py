@@ -6,44 +6,37 @@ formats or reports.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-
-from torch import Tensor
 
 from steer_tools import __version__
 from steer_tools.core.site import Site
 from steer_tools.directions.extraction import Extraction, Where, extract
 from steer_tools.directions.methods import Method
 from steer_tools.directions.session_methods import SessionMethod
-from steer_tools.directions.statistics import Examples
 from steer_tools.engines.base import Engine, Generation, Row
 from steer_tools.engines.facets import Gradients, has
-from steer_tools.errors import DirectionError, PromptError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.damage import Damage, DamageMeter, texts_of, write
 from steer_tools.evaluation.questions import instructed, pooling_of
 from steer_tools.evaluation.scorers import TextScore, mean_score
-from steer_tools.evaluation.text_detector import RELIABLE_D_PRIME, TextDetector, fit_text_detector
+from steer_tools.evaluation.text_detector import TextDetector
 from steer_tools.experiments.cell_files import CellFile, key_of
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.grids import magnitudes, require_cells
 from steer_tools.experiments.judgement import Judgement, judge, shifts_of_others
 from steer_tools.experiments.list_contrast import ContrastTest, contrast_acts, lists_of_items
-from steer_tools.experiments.null_distribution import NullDistribution, control_directions, null_distribution
+from steer_tools.experiments.meters import CHOOSING_PROMPTS, JUDGING_PROMPTS, ControlDraw, Meters, prepared_meters
+from steer_tools.experiments.null_distribution import NullDistribution, null_distribution
 from steer_tools.experiments.sweeps import Sweep, SweepOptions, added_by, sweep
 from steer_tools.experiments.text_choice import EXPECTED_SHARE, SIGNS, Direction, Place, TextChoice, choose_by_texts
 from steer_tools.experiments.text_judgement import TextJudgement, judge_texts, with_controls
-from steer_tools.experiments.text_meter import TextMeter
 from steer_tools.experiments.verdicts import Evidence, Ruling, may_rank, may_work, rule, works
 from steer_tools.progress import Work
-from steer_tools.prompts import ContrastPrompts, Prompt
+from steer_tools.prompts import Prompt
 from steer_tools.session.placement import Placed, PlacementOptions, place_at_each
 from steer_tools.session.session import Session
 
 # Which tokens are steered, where nobody says it.
 POSITIONS = ("generated", "all")
-# Prompts whose texts choose, and most of those whose texts judge; fewer of these have no interval.
-CHOOSING_PROMPTS, JUDGING_PROMPTS, FEWEST_JUDGING = 8, 16, 5
 # Of no more pairs it is asked first whether their contrast acts.
 FEW_PAIRS = 32
 _MAKING, _CONTRAST, _PREPARING = "making the vector", "testing the contrast", "writing without steering"
@@ -181,10 +174,10 @@ def run_experiment(
         with work.stage(_CONTRAST):
             acts = contrast_acts(engine, lists_of_items(behavior.pairs, as_chat), layers, options.seed)
     with work.stage(_PREPARING):
-        meters = _meters(engine, evaluation_set, options.seed)
+        meters = prepared_meters(engine, evaluation_set, options.seed)
     choice, swept = None, None
     with work.stage(_CHOOSING):
-        if isinstance(meters, _Meters):
+        if isinstance(meters, Meters):
             placed_at = _placed_at(session, extraction, layers, options)
             file = CellFile(session.workspace, path, _key(engine, meters, placed_at, strengths, options))
             choice = choose_by_texts(meters.choosing, placed_at, strengths, options.direction, file)
@@ -195,16 +188,16 @@ def run_experiment(
             strength = SIGNS[options.direction] * swept.cell.strength
             spot = Spot(swept.cell.layer, options.positions[0], strength, swept.placed)
     plan = spot.placed.plan(spot.strength)
-    drawn = _Drawn(engine, contrast, Site(spot.layer), where, options)
+    drawn = ControlDraw(engine, contrast, Site(spot.layer), where.pooling, options.controls, options.seed)
     texts = None
     with work.stage(_JUDGING):
-        if isinstance(meters, _Meters):
+        if isinstance(meters, Meters):
             texts = judge_texts(meters.judging, spot.placed, spot.strength, options.direction)
             asking = _instructed(engine, behavior, meters.judging.prompts, options)
             if asking is not None:
                 texts = replace(texts, prompting=meters.judging.answers(asking).effect)
     with work.stage(_CONTROLS):
-        if isinstance(meters, _Meters) and texts is not None and may_work(texts):
+        if isinstance(meters, Meters) and texts is not None and may_work(texts):
             texts = with_controls(texts, meters.judging, plan, drawn.directions)
     with work.stage(_LOG_ODDS):
         log_odds = judge(engine, spot.placed, spot.strength, strengths, evaluation_set, per_token=options.per_token)
@@ -216,7 +209,7 @@ def run_experiment(
     evidence = Evidence(
         direction=options.direction,
         texts=texts,
-        without_texts=None if isinstance(meters, _Meters) else meters,
+        without_texts=None if isinstance(meters, Meters) else meters,
         does_enough=choice is not None and choice.does_enough,
         breaks=choice is not None and all(cell.failures for cell in choice.cells),
         log_odds=log_odds,
@@ -224,7 +217,7 @@ def run_experiment(
         contrast=acts,
         others=side_effects.others,
     )
-    detector = meters.detector if isinstance(meters, _Meters) else None
+    detector = meters.detector if isinstance(meters, Meters) else None
     return Experiment(
         extraction,
         evaluation_set,
@@ -243,52 +236,6 @@ def run_experiment(
     )
 
 
-@dataclass(frozen=True)
-class _Meters:
-    detector: TextDetector
-    choosing: TextMeter
-    judging: TextMeter
-
-
-def _meters(engine: Engine, evaluation_set: EvaluationSet, seed: int) -> _Meters | str:
-    """Return what measures texts, or why nothing does."""
-    prompts, tokens = evaluation_set.prompts, evaluation_set.text_tokens
-    choosing = min(CHOOSING_PROMPTS, len(prompts) // 3)
-    halves = prompts[:choosing], prompts[choosing:][:JUDGING_PROMPTS]
-    if len(halves[1]) < FEWEST_JUDGING:
-        return f"There are only {len(prompts)} prompts to write to: 8 at least are needed, and 24 are better."
-    try:
-        detector = fit_text_detector(engine, evaluation_set.behavior.pairs, seed=seed)
-        if not detector.is_reliable:
-            return (
-                f"In the model's middle held-out answers of the two kinds are {detector.d_prime:.1f} standard "
-                f"deviations apart, and below {RELIABLE_D_PRIME:g} texts cannot be told by them."
-            )
-        meters = [TextMeter(engine, detector, own, tokens, seed=seed) for own in halves]
-    except (PromptError, DirectionError) as error:
-        return str(error)
-    if len(meters[1].prompts) < FEWEST_JUDGING:
-        return f"The model writes to {len(meters[1].prompts)} of {len(halves[1])} prompts only."
-    return _Meters(detector, *meters)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Control directions for a site; drawn when they are asked for, since that reads the pairs again."""
-
-    engine: Engine
-    contrast: ContrastPrompts
-    site: Site
-    where: Where
-    options: ExperimentOptions
-
-    @cached_property
-    def directions(self) -> list[tuple[str, Tensor]]:
-        sides = (self.contrast.positive, self.contrast.negative)
-        read = [self.engine.read(side, [self.site], self.where.pooling)[self.site] for side in sides]
-        return control_directions(Examples(*read), self.options.controls, self.options.seed)
-
-
 def _placed_at(
     session: Session, extraction: Extraction, layers: Sequence[int], options: ExperimentOptions
 ) -> dict[Place, Placed]:
@@ -302,7 +249,7 @@ def _placed_at(
 
 def _key(
     engine: Engine,
-    meters: _Meters,
+    meters: Meters,
     placed_at: Mapping[Place, Placed],
     strengths: Sequence[float],
     options: ExperimentOptions,
