@@ -4,10 +4,9 @@ The unembedding says what a direction means to the last norm and the output matr
 with it, which only the observed effect shows. It must not know files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from steer_tools.engines.base import Engine, Row, Unembedding, distinct
 from steer_tools.errors import SteeringError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.questions import pooling_of
+from steer_tools.inspection.meaningless_directions import chance_level, meaningless_directions
 from steer_tools.progress import report
 from steer_tools.prompts import Prompt
 
@@ -28,8 +28,8 @@ from steer_tools.prompts import Prompt
 _ROWS = 8192
 # In residual norms: small, so that the change is that of the direction and not of broken texts.
 _SMALL = 0.05
-# Directions of no meaning, which also have a best token.
-_LENS_CONTROLS, _EFFECT_CONTROLS = 20, 8
+# Directions of no meaning of each kind, which also have a best token; their numbers and one are multiples of twenty.
+_LENS_CONTROLS, _EFFECT_CONTROLS = 99, 19
 
 
 class RankedToken(NamedTuple):
@@ -46,7 +46,7 @@ class Ranking:
 
     Attributes:
         suppressed: With values below 0.
-        chance: What the best token of a random direction has, the median of several.
+        chance: What the furthest token, of either sign, has of one in twenty directions that mean nothing.
     """
 
     boosted: tuple[RankedToken, ...]
@@ -78,7 +78,7 @@ def meaning_of(
     unit: Placement,
     top: int,
     *,
-    subtract_mean_token: bool = False,
+    subtract_mean_token: bool = True,
     behaviors: Mapping[str, Behavior] | None = None,
 ) -> Meaning:
     """Say what a vector means where `unit` adds it, in the `top` tokens and by what it is like.
@@ -91,7 +91,7 @@ def meaning_of(
     return Meaning(
         lens=None
         if site.head is not None
-        else lens_ranking(engine, direction, top, subtract_mean_token=subtract_mean_token),
+        else lens_ranking(engine, direction, site, top, subtract_mean_token=subtract_mean_token),
         observed=effect_ranking(engine, unit, _SMALL, engine.neutral_prompts, top),
         observed_strength=_SMALL,
         layers={layer: cosine for layer, cosine in zip(vector.layers, own, strict=True) if layer != site.layer},
@@ -110,26 +110,26 @@ def vector_where_placed(vector: SteeringVector, unit: Placement) -> SteeringVect
 
 
 def lens_ranking(
-    engine: Engine, direction: Tensor, top: int, *, subtract_mean_token: bool = False, seed: int = 0
+    engine: Engine, direction: Tensor, site: Site, top: int, *, subtract_mean_token: bool = True, seed: int = 0
 ) -> Ranking:
     """Rank tokens by the cosine of a direction with what raises their logit (the logit lens, nostalgebraist 2020).
 
     What raises a logit is the token's row of the output matrix times the final norm's scale, and what that norm takes
     away is no part of it. Cosines, since rows differ in length: by the logit itself a token of a short row is never
-    first, not even in its own direction. With `subtract_mean_token` the mean over all rows is taken off each.
+    first, not even in its own direction. With `subtract_mean_token` the mean over all rows is taken off each: what
+    raises all logits alike changes no probability. Chance is that of directions at `site`.
 
     Raises:
         UnsupportedFeatureError: The model has no final norm or no unembedding that was found.
     """
     unembedding = engine.unembedding()
-    generator = torch.Generator().manual_seed(seed)
-    controls = torch.randn(_LENS_CONTROLS, len(direction), generator=generator)
-    cosines = token_cosines(torch.cat([direction[None].float(), controls]), unembedding, subtract_mean_token)
-    chance = median(float(own.max()) for own in cosines[1:])
-    return _ranked(engine, cosines[0], torch.ones_like(cosines[0], dtype=torch.bool), top, chance)
+    (cosines,) = token_cosines(direction[None].float(), unembedding, subtract_mean_token)
+    drawn = meaningless_directions(engine, site, _LENS_CONTROLS, seed)
+    by_chance = [token_cosines(own, unembedding, subtract_mean_token).abs().amax(dim=1) for own in drawn.values()]
+    return _ranked(engine, cosines, torch.ones_like(cosines, dtype=torch.bool), top, chance_level(by_chance))
 
 
-def token_cosines(directions: Tensor, unembedding: Unembedding, subtract_mean_token: bool = False) -> Tensor:
+def token_cosines(directions: Tensor, unembedding: Unembedding, subtract_mean_token: bool = True) -> Tensor:
     """Return (directions, vocabulary) the cosines of (directions, width) with what raises each token's logit."""
     mean = unembedding.matrix.mean(dim=0) if subtract_mean_token else None
     units = torch.nn.functional.normalize(directions, dim=1)
@@ -152,17 +152,28 @@ def effect_ranking(
     every change is large and none is seen.
     """
     assert isinstance(unit.intervention, Add)
-    generator = torch.Generator().manual_seed(seed)
-    length = unit.intervention.direction.norm()
-    drawn = torch.randn(_EFFECT_CONTROLS, len(unit.intervention.direction), generator=generator)
-    directions = [unit.intervention.direction, *(own * (length / own.norm()) for own in drawn)]
+    direction = unit.intervention.direction
+    ((changes, likely),) = next_token_changes(engine, unit, [direction], strength, prompts)
+    drawn = meaningless_directions(engine, unit.site, _EFFECT_CONTROLS, seed)
+    by_chance: list[Tensor] = []
+    for controls in drawn.values():
+        found = next_token_changes(
+            engine, unit, [own * (direction.norm() / own.norm()) for own in controls], strength, prompts
+        )
+        by_chance.append(torch.stack([changes[likely].abs().max() for changes, likely in found]))
+    return _ranked(engine, changes, likely, top, chance_level(by_chance))
+
+
+def next_token_changes(
+    engine: Engine, unit: Placement, directions: Sequence[Tensor], strength: float, prompts: Sequence[Prompt]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each direction in place of the unit's the changes of the vocabulary, and which tokens are likely."""
     placements = [replace(unit, intervention=Add(direction)).scaled(strength) for direction in directions]
     rows = [Row(p, (own.scaled(sign),)) for p in prompts for own in placements for sign in (1.0, -1.0)]
     found = torch.stack(engine.distributions(rows)).reshape(len(prompts), len(placements), 2, -1)
     changes = (found[:, :, 0] - found[:, :, 1]).mean(dim=0) / 2  # (placements, vocabulary)
-    likely = (found.exp().amax(dim=(0, 2)) > 1 / found.shape[-1]).unbind()  # By placement, (vocabulary,).
-    chance = median(float(own[seen].max()) for own, seen in zip(changes[1:], likely[1:], strict=True))
-    return _ranked(engine, changes[0], likely[0], top, chance)
+    likely = found.exp().amax(dim=(0, 2)) > 1 / found.shape[-1]  # (placements, vocabulary)
+    return zip(changes, likely, strict=True)
 
 
 def _ranked(engine: Engine, values: Tensor, taken: Tensor, top: int, chance: float) -> Ranking:

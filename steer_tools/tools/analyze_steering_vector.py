@@ -33,7 +33,7 @@ _PICTURE, _PAGE = "projections.png", "projections.html"
 
 
 AnalyzedTexts = Annotated[list[str] | None, given.Doc("Texts whose tokens are projected on the vector, and drawn.")]
-SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off every row.")]
+SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off each: it raises all alike.")]
 CompareBehaviors = Annotated[bool, given.Doc("Also make every built-in behaviour's vector; takes a while.")]
 
 
@@ -43,7 +43,7 @@ ComparedWith = Annotated[
 
 
 class TokenRanking(TypedDict):
-    """Tokens with their values, the strongest first; `chance` is what a random direction's best token has."""
+    """Tokens with their values, the strongest first; one in twenty meaningless directions has one beyond ±`chance`."""
 
     boosted: dict[str, float]
     boosted_ids: list[int]
@@ -92,7 +92,7 @@ def analyze_steering_vector(
     layer: given.SingleLayer = None,
     texts: AnalyzedTexts = None,
     top: given.Top = 10,
-    subtract_mean_token: SubtractMeanToken = False,
+    subtract_mean_token: SubtractMeanToken = True,
     compare_behaviors: CompareBehaviors = False,
     save_folder: given.Folder = None,
     allow_other_model: given.AllowOtherModel = False,

@@ -15,16 +15,27 @@ from steer_tools import analyze_steering_vector, create_steering_vector, load_mo
 from steer_tools.bundled_model.language import TRAITS
 from steer_tools.core.interventions import Add
 from steer_tools.core.plan import Placement
+from steer_tools.core.positions import GENERATED
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import SteeringVector
-from steer_tools.engines.base import Row, Unembedding
+from steer_tools.directions.methods import method_named
+from steer_tools.directions.statistics import Examples
+from steer_tools.engines.base import Row, Unembedding, text_behind_first
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import ArgumentError, PromptError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.figures.strips import Scale, Strip, strip_page, strip_picture
+from steer_tools.inspection.meaningless_directions import chance_level, meaningless_directions
 from steer_tools.inspection.readings import project
-from steer_tools.inspection.vector_meaning import behavior_cosines, effect_ranking, lens_ranking, nearest, token_cosines
+from steer_tools.inspection.vector_meaning import (
+    behavior_cosines,
+    effect_ranking,
+    lens_ranking,
+    nearest,
+    next_token_changes,
+    token_cosines,
+)
 from steer_tools.prompts import TokenPrompt, parse_prompt
 from steer_tools.session.session import Session
 
@@ -48,7 +59,7 @@ def test_the_unembedding_row_of_a_token_is_that_tokens_direction(empty_session: 
     unembedding = empty_session.engine.unembedding()
     tokens = torch.arange(len(unembedding.matrix))
 
-    first = token_cosines(unembedding.matrix, unembedding).argmax(dim=1)
+    first = token_cosines(unembedding.matrix, unembedding, subtract_mean_token=False).argmax(dim=1)
     by_logit = (unembedding.matrix @ (unembedding.matrix * unembedding.scale).T).argmax(dim=1)
 
     assert (first == tokens).float().mean() >= 0.95
@@ -61,9 +72,10 @@ def test_the_lens_multiplies_by_the_norms_scale_and_leaves_out_what_the_norm_tak
     as_rms, as_layer = (Unembedding(scale, centers, matrix) for centers in (False, True))
 
     rms, layer, shifted = (
-        token_cosines((along + shift)[None], own)[0] for own, shift in ((as_rms, 0), (as_layer, 0), (as_layer, 5.0))
+        token_cosines((along + shift)[None], own, subtract_mean_token=False)[0]
+        for own, shift in ((as_rms, 0), (as_layer, 0), (as_layer, 5.0))
     )
-    less = token_cosines(along[None], as_rms, subtract_mean_token=True)[0]
+    less = token_cosines(along[None], as_rms)[0]
 
     torch.testing.assert_close(rms, torch.cosine_similarity(matrix * scale, along[None], dim=1))
     centered = matrix * scale - (matrix * scale).mean(dim=1, keepdim=True)
@@ -78,7 +90,7 @@ def test_a_ranking_lists_the_most_raised_and_the_most_lowered_tokens_and_what_ch
 ) -> None:
     unembedding = engine.unembedding()
 
-    found = lens_ranking(engine, unembedding.matrix[9], top=3)
+    found = lens_ranking(engine, unembedding.matrix[9], Site(1), top=3)
 
     cosines = token_cosines(unembedding.matrix[9][None], unembedding)[0]
     assert [own.text for own in found.boosted] == [
@@ -88,6 +100,74 @@ def test_a_ranking_lists_the_most_raised_and_the_most_lowered_tokens_and_what_ch
     assert found.boosted[0].text == piece(engine, 9)
     assert 0.05 < found.chance < 0.9
     assert found.suppressed[0].value < 0
+
+
+# Chance
+
+
+def test_no_more_than_one_in_twenty_directions_that_mean_nothing_are_beyond_chance_by_the_lens_or_as_observed(
+    empty_session: Session,
+) -> None:
+    load_model("bundled")
+    engine, trait = empty_session.engine, trait_behavior("sentiment", items=1)
+    unembedding, unit = engine.unembedding(), Placement(Add(direction(width=128)), Site(2), 1.0, GENERATED)
+    contrast = contrast_prompts(trait.pairs[:40], as_chat=True)
+    sides = (engine.read(side, [Site(2)], "response")[Site(2)] for side in (contrast.positive, contrast.negative))
+    examples = Examples(*sides)
+
+    lens_chance = lens_ranking(engine, direction(width=128), Site(2), 1).chance
+    observed_chance = effect_ranking(engine, unit, 0.05, engine.neutral_prompts, 1).chance
+    rates: dict[str, float] = {}
+    for kind in ("random", "random_covariance", "balanced_shuffle"):
+        drawn = [method_named(kind, {"seed": seed}).raw(examples).float() for seed in range(40)]
+        drawn = [own * (unit.intervention.direction.norm() / own.norm()) for own in drawn]
+        changes = next_token_changes(engine, unit, drawn, 0.05, engine.neutral_prompts)
+        observed = torch.stack([found[likely].abs().max() for found, likely in changes])
+        lens = token_cosines(torch.stack(drawn), unembedding).abs().amax(dim=1)
+        rates |= {f"lens {kind}": float((lens > lens_chance).float().mean())}
+        rates |= {f"observed {kind}": float((observed > observed_chance).float().mean())}
+    controls = meaningless_directions(engine, Site(2), 99, seed=0)
+    reached = {name: token_cosines(own, unembedding).abs().amax(dim=1) for name, own in controls.items()}
+
+    assert max(rates.values()) <= 0.05, rates
+    # Directions that are spread evenly would let most of those through that are spread as activations are.
+    assert (reached["last tokens"] > chance_level([reached["even"]])).float().mean() > 0.05
+
+
+def test_a_tokens_own_direction_is_beyond_chance(empty_session: Session) -> None:
+    load_model("bundled")
+    engine = empty_session.engine
+    layer = Site(engine.info.layers - 1)
+    matrix = engine.unembedding().matrix
+
+    found = lens_ranking(engine, matrix[9] - matrix.mean(dim=0), layer, top=1)
+
+    assert found.boosted[0].value > found.chance
+
+
+def test_chance_is_what_one_in_twenty_reaches_of_the_kind_that_reaches_most() -> None:
+    values = torch.arange(1.0, 100.0)[torch.randperm(99, generator=torch.Generator().manual_seed(0))]
+
+    assert chance_level([values]) == 95
+    assert chance_level([values, torch.arange(200.0, 219.0), -values]) == 218
+
+
+def test_directions_that_mean_nothing_lie_where_neutral_prompts_have_activations(empty_session: Session) -> None:
+    load_model("bundled")
+    engine = empty_session.engine
+    drawn = meaningless_directions(engine, Site(1), 19, seed=3)
+
+    prompts = engine.neutral_prompts
+    kept = text_behind_first(engine, prompts, engine.sinks(prompts))
+    traces = [trace[Site(1)][own] for trace, own in zip(engine.trace(prompts, [Site(1)]), kept, strict=True)]
+    rows = {"means": [own.mean(dim=0) for own in traces], "last tokens": [own[-1] for own in traces]}
+    for name, own in rows.items():
+        span = torch.stack(own) - torch.stack(own).mean(dim=0)
+        off = drawn[name] - drawn[name] @ torch.linalg.pinv(span) @ span
+        assert off.norm() < 1e-3 * drawn[name].norm()
+        assert torch.linalg.matrix_rank(drawn[name], rtol=1e-4) == torch.linalg.matrix_rank(span, rtol=1e-4) > 1
+    assert drawn["even"].shape == (19, engine.width(Site(1)))
+    assert not torch.equal(drawn["even"], meaningless_directions(engine, Site(1), 19, seed=4)["even"])
 
 
 # What is observed
@@ -118,7 +198,7 @@ def test_behind_the_last_block_the_lens_and_what_is_observed_agree(llama_session
 
     observed = effect_ranking(engine, Placement(Add(along), Site(engine.info.layers - 1), 1.0), 5.0, [PROMPT], top=1)
 
-    assert observed.boosted[0].text == lens_ranking(engine, along, top=1).boosted[0].text
+    assert observed.boosted[0].text == lens_ranking(engine, along, Site(1), top=1).boosted[0].text
     assert observed.boosted[0].value > observed.chance
 
 
