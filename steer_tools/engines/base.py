@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steer_tools.core.conditions import Reading
 from steer_tools.core.plan import Plan, decided
-from steer_tools.core.positions import POOLINGS
+from steer_tools.core.positions import POOLINGS, attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.pooling import Activations, AnyPooling, Read, TokenizedPrompt
 from steer_tools.errors import ArgumentError, LayerError, UnsupportedFeatureError, quoted
@@ -146,6 +146,20 @@ class Generation:
     ended: bool
 
 
+@dataclass(frozen=True, eq=False)
+class CompletionReading:
+    """What an unsteered pass over one completion showed.
+
+    Attributes:
+        log_probs: (tokens,) float32, log-probability of each token.
+        means: By layer, (width,) float32, the mean of what the block puts out at those of the completion's tokens that
+            are no attention sinks there.
+    """
+
+    log_probs: Tensor
+    means: Mapping[int, Tensor]
+
+
 @dataclass(frozen=True)
 class CompletionGradients:
     """What one completion's log-probability is, and how it changes with what is at each site.
@@ -266,6 +280,12 @@ class Engine(Protocol):
         """Return the log-probability of each token of row i's completion i, (tokens,) float32 on the CPU."""
         ...
 
+    def read_completions(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], layers: Sequence[int]
+    ) -> list[CompletionReading]:
+        """Return the scores of completions and what layers put out at their tokens, of one unsteered pass over each."""
+        ...
+
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token, (vocabulary,) float32 on the CPU."""
         ...
@@ -304,6 +324,13 @@ def distinct(texts: Sequence[str], tokens: Sequence[int]) -> tuple[str, ...]:
     """Return the texts of different tokens, with <id> behind those that several of them have."""
     counts = Counter(texts)
     return tuple(f"{text} <{token}>" if counts[text] > 1 else text for text, token in zip(texts, tokens, strict=True))
+
+
+def mean_at_text(states: Tensor) -> Tensor:
+    """Return the mean (width,) float32 of the states (tokens, width) of some text, without those of attention sinks."""
+    states = states.float()
+    sinks = attention_sinks(states.norm(dim=-1)[None], [False] * len(states))
+    return states[without(torch.ones(len(states), dtype=torch.bool), sinks)].mean(dim=0)
 
 
 def text_behind_first(engine: Engine, prompts: Sequence[Prompt], sinks: Sequence[Tensor]) -> list[Tensor]:

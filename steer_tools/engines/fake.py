@@ -19,12 +19,14 @@ from steer_tools.core.positions import NOWHERE, attention_sinks, without
 from steer_tools.core.site import Site
 from steer_tools.engines.base import (
     Completion,
+    CompletionReading,
     Generation,
     ModelInfo,
     Row,
     Sampling,
     Unembedding,
     counted_layer,
+    mean_at_text,
     rows_decided,
 )
 from steer_tools.engines.pooling import MEANS, Activations, AnyPooling, TokenizedPrompt, counted
@@ -180,6 +182,22 @@ class FakeEngine:
             self._before(row, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0]
             for row, tokens in reported(pairs, "scoring completions")
         ]
+
+    def read_completions(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], layers: Sequence[int]
+    ) -> list[CompletionReading]:
+        """Return scores, and means of the states of the completions' tokens."""
+        rows, sites = [Row(prompt) for prompt in prompts], {layer: Site(layer) for layer in layers}
+        for site in sites.values():
+            self.width(site)
+        found: list[CompletionReading] = []
+        for row, own, scores in zip(
+            rows, self._completions(rows, completions), self.score(rows, completions), strict=True
+        ):
+            states = self._states(row, self.tokenize(row.prompt), own)
+            means = {layer: mean_at_text(states[site][-len(own) :]) for layer, site in sites.items()}
+            found.append(CompletionReading(scores, means))
+        return found
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""

@@ -327,6 +327,28 @@ def test_a_divergence_is_that_from_the_unsteered_distribution(engine: Engine) ->
     assert float(first.min()) > 1e-5 and float(none.abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("rows_a_prompt", [1, 12])
+def test_completions_are_read_at_their_own_tokens_and_scored_by_the_same_pass(
+    engine: Engine, rows_a_prompt: int
+) -> None:
+    asked, layers = list(prompts()) * rows_a_prompt, (1, engine.info.layers - 1)
+    said = [(20 + i % 7, 30, 40 + i % 5)[: 1 + i % 3] for i in range(len(asked))]
+
+    found = engine.read_completions(asked, said, layers)
+
+    scores = engine.score([Row(prompt) for prompt in asked], said)
+    whole = [parse_prompt([*engine.tokenize(prompt).tokens, *own]) for prompt, own in zip(asked, said, strict=True)]
+    traces = engine.trace(whole, [Site(layer) for layer in layers])
+    for own, tokens, score, trace in zip(found, said, scores, traces, strict=True):
+        assert torch.allclose(own.log_probs, score, atol=1e-4)
+        for layer in layers:
+            assert torch.allclose(own.means[layer], trace[Site(layer)][-len(tokens) :].mean(dim=0), atol=1e-4)
+    with pytest.raises(PromptError, match="no token"):
+        engine.read_completions(asked[:1], [()], layers)
+    with pytest.raises(LayerError):
+        engine.read_completions(asked[:1], said[:1], [99])
+
+
 def test_a_text_and_its_ids_score_alike(engine: Engine) -> None:
     ids = engine.tokenize(parse_prompt("keke lili mora")).tokens[1:]
 

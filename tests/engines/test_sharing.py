@@ -229,15 +229,29 @@ def test_generation_runs_a_prompt_that_rows_share_once(
     seen = passes_of(shares, monkeypatch)
 
     found = shares.generate(rows, Sampling(8))
-    shared, seen[:] = list(seen), []
-    shares.generate([Row(p, plan("all")) for p in (PROMPT, OTHER)] * 3, Sampling(2))
 
     # The first token of both, then what is left of each up to the last.
-    assert [shape[0] for shape, _ in shared] == [1, 2]
-    assert not seen  # What edits the prompt shares none.
+    assert [shape[0] for shape, _ in seen] == [1, 2]
     assert [own.tokens for own in found] == [own.tokens for own in expected]
     same([own.log_probs for own in found], [own.log_probs for own in expected])
     assert len({own.tokens for own in found[::2]}) > 1
+
+
+def test_generation_runs_what_edits_a_prompt_from_its_first_edit_on(
+    shares: HuggingFaceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(p, own) for own in ((), plan("generated"), plan("all"), plan("0:3", 2.0)) for p in (PROMPT, OTHER)]
+    expected = [shares.generate([row], Sampling(8))[0] for row in rows]
+    heads, blocks = [len(shares.tokenize(p).tokens) - 1 for p in (PROMPT, OTHER)], shares.info.layers
+    seen = passes_of(shares, monkeypatch)
+
+    found = shares.generate(rows, Sampling(8))
+
+    # Each prompt once unsteered, and with each of the two edits behind block 1.
+    assert seen == [((2, max(heads)), blocks), ((4, max(heads)), blocks - 2)]
+    assert [own.tokens for own in found] == [own.tokens for own in expected]
+    same([own.log_probs for own in found], [own.log_probs for own in expected])
+    assert len({tuple(own.log_probs.tolist()) for own in found[::2]}) == 4
 
 
 @pytest.mark.parametrize("shared", [False, True])

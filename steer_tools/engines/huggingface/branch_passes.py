@@ -172,11 +172,12 @@ class BranchPasses:
         beginnings: Mapping[Tokens, Beginning] | None = None,
         *,
         leave_beginnings: bool = False,
+        keeps: bool = True,
     ) -> dict[Path, Trace]:
         """Return what is left of each path by an unsteered pass, with what the wanted layers put out.
 
         `beginnings` are those of what is before the paths' tokens. While more is kept than for one call, so are all
-        layers: a later call will ask for others.
+        layers, if it was one before the last that was wanted: a later call will ask for others.
         """
         found: dict[Path, Trace] = {}
         layers: set[int] = set()
@@ -188,7 +189,7 @@ class BranchPasses:
             elif not asked and not leave_beginnings:
                 found[path] = Trace({})
             layers |= asked if path not in found else set()
-        if layers and len(self._kept.holders) > 1:
+        if keeps and layers - {self.last} and len(self._kept.holders) > 1:
             layers = {*range(self.last + 1)}.difference(self._architecture.idle_layers)
         missing = [path for path in wanted if path not in found]
         branches = [Branch(path, beginnings[path.before] if beginnings else None) for path in missing]
@@ -208,7 +209,8 @@ class BranchPasses:
             for row, (path, left) in enumerate(zip(own, lefts, strict=True)):
                 kept = {layer: values[row, : len(path.tokens)].clone() for layer, values in hidden.items()}
                 found[path] = trace = Trace(kept, left)
-                self._kept.put(path, trace, self.memory.keeping_bytes())
+                if keeps:
+                    self._kept.put(path, trace, self.memory.keeping_bytes())
         return found
 
     def _cache_behind(self, branches: Sequence[Branch]) -> DynamicCache:

@@ -5,10 +5,11 @@ a pass with edits the blocks below the first one are passed by, and what they wo
 pass over the same tokens. It must not know what logits are wanted for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
@@ -30,6 +31,18 @@ _PASSES = 4
 _WORTH_SHARING, _LEAST_SAVED = 8, 0.2
 # A layer's keys and values that are larger than this are not copied at each step of a generation.
 _COPIED_BYTES = 2**20
+
+
+class Passed(NamedTuple):
+    """What a pass put out of one row.
+
+    Attributes:
+        logits: (tokens, vocabulary) float32, after each token that is not the prompt's but its last.
+        hidden: By layer, (tokens, width), what blocks put out at these tokens.
+    """
+
+    logits: Tensor
+    hidden: Mapping[int, Tensor]
 
 
 class Branches:
@@ -66,19 +79,27 @@ class Branches:
         taken = {index for chunk in chunks for index in chunk}
         return chunks, [index for index in range(len(rows)) if index not in taken]
 
-    def logits(
-        self, chunk: Sequence[int], rows: Sequence[Row], prompts: Sequence[PromptTokens], tails: Sequence[Tokens]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (row, (tokens, vocabulary) float32 logits after each token of its tail), unsteered rows first."""
+    def passed(
+        self,
+        chunk: Sequence[int],
+        rows: Sequence[Row],
+        prompts: Sequence[PromptTokens],
+        tails: Sequence[Tokens],
+        layers: Collection[int] = (),
+    ) -> Iterator[tuple[int, Passed]]:
+        """Yield (row, what its pass put out), unsteered rows first; what `layers` put out is that of unsteered passes.
+
+        Texts whose layers are read are met once, and nothing is kept of them.
+        """
         beginnings = self._beginnings([rows[i] for i in chunk], [prompts[i] for i in chunk])
         paths = {i: Path(prompts[i].tokens[:-1], tails[i]) for i in chunk}
         by_start = self._by_start(chunk, rows, tails)
         wanted: dict[Path, set[int]] = {}
         for start, members in by_start.items():
             for i in members:
-                wanted.setdefault(paths[i], set()).add(start)
+                wanted.setdefault(paths[i], {*layers}).add(start)
         traces = self._passes.unsteered(
-            wanted, {head: own for (head, on_prompt), own in beginnings.items() if not on_prompt}
+            wanted, {head: own for (head, on_prompt), own in beginnings.items() if not on_prompt}, keeps=not layers
         )
         for start, members in sorted(by_start.items(), reverse=True):
             branches = [
@@ -93,20 +114,22 @@ class Branches:
             for places in self._passes.batches(branches, self._memory.branch_bytes):
                 logits = required(self._passes.run([branches[place] for place in places], start=start))
                 for row, place in enumerate(places):
-                    yield members[place], logits[row, : len(tails[members[place]])].float()
+                    index = members[place]
+                    hidden = {layer: traces[paths[index]].hidden[layer] for layer in layers}
+                    yield index, Passed(logits[row, : len(tails[index])].float(), hidden)
 
     def cache(self, rows: Sequence[Row], prompts: Sequence[PromptTokens], max_new_tokens: int) -> DynamicCache | None:
         """Return a cache to generate with; None for the model's own, where another would be no better.
 
-        It holds all but the last token of each row's prompt, padded on the left, or nothing, where that saves nothing
-        or the rows' plans edit these tokens.
+        It holds all but the last token of each row's prompt, padded on the left, as the row's plan leaves them, or
+        nothing, where that saves nothing.
         """
-        heads = {prompt.tokens[:-1] for prompt in prompts}
-        lengths = {len(head) for head in heads}
-        saved = sum(len(prompt.tokens) - 1 for prompt in prompts) - sum(map(len, heads))
-        shares = (
-            saved > 2 * self._passes.pass_cost and 0 not in lengths and not any(_on_prompt(row.plan) for row in rows)
-        )
+        own = [(prompt.tokens[:-1], _on_prompt(row.plan)) for row, prompt in zip(rows, prompts, strict=True)]
+        lengths, blocks = {len(head) for head, _ in own}, self._passes.last + 1
+        left = {key: 1 - (self._start(key[1]) + 1) / blocks for key in own if key[1]}
+        saved = sum(len(head) for head, _ in own) - sum(map(len, {head for head, _ in own}))
+        saved -= sum(len(head) * share for (head, _), share in left.items())
+        shares = saved > self._passes.pass_cost * (2 + len({*left.values()})) and 0 not in lengths
         room = max(lengths) + 1 + max_new_tokens
         copied = self._memory.cache_bytes(room) * len(rows) // (self._passes.last + 1)
         reserved = room if copied > _COPIED_BYTES else 0
@@ -116,8 +139,7 @@ class Branches:
         if shares and (allowed.pads or len(lengths) == 1) and self._passes.keeps_all_of(max(lengths)):
             with self._passes.keeping():
                 beginnings = self._beginnings(rows, prompts)
-            own = [beginnings[prompt.tokens[:-1], ()] for prompt in prompts]
-            return cache_of(allowed.template, own, reserved=reserved)
+            return cache_of(allowed.template, [beginnings[key] for key in own], reserved=reserved)
         return empty_like(allowed.template, reserved) if reserved else None
 
     def divided_texts(self, texts: Sequence[Tokens], most: Sequence[int]) -> list[Path] | None:

@@ -18,6 +18,7 @@ from steer_tools.core.site import Site
 from steer_tools.engines.base import (
     Completion,
     CompletionGradients,
+    CompletionReading,
     Generation,
     ModelInfo,
     Observation,
@@ -268,6 +269,13 @@ class HuggingFaceEngine:
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token; rows of one prompt share what it leaves behind."""
         return self._scorer.score(self._plans.decided(rows), completions)
+
+    def read_completions(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], layers: Sequence[int]
+    ) -> list[CompletionReading]:
+        """Return scores of completions and what layers put out at their tokens, prompts being run once."""
+        refuse_sites(self.architecture, self._taps, [Site(layer) for layer in layers])
+        return self._scorer.read(prompts, completions, layers)
 
     def distributions(self, rows: Sequence[Row]) -> list[Tensor]:
         """Return the log-probabilities of each row's next token."""

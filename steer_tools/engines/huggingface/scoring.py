@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Completion, CompletionGradients, Row
+from steer_tools.engines.base import Completion, CompletionGradients, CompletionReading, Row, mean_at_text
 from steer_tools.engines.huggingface.architecture import Architecture
-from steer_tools.engines.huggingface.branches import Branches
+from steer_tools.engines.huggingface.branches import Branches, Passed
 from steer_tools.engines.huggingface.decoding import forward, pad
 from steer_tools.engines.huggingface.hooks import Capture, SteeringHooks
 from steer_tools.engines.huggingface.memory import Memory
 from steer_tools.engines.huggingface.row_plans import RowPlans
 from steer_tools.engines.huggingface.tokenization import PromptTokens, Tokenization
 from steer_tools.progress import report
+from steer_tools.prompts import Prompt
 
 _SCORING = "scoring completions"
 _Kept = TypeVar("_Kept")
@@ -42,12 +43,28 @@ class Scorer:
         self._architecture, self._hooks, self._tokens = architecture, hooks, tokens
         self._plans, self._batches, self._branches, self._memory = plans, batches, branches, memory
 
+    def read(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], layers: Sequence[int]
+    ) -> list[CompletionReading]:
+        """Return each completion's log-probabilities and the means of what layers put out at its tokens."""
+        encoded, added = self._tokens.encode_pairs(prompts, completions)
+        # One token more than is scored: what is at the last one is read as well.
+        longer = [(*own, self._tokens.pad_token) for own in added]
+
+        def kept(index: int, passed: Passed) -> CompletionReading:
+            means = {layer: mean_at_text(passed.hidden[layer][1:].cpu()) for layer in layers}
+            return CompletionReading(_chosen(passed.logits[:-1], added[index]).cpu(), means)
+
+        rows = [Row(prompt) for prompt in prompts]
+        found = dict(self._kept_of(rows, encoded, longer, kept, layers=layers))
+        return [found[i] for i in range(len(rows))]
+
     def score(self, rows: Sequence[Row], completions: Sequence[Completion]) -> list[Tensor]:
         """Return the log-probability of each completion token."""
         prompts, added = self._tokens.encode_pairs([row.prompt for row in rows], completions)
 
-        def kept(index: int, logits: Tensor) -> Tensor:
-            return _chosen(logits, added[index]).cpu()
+        def kept(index: int, passed: Passed) -> Tensor:
+            return _chosen(passed.logits, added[index]).cpu()
 
         scores = dict(self._kept_of(rows, prompts, added, kept))
         return [scores[i] for i in range(len(rows))]
@@ -58,8 +75,8 @@ class Scorer:
         # Any one token will do: only the logits before it are read.
         any_token = [(self._tokens.pad_token,) for _ in rows]
 
-        def kept(index: int, logits: Tensor) -> Tensor:
-            return logits[0].log_softmax(dim=-1).cpu()
+        def kept(index: int, passed: Passed) -> Tensor:
+            return passed.logits[0].log_softmax(dim=-1).cpu()
 
         found = dict(self._kept_of(rows, prompts, any_token, kept))
         return [found[i] for i in range(len(rows))]
@@ -79,8 +96,8 @@ class Scorer:
         left = [len(indices) for indices in alike.values()]
         found: dict[int, Tensor] = {}
 
-        def measure(place: int, logits: Tensor) -> None:
-            log_probs = logits.log_softmax(dim=-1)
+        def measure(place: int, passed: Passed) -> None:
+            log_probs = passed.logits.log_softmax(dim=-1)
             text = text_of[place] if place < len(rows) else place - len(rows)
             if place >= len(rows):
                 references[text] = log_probs
@@ -139,23 +156,28 @@ class Scorer:
         rows: Sequence[Row],
         prompts: Sequence[PromptTokens],
         completions: Sequence[tuple[int, ...]],
-        kept: Callable[[int, Tensor], _Kept],
+        kept: Callable[[int, Passed], _Kept],
         *,
+        layers: Sequence[int] = (),
         message: str = _SCORING,
     ) -> Iterator[tuple[int, _Kept]]:
-        """Yield (row, what is kept of its logits), in any order.
-
-        `kept` is given the row and its (tokens, vocabulary) float32 logits before each completion token.
-        """
+        """Yield (row, what is kept of its pass), in any order; what `layers` put out is there of unsteered rows."""
         tails = [(prompt.tokens[-1], *own[:-1]) for prompt, own in zip(prompts, completions, strict=True)]
         chunks, alone = self._branches.divided(rows, prompts, tails)
 
         def run_shared(chunk: list[int]) -> list[tuple[int, _Kept]]:
-            logits = self._branches.logits(chunk, rows, prompts, tails)
-            return [(index, kept(index, own)) for index, own in logits]
+            passed = self._branches.passed(chunk, rows, prompts, tails, layers)
+            return [(index, kept(index, own)) for index, own in passed]
 
         def run(batch: list[int]) -> list[tuple[int, _Kept]]:
-            return [(index, kept(index, own)) for index, own in self._logits(batch, rows, prompts, completions)]
+            hidden: dict[int, Tensor] = {}
+            captures = {Site(layer): partial(_put, hidden, layer) for layer in layers}
+            found: list[tuple[int, _Kept]] = []
+            for row, (index, logits) in enumerate(self._logits(batch, rows, prompts, completions, captures)):
+                end = len(prompts[index].tokens) + len(completions[index]) - 1
+                own = {layer: values[row, end - len(completions[index]) : end] for layer, values in hidden.items()}
+                found.append((index, kept(index, Passed(logits, own))))
+            return found
 
         done = 0
         with torch.no_grad(), self._branches.keeping():
@@ -195,6 +217,11 @@ class Scorer:
         for row, index in enumerate(batch):
             start = len(prompts[index].tokens) - 1 - first_column
             yield index, logits[row, start : start + len(completions[index])].float()
+
+
+def _put(found: dict[int, Tensor], layer: int, hidden: Tensor) -> None:
+    # A copy: some models go on with it in place.
+    found[layer] = hidden.clone()
 
 
 def _divergence(reference: Tensor, log_probs: Tensor) -> Tensor:
