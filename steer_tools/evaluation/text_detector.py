@@ -4,11 +4,8 @@ No judge is asked. Whether a text is one at all is `text_guards`' matter: a sala
 It must not know vectors, or which texts are steered.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import takewhile
 from math import inf
 from random import Random
 from typing import TypeAlias
@@ -19,10 +16,9 @@ from torch import Tensor
 
 from steer_tools.core.positions import Pooling
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Engine
-from steer_tools.engines.pooling import TokenizedPrompt
+from steer_tools.engines.base import Completion, Engine, Generation, Row
 from steer_tools.errors import DirectionError, PromptError
-from steer_tools.evaluation.behaviors.behavior import Item, continued, evaluation_prompt
+from steer_tools.evaluation.behaviors.behavior import Item, evaluation_prompt
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt, TextPrompt
 
@@ -65,24 +61,35 @@ class TextDetector:
         return self.d_prime >= RELIABLE_D_PRIME
 
     def scores(self, engine: Engine, prompts: Sequence[Prompt], texts: Sequence[str]) -> Floats:
-        """Return (texts,) how much of the behaviour each shows as an answer to its prompt, from −1 to 1.
-
-        NaN where there is nothing to read: a text that is blank, or one that the chat template does not let through.
-
-        Raises:
-            PromptError: A prompt is token ids, which no text can follow.
-        """
-        readings = [
-            _reading(engine, prompt if self.reads_prompts else None, text)
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-        scores = np.full(len(readings), np.nan)
-        readable = [i for i, own in enumerate(readings) if texts[i].strip() and _is_readable(engine, own)]
-        if readable:
-            site = Site(self.layer)
-            projections = _read(engine, [readings[i] for i in readable], [site])[site] @ self.direction
-            scores[readable] = ((projections.double() - self.middle) / self.half_distance).clamp(-1, 1).numpy()
+        """Return (texts,) how much of the behaviour each shows as an answer to its prompt, from −1 to 1; NaN of a blank
+        one."""
+        scores, there = np.full(len(texts), np.nan), [i for i, text in enumerate(texts) if text.strip()]
+        if there:
+            said, asked = [texts[i] for i in there], [prompts[i] for i in there]
+            means = _read(engine, asked if self.reads_prompts else None, said, said, [self.layer])[0][self.layer]
+            scores[there] = self._scores(means)
         return scores
+
+    def read(
+        self, engine: Engine, prompts: Sequence[Prompt], written: Sequence[Generation]
+    ) -> tuple[Floats, list[Tensor]]:
+        """Return the scores of what was written, and the log-probabilities (tokens,) of each text for the unsteered
+        model, which the same pass shows."""
+        scores, log_probs = np.full(len(written), np.nan), [torch.zeros(0)] * len(written)
+        there = [i for i, own in enumerate(written) if own.tokens]
+        if there:
+            tokens, texts = [written[i].tokens for i in there], [written[i].text for i in there]
+            asked = [prompts[i] for i in there]
+            means, found = _read(engine, asked if self.reads_prompts else None, tokens, texts, [self.layer])
+            if not self.reads_prompts:
+                found = engine.score([Row(prompt) for prompt in asked], tokens)
+            for i, score, own in zip(there, self._scores(means[self.layer]), found, strict=True):
+                scores[i], log_probs[i] = score if written[i].text.strip() else np.nan, own
+        return scores, log_probs
+
+    def _scores(self, means: Tensor) -> Floats:
+        projections = (means @ self.direction).double()
+        return ((projections - self.middle) / self.half_distance).clamp(-1, 1).numpy()
 
 
 def fit_text_detector(
@@ -100,12 +107,10 @@ def fit_text_detector(
     is_held_out = _halved([pair.group for pair in pairs], seed)
     reads_prompts = all(pair.prompt is not None for pair in pairs)
     posed = [evaluation_prompt(pair, engine.info.has_chat_template) for pair in pairs]
-    answers = [(prompt, positive) for prompt, positive, _ in posed] + [
-        (prompt, opposite) for prompt, _, opposite in posed
-    ]
-    readings = [_reading(engine, prompt if reads_prompts else None, answer) for prompt, answer in answers]
-    read = _read(engine, readings, [Site(layer) for layer in layers or _middle_layers(engine)])
-    tried = [_fit(site.layer, both, is_held_out) for site, both in read.items()]
+    answers = [*(positive for _, positive, _ in posed), *(opposite for _, _, opposite in posed)]
+    prompts = [prompt for prompt, _, _ in posed] * 2 if reads_prompts else None
+    read, _ = _read(engine, prompts, answers, answers, layers or _middle_layers(engine))
+    tried = [_fit(layer, both, is_held_out) for layer, both in read.items()]
     best = max(tried, key=lambda detector: detector.d_prime)
     d_primes = {detector.layer: detector.d_prime for detector in tried}
     return replace(best, d_primes=d_primes, reads_prompts=reads_prompts)
@@ -147,43 +152,18 @@ def _middle_layers(engine: Engine) -> list[int]:
     return list(dict.fromkeys(min(steerable, key=lambda layer, at=at: abs(layer - at)) for at in wanted))
 
 
-def _reading(engine: Engine, prompt: Prompt | None, text: str) -> _Reading:
-    if prompt is None:
-        return TextPrompt(text.strip()), "mean"
-    whole = continued(prompt, text, engine.info.has_chat_template)
-    if not isinstance(whole, TextPrompt):
-        return whole, "response"
-    # What follows a text may begin within its last token.
-    before, both = (engine.tokenize(own).tokens for own in (prompt, whole))
-    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, both, strict=False)))
-    return whole, alike
-
-
-def _is_readable(engine: Engine, reading: _Reading) -> bool:
-    prompt, tokens = reading
-    try:
-        engine.tokenize(prompt).pooled(_pooling(tokens))
-    except PromptError:
-        return False
-    return True
-
-
-def _pooling(tokens: Pooling | int) -> "Pooling | partial[Tensor]":
-    return partial(_from, tokens) if isinstance(tokens, int) else tokens
-
-
-def _from(start: int, prompt: TokenizedPrompt) -> Tensor:
-    return (torch.arange(len(prompt.tokens)) >= start) & ~torch.tensor(prompt.special)
-
-
-def _read(engine: Engine, readings: Sequence[_Reading], sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Return (readings, width) at each site."""
-    places: dict[Pooling | int, list[int]] = defaultdict(list)
-    for place, (_, tokens) in enumerate(readings):
-        places[tokens].append(place)
-    found = {site: torch.zeros(len(readings), engine.width(site)) for site in sites}
-    for tokens, own in places.items():
-        read = engine.read([readings[place][0] for place in own], sites, _pooling(tokens))
-        for site in sites:
-            found[site][own] = read[site]
-    return found
+def _read(
+    engine: Engine,
+    prompts: Sequence[Prompt] | None,
+    completions: Sequence[Completion],
+    texts: Sequence[str],
+    layers: Sequence[int],
+) -> tuple[dict[int, Tensor], list[Tensor]]:
+    """Return (texts, width) at each layer, and the log-probabilities of texts behind prompts; without prompts these are
+    none, and texts are read alone."""
+    if prompts is None:
+        read = engine.read([TextPrompt(text.strip()) for text in texts], [Site(layer) for layer in layers], "mean")
+        return {layer: read[Site(layer)] for layer in layers}, []
+    found = engine.read_completions(prompts, completions, layers)
+    means = {layer: torch.stack([own.means[layer] for own in found]) for layer in layers}
+    return means, [own.log_probs for own in found]

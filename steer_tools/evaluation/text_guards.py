@@ -11,7 +11,9 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from steer_tools.engines.base import Engine, Row, Sampling, row_seed
 from steer_tools.errors import PromptError
@@ -21,11 +23,14 @@ from steer_tools.prompts import Prompt
 
 # The tokens of one text a prompt.
 TextSet: TypeAlias = Sequence[Sequence[int]]
+# The log-probabilities of these tokens, (tokens,) a text, for the unsteered model.
+TextLogProbs: TypeAlias = Sequence[Tensor]
+Booleans: TypeAlias = NDArray[np.bool_]
 _Pairs: TypeAlias = frozenset[tuple[int, int]]
 
-# A text may be as surprising as all but one in ten that the unsteered model draws at temperature 1. Of small models the
-# last few are gibberish, and of so few samples a higher quantile would be theirs.
-SAMPLES_PER_PROMPT, SURPRISAL_QUANTILE = 4, 0.9
+# A text may be as surprising as all but one in ten that the unsteered model draws at temperature 1, so many or two a
+# prompt. Of small models the last few are gibberish, and of so few samples a higher quantile would be theirs.
+SAMPLES, SURPRISAL_QUANTILE = 32, 0.9
 # So much of what the unsteered texts have must be left: of a text's distinct-2, and of its own words, which its prompt
 # has not; of a set's distinct-2, its relevance, and its texts.
 LEAST_DISTINCT, LEAST_OWN = 0.75, 0.5
@@ -52,7 +57,7 @@ class CheckedTexts:
     surprisals: Floats
     distinct: Floats
     own: Floats
-    is_whole: NDArray[np.bool_]
+    is_whole: Booleans
     variety: float | None
     relevance: float | None
 
@@ -102,25 +107,42 @@ class TextGuards:
         """Return the most nats a token in the worse half of a text of so many tokens."""
         return float(self.surprisals[min(tokens, len(self.surprisals)) - 1])
 
-    def check(self, engine: Engine, sets: Sequence[TextSet]) -> list[CheckedTexts]:
-        """Return what is wrong with each set; the texts of all of them are rows of the same call, equal ones once."""
-        scored, asked = _score(engine, self.prompts, sets), _pairs_in(engine, self.prompts)
-        return [self._checked(asked, *found) for found in zip(sets, *scored, strict=True)]
+    def check(
+        self, engine: Engine, sets: Sequence[TextSet], log_probs: Sequence[TextLogProbs] | None = None
+    ) -> list[CheckedTexts]:
+        """Return what is wrong with each set; the texts of all of them are rows of the same call, equal ones once.
 
-    def _checked(self, asked: Sequence[_Pairs], texts: TextSet, surprisals: Floats, relevance: float) -> CheckedTexts:
-        distinct, own = _distinct(texts), _own(asked, texts)
-        limits = [self.most_surprisal(len(text)) for text in texts]
-        # A text too short for pairs has none to repeat.
-        is_poor = (distinct < LEAST_DISTINCT * self.distinct) | (own < LEAST_OWN * self.own)
+        `log_probs` are those of the texts' tokens for the unsteered model, where they are known.
+        """
+        if log_probs is None:
+            log_probs = _log_probs(engine, self.prompts, sets)
+        asked, relevances = _pairs_in(engine, self.prompts), _relevances(engine, self.prompts, sets, log_probs)
+        return [self._checked(asked, *own) for own in zip(sets, log_probs, relevances, strict=True)]
+
+    def whole(self, engine: Engine, prompts: Sequence[Prompt], texts: TextSet, log_probs: TextLogProbs) -> Booleans:
+        """Return (texts,) which of some texts to some of the prompts are not broken, whatever they are as a set."""
+        own = _own(_pairs_in(engine, prompts), texts)
+        return self._is_whole(texts, _surprisals(log_probs), _distinct(texts), own)
+
+    def _checked(
+        self, asked: Sequence[_Pairs], texts: TextSet, log_probs: TextLogProbs, relevance: float
+    ) -> CheckedTexts:
+        surprisals, distinct, own = _surprisals(log_probs), _distinct(texts), _own(asked, texts)
         variety = pooled_distinct_2(texts)
         return CheckedTexts(
             surprisals=surprisals,
             distinct=distinct,
             own=own,
-            is_whole=(surprisals <= limits) & ~is_poor,
+            is_whole=self._is_whole(texts, surprisals, distinct, own),
             variety=variety / self.variety if variety is not None and self.variety else None,
             relevance=relevance / self.relevance if self.relevance and np.isfinite(relevance) else None,
         )
+
+    def _is_whole(self, texts: TextSet, surprisals: Floats, distinct: Floats, own: Floats) -> Booleans:
+        limits = [self.most_surprisal(len(text)) for text in texts]
+        # A text too short for pairs has none to repeat.
+        is_poor = (distinct < LEAST_DISTINCT * self.distinct) | (own < LEAST_OWN * self.own)
+        return (surprisals <= limits) & ~is_poor
 
 
 def fit_text_guards(
@@ -131,7 +153,8 @@ def fit_text_guards(
     Raises:
         PromptError: It writes nothing to the prompts.
     """
-    rows = [Row(prompt, (), row_seed(seed + draw, prompt)) for draw in range(SAMPLES_PER_PROMPT) for prompt in prompts]
+    draws = max(2, -(-SAMPLES // len(prompts)))
+    rows = [Row(prompt, (), row_seed(seed + draw, prompt)) for draw in range(draws) for prompt in prompts]
     sampled = engine.generate(rows, Sampling(max_new_tokens, temperature=1.0))
     drawn = [-text.log_probs.double().numpy() for text in sampled if text.tokens]
     if not drawn or not any(unsteered):
@@ -140,7 +163,7 @@ def fit_text_guards(
             fix="Choose prompts that it answers.",
         )
     beginnings = [[_worse_half(own[:length]) for length in range(1, max_new_tokens + 1)] for own in drawn]
-    _, (relevance,) = _score(engine, prompts, [unsteered])
+    (relevance,) = _relevances(engine, prompts, [unsteered], _log_probs(engine, prompts, [unsteered]))
     return TextGuards(
         prompts=tuple(prompts),
         surprisals=np.quantile(beginnings, SURPRISAL_QUANTILE, axis=0),
@@ -151,12 +174,12 @@ def fit_text_guards(
     )
 
 
-def text_effects(steered: Floats, unsteered: Floats, checked: CheckedTexts) -> Floats:
+def text_effects(steered: Floats, unsteered: Floats, is_whole: Booleans) -> Floats:
     """Return (prompts,) how much higher the steered texts score than the unsteered ones; what is broken has effect 0.
 
     NaN where the unsteered text has no score.
     """
-    counts = checked.is_whole & np.isfinite(steered)
+    counts = is_whole & np.isfinite(steered)
     return np.where(counts, steered, unsteered) - unsteered
 
 
@@ -171,25 +194,36 @@ def mean_effect(effects: Floats) -> float | None:
     return float(there.mean()) if len(there) else None
 
 
-def _score(engine: Engine, prompts: Sequence[Prompt], sets: Sequence[TextSet]) -> tuple[list[Floats], list[float]]:
-    """Return of each set the texts' surprisals, (prompts,), and how much likelier they are behind their own prompts.
+def _log_probs(engine: Engine, prompts: Sequence[Prompt], sets: Sequence[TextSet]) -> list[list[Tensor]]:
+    """Return what the tokens of each text have behind its prompt, (tokens,)."""
+    asked = [(prompt, tuple(text)) for texts in sets for prompt, text in zip(prompts, texts, strict=True)]
+    wanted = [*dict.fromkeys(key for key in asked if key[1])]
+    scores = engine.score([Row(prompt) for prompt, _ in wanted], [text for _, text in wanted])
+    known = dict(zip(wanted, scores, strict=True))
+    found = [known[key] if key[1] else torch.zeros(0) for key in asked]
+    return [found[start : start + len(prompts)] for start in range(0, len(found), len(prompts))]
 
-    NaN for an empty text, and for a set without text, or where all prompts are alike.
+
+def _relevances(
+    engine: Engine, prompts: Sequence[Prompt], sets: Sequence[TextSet], log_probs: Sequence[TextLogProbs]
+) -> list[float]:
+    """Return how much likelier the texts of each set are behind their own prompts than behind others, in nats a token.
+
+    NaN of a set without text, or where all prompts are alike.
     """
     others = _others(prompts)
-    asked = [(prompt, tuple(text)) for texts in sets for prompt, text in zip(prompts, texts, strict=True)]
-    swapped = [(other, text) for (_, text), other in zip(asked, others * len(sets), strict=True)] if others else []
-    wanted = [*dict.fromkeys(key for key in (*asked, *swapped) if key[1])]
-    scores = engine.score([Row(prompt) for prompt, _ in wanted], [text for _, text in wanted])
-    known = {key: score.double().numpy() for key, score in zip(wanted, scores, strict=True)}
-    shape = len(sets), len(prompts)
-    surprisals = np.array([_worse_half(-known[key]) if key[1] else np.nan for key in asked]).reshape(shape)
     if not others:
-        return [*surprisals], [np.nan] * len(sets)
+        return [np.nan] * len(sets)
+    behind_others = _log_probs(engine, others, sets)
     above = [
-        known[own].mean() - known[other].mean() if own[1] else np.nan for own, other in zip(asked, swapped, strict=True)
+        [float(own.mean() - other.mean()) if len(own) else np.nan for own, other in zip(*both, strict=True)]
+        for both in zip(log_probs, behind_others, strict=True)
     ]
-    return [*surprisals], [_mean(own) for own in np.array(above).reshape(shape)]
+    return [_mean(np.array(of_set)) for of_set in above]
+
+
+def _surprisals(log_probs: TextLogProbs) -> Floats:
+    return np.array([_worse_half(-own.double().numpy()) if len(own) else np.nan for own in log_probs])
 
 
 def _others(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -23,8 +23,9 @@ from steer_tools.session.placement import Placed
 
 # What was chosen at the limits of the guards may lie a little beyond them on other prompts.
 SLACK = 0.85
-# Directions whose texts are written together.
-_AT_A_TIME = 7
+# Directions whose texts are written together. One that is so many standard errors below the effect after half of the
+# prompts is not written to the others.
+_AT_A_TIME, _HOPELESS = 7, 3.0
 _CONTROLS = "writing under control directions"
 
 
@@ -33,7 +34,8 @@ class TextControls:
     """What directions do that know nothing of the behaviour.
 
     Attributes:
-        effects: (controls, prompts) half of what the texts of each are above those of its opposite.
+        effects: (controls, prompts) half of what the texts of each are above those of its opposite; NaN where none were
+            written, since half of the prompts had shown that it is far below.
         kinds: How each was drawn.
         wanted: How many were to be written; fewer were, where one that reaches the effect ended it.
     """
@@ -45,7 +47,7 @@ class TextControls:
     @property
     def sizes(self) -> Floats:
         """(controls,) the mean effect of each, without its sign, which is one of chance."""
-        return np.abs(self.effects.mean(axis=1))
+        return np.abs(np.nanmean(self.effects, axis=1))
 
     def reached(self, effect: float) -> int:
         """Return how many of them are as large as `effect`."""
@@ -121,17 +123,35 @@ def with_controls(
     judgement: TextJudgement, meter: TextMeter, plan: Plan, drawn: Sequence[tuple[str, Tensor]]
 ) -> TextJudgement:
     """Write under control directions in place of the one of `plan`, until one has the effect or all are written."""
-    work, effects = Work({_CONTROLS: 1.0}), list[Floats]()
+    work, effects = Work({_CONTROLS: 1.0}), np.empty((0, len(meter.prompts)))
     (placement,) = plan
     plans = control_plans(placement, [direction for _, direction in drawn])
+    half = len(meter.prompts) // 2
     for start in range(0, len(plans), _AT_A_TIME):
         some = plans[start : start + _AT_A_TIME]
-        with work.part(_CONTROLS, start / len(plans), (start + len(some)) / len(plans)):
-            measured = meter.measure([*some, *(tuple(own.scaled(-1.0) for own in one) for one in some)])
-        pairs = zip(measured[: len(some)], measured[len(some) :], strict=True)
-        effects += [two_signed_effects(ahead.effects, back.effects) for ahead, back in pairs]
-        controls = TextControls(np.stack(effects), tuple(kind for kind, _ in drawn[: len(effects)]), len(drawn))
+        ends = [(start + share * len(some)) / len(plans) for share in (0, 0.7, 1)]
+        found = np.full((len(some), len(meter.prompts)), np.nan)
+        with work.part(_CONTROLS, *ends[:2]):
+            found[:, :half] = _both_signs(meter, some, slice(0, half))
+        left = np.flatnonzero(_most(found[:, :half]) >= judgement.effect)
+        if len(left):
+            with work.part(_CONTROLS, *ends[1:]):
+                found[left, half:] = _both_signs(meter, [some[i] for i in left], slice(half, None))
+        effects = np.concatenate([effects, found])
+        controls = TextControls(effects, tuple(kind for kind, _ in drawn[: len(effects)]), len(drawn))
         judgement = replace(judgement, controls=controls)
         if controls.reached(judgement.effect):
             break
     return judgement
+
+
+def _both_signs(meter: TextMeter, plans: Sequence[Plan], places: slice) -> Floats:
+    """Return (plans, prompts) half of what the texts of each are above those of its opposite, to some prompts."""
+    opposites = [tuple(own.scaled(-1.0) for own in plan) for plan in plans]
+    return two_signed_effects(*np.split(meter.effects([*plans, *opposites], places), 2))
+
+
+def _most(effects: Floats) -> Floats:
+    """Return (controls,) how large, of either sign, the mean over more prompts than these may well be."""
+    errors = effects.std(axis=1, ddof=1) / np.sqrt(effects.shape[1])
+    return np.abs(effects.mean(axis=1)) + _HOPELESS * errors

@@ -5,8 +5,10 @@ The texts of all plans are rows of the same batches. It must not know how plans 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from steer_tools.core.plan import Plan
 from steer_tools.engines.base import Engine, Generation, Row, Sampling
@@ -17,7 +19,11 @@ from steer_tools.progress import Work
 from steer_tools.prompts import Prompt
 
 _WRITING, _READING, _CHECKING = "writing texts", "reading texts", "checking texts"
-_SIZES = {_WRITING: 4.0, _READING: 1.0, _CHECKING: 2.0}
+_SIZES = {_WRITING: 3.0, _READING: 1.0, _CHECKING: 1.0}
+
+
+# A text's score, and the log-probabilities of its tokens for the unsteered model.
+_Read: TypeAlias = tuple[float, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +64,19 @@ class TextMeter:
         self, engine: Engine, detector: TextDetector, prompts: Sequence[Prompt], max_new_tokens: int, *, seed: int = 0
     ) -> None:
         self._engine, self._detector, self.sampling = engine, detector, Sampling(max_new_tokens)
-        rows = [Row(prompt) for prompt in prompts]
-        written = engine.generate(rows, self.sampling)
-        scores = detector.scores(engine, prompts, [text.text for text in written])
+        written = engine.generate([Row(prompt) for prompt in prompts], self.sampling)
+        scores, log_probs = detector.read(engine, prompts, written)
         answered = np.flatnonzero(np.isfinite(scores)).tolist()
         self.prompts = tuple(prompts[i] for i in answered)
-        unsteered = [written[i] for i in answered]
+        unsteered, log_probs = tuple(written[i] for i in answered), [log_probs[i] for i in answered]
         tokens = [text.tokens for text in unsteered]
         self._guards = fit_text_guards(engine, self.prompts, tokens, max_new_tokens, seed=seed)
-        (checked,) = self._guards.check(engine, [tokens])
-        self.unsteered = Written(tuple(unsteered), scores[answered], np.zeros(len(answered)), checked)
+        (checked,) = self._guards.check(engine, [tokens], [log_probs])
+        self.unsteered = Written(unsteered, scores[answered], np.zeros(len(answered)), checked)
+        read = zip(scores[answered].tolist(), log_probs, strict=True)
+        self._known: dict[tuple[Prompt, tuple[int, ...]], _Read] = dict(
+            zip(zip(self.prompts, tokens, strict=True), read, strict=True)
+        )
 
     def measure(self, plans: Sequence[Plan]) -> list[Written]:
         """Write to all prompts under each plan, and read what was written."""
@@ -78,32 +87,42 @@ class TextMeter:
         (written,) = self._measure([Row(prompt) for prompt in others])
         return written
 
+    def effects(self, plans: Sequence[Plan], places: slice = slice(None)) -> Floats:
+        """Return (plans, prompts) the effects on the texts to some of the prompts, whatever these are as a set."""
+        prompts, work = self.prompts[places] * len(plans), Work({_WRITING: 3.0, _READING: 1.0})
+        rows = [Row(prompt, plan) for plan in plans for prompt in self.prompts[places]]
+        written, scores, log_probs = self._written(work, rows, prompts)
+        is_whole = self._guards.whole(self._engine, prompts, [text.tokens for text in written], log_probs)
+        unsteered = np.tile(self.unsteered.scores[places], len(plans))
+        return text_effects(scores, unsteered, is_whole).reshape(len(plans), -1)
+
     def _measure(self, rows: Sequence[Row]) -> list[Written]:
         work, count = Work(_SIZES), len(self.prompts)
-        starts = range(0, len(rows), count)
-        with work.stage(_WRITING):
-            generations = self._engine.generate(rows, self.sampling)
-        with work.stage(_READING):
-            scores = self._scores([generation.text for generation in generations])
+        written, scores, log_probs = self._written(work, rows, self.prompts * (len(rows) // count))
+        sets = [slice(start, start + count) for start in range(0, len(rows), count)]
         with work.stage(_CHECKING):
-            sets = [[generation.tokens for generation in generations[start : start + count]] for start in starts]
-            checked = self._guards.check(self._engine, sets)
+            tokens = [[text.tokens for text in written[own]] for own in sets]
+            checked = self._guards.check(self._engine, tokens, [log_probs[own] for own in sets])
         return [
             Written(
-                tuple(generations[start : start + count]),
-                scores[start : start + count],
-                text_effects(scores[start : start + count], self.unsteered.scores, own),
-                own,
+                tuple(written[own]),
+                scores[own],
+                text_effects(scores[own], self.unsteered.scores, found.is_whole),
+                found,
             )
-            for start, own in zip(starts, checked, strict=True)
+            for own, found in zip(sets, checked, strict=True)
         ]
 
-    def _scores(self, texts: Sequence[str]) -> Floats:
-        """Return the scores of texts to all prompts in turn, each different one read once."""
-        asked = list(zip(self.prompts * (len(texts) // len(self.prompts)), texts, strict=True))
-        unsteered = zip(self.prompts, self.unsteered.texts, strict=True)
-        known = dict(zip(unsteered, self.unsteered.scores.tolist(), strict=True))
-        new = [pair for pair in dict.fromkeys(asked) if pair not in known]
-        read = self._detector.scores(self._engine, [prompt for prompt, _ in new], [text for _, text in new])
-        known |= dict(zip(new, read.tolist(), strict=True))
-        return np.array([known[pair] for pair in asked])
+    def _written(
+        self, work: Work, rows: Sequence[Row], prompts: Sequence[Prompt]
+    ) -> tuple[list[Generation], Floats, list[Tensor]]:
+        """Return what rows write, and of that what the detector reads of it as answers to prompts; equal texts once."""
+        with work.stage(_WRITING):
+            written = self._engine.generate(rows, self.sampling)
+        with work.stage(_READING):
+            asked = [(prompt, text.tokens) for prompt, text in zip(prompts, written, strict=True)]
+            new = {key: text for key, text in zip(asked, written, strict=True) if key not in self._known}
+            scores, log_probs = self._detector.read(self._engine, [prompt for prompt, _ in new], [*new.values()])
+            found = self._known | dict(zip(new, zip(scores.tolist(), log_probs, strict=True), strict=True))
+        read = [found[key] for key in asked]
+        return written, np.array([score for score, _ in read]), [own for _, own in read]

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.small_models import CHAT_TEMPLATE, WORDS, make_model, make_tokenizer
 from steer_tools import load_model
 from steer_tools.core.site import Site
-from steer_tools.engines.base import Engine
+from steer_tools.engines.base import Engine, Row, Sampling
 from steer_tools.engines.fake import FakeEngine
 from steer_tools.engines.huggingface.engine import HuggingFaceEngine
 from steer_tools.errors import DirectionError, PromptError
@@ -198,18 +198,33 @@ def test_a_blank_text_has_no_score_and_changes_no_others() -> None:
     assert np.isnan(detector.scores(engine, [QUESTION], [""])).all()
 
 
-def test_a_text_that_the_template_does_not_let_through_has_no_score() -> None:
+def test_a_text_is_read_as_it_was_written_whatever_the_template_makes_of_answers(llama: HuggingFaceEngine) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE.replace("m.content", "m.content.split('zuzu')[-1]")
-    engine = HuggingFaceEngine(make_model("llama"), tokenizer)
-    pairs = [replace(p, negative=p.negative.replace("zuzu", "vozu")) for p in pairs_of(prompt="mora {}")]
-    detector = fit_text_detector(engine, pairs)
+    cutting = HuggingFaceEngine(make_model("llama"), tokenizer)
+    detector, said = fit_text_detector(llama, pairs_of()), ["keke zuzu baba", "keke baba"]
 
-    cut, whole = detector.scores(engine, [QUESTION] * 2, ["keke zuzu", "keke baba"])
+    cut, whole = (detector.scores(engine, [QUESTION] * 2, said) for engine in (cutting, llama))
 
-    assert np.isnan(cut)
-    assert np.isfinite(whole)
-    engine.detach()
+    assert cut == pytest.approx(whole, abs=1e-4)
+    assert abs(whole[0] - whole[1]) > 0.01
+    cutting.detach()
+
+
+def test_what_was_written_has_the_score_of_its_text_and_its_own_log_probabilities(bundled: Session) -> None:
+    engine, trait = bundled.engine, "formality"
+    detector = fit_text_detector(engine, trait_behavior(trait).pairs)
+    prompts, *_ = fresh_answers(trait, 6)
+    written = engine.generate([Row(prompt) for prompt in prompts], Sampling(128))
+    blank = replace(written[0], tokens=(), text="")
+
+    scores, log_probs = detector.read(engine, [*prompts, prompts[0]], [*written, blank])
+
+    assert scores[:-1] == pytest.approx(detector.scores(engine, prompts, [own.text for own in written]), abs=1e-3)
+    assert np.isnan(scores[-1])
+    assert len(log_probs[-1]) == 0
+    for own, text in zip(log_probs, written, strict=False):
+        assert torch.allclose(own, text.log_probs, atol=1e-3)
 
 
 def test_the_clearest_of_the_layers_is_taken() -> None:
@@ -246,8 +261,11 @@ def test_answers_that_are_read_alike_are_refused() -> None:
         fit_text_detector(FakeEngine(), alike)
 
 
-def test_token_ids_take_no_text() -> None:
+def test_texts_are_read_behind_token_ids_as_behind_the_prompt_that_they_are() -> None:
     engine = FakeEngine()
+    detector, said = fit_text_detector(engine, pairs_of()), ["keke baba", "keke zuzu"]
 
-    with pytest.raises(PromptError, match="token ids"):
-        fit_text_detector(engine, pairs_of()).scores(engine, [TokenPrompt((5, 6))], ["keke"])
+    behind_ids = detector.scores(engine, [TokenPrompt(engine.tokenize(QUESTION).tokens)] * 2, said)
+
+    assert behind_ids == pytest.approx(detector.scores(engine, [QUESTION] * 2, said))
+    assert behind_ids[0] != behind_ids[1]

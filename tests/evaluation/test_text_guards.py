@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from steer_tools.errors import PromptError
 from steer_tools.evaluation.behaviors.behavior import contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.text_guards import (
-    CheckedTexts,
     TextGuards,
     TextSet,
     fit_text_guards,
@@ -217,15 +217,21 @@ def toy(*questions: str) -> tuple[CountingEngine, list[Prompt], list[tuple[int, 
     return engine, prompts, [text.tokens for text in engine.generate([Row(p) for p in prompts], Sampling(8))]
 
 
-def test_equal_texts_are_scored_once_and_all_sets_in_one_call() -> None:
+def test_equal_texts_are_scored_once_and_those_whose_scores_are_known_only_behind_other_prompts() -> None:
     engine, prompts, texts = toy("baba", "mora seti", "keke lili")
     guards = fit_text_guards(engine, prompts, texts, 8)
     engine.scored.clear()
 
     guards.check(engine, [texts, texts, [*texts[:2], (7, 8, 9)]])
 
-    (rows,) = engine.scored
-    assert len(rows) == len(set(rows)) == 2 * (3 + 1)
+    own, behind_others = engine.scored
+    assert len(own) == len(set(own)) == 3 + 1
+    assert len(behind_others) == len(set(behind_others)) == 3 + 1
+    known = [engine.score([Row(prompt) for prompt in prompts], texts)]
+    engine.scored.clear()
+    (checked,) = guards.check(engine, [texts], known)
+    assert [len(rows) for rows in engine.scored] == [3]
+    assert checked.surprisals == pytest.approx(guards.check(engine, [texts])[0].surprisals)
 
 
 def test_each_text_is_scored_behind_its_prompt_and_one_that_differs() -> None:
@@ -234,7 +240,7 @@ def test_each_text_is_scored_behind_its_prompt_and_one_that_differs() -> None:
 
     fit_text_guards(engine, prompts, texts, 8)
 
-    asked = {text: {prompt for prompt, own in engine.scored[0] if own == text} for text in texts}
+    asked = {text: {prompt for prompt, own in chain(*engine.scored) if own == text} for text in texts}
     assert all(behind == set(prompts) for behind in asked.values())
 
 
@@ -306,21 +312,16 @@ def test_a_loop_is_broken_however_likely_it_is() -> None:
 # Effects
 
 
-def checked_as(*is_whole: bool) -> CheckedTexts:
-    nothing = np.full(len(is_whole), np.nan)
-    return CheckedTexts(nothing, nothing, nothing, np.array(is_whole), 1.0, 1.0)
-
-
 def test_a_broken_text_has_no_effect_and_not_the_score_zero() -> None:
     unsteered, steered = np.array([0.8, 0.8]), np.array([-1.0, -1.0])
 
-    effects = text_effects(steered, unsteered, checked_as(False, True))
+    effects = text_effects(steered, unsteered, np.array([False, True]))
 
     assert effects == pytest.approx([0, -1.8])
 
 
 def test_a_text_without_a_score_has_no_effect_and_one_without_a_baseline_does_not_count() -> None:
-    effects = text_effects(np.array([np.nan, 0.5, 0.5]), np.array([0.1, np.nan, 0.1]), checked_as(True, True, True))
+    effects = text_effects(np.array([np.nan, 0.5, 0.5]), np.array([0.1, np.nan, 0.1]), np.array([True, True, True]))
 
     assert effects[0] == 0
     assert np.isnan(effects[1])
@@ -332,3 +333,13 @@ def test_what_both_signs_do_alike_is_no_effect_of_the_direction() -> None:
     plus, minus = np.array([0.5, 0.5, 0.0]), np.array([0.5, -0.3, -0.4])
 
     assert two_signed_effects(plus, minus) == pytest.approx([0, 0.4, 0.2])
+
+
+def test_of_single_texts_the_same_are_whole_as_of_their_set(written: Written) -> None:
+    prompts, texts = written.prompts, [*written.unsteered[:6], *(shuffled(own) for own in written.unsteered[6:])]
+    log_probs = written.engine.score([Row(prompt) for prompt in prompts], texts)
+    (checked,) = written.guards.check(written.engine, [texts])
+
+    some = written.guards.whole(written.engine, prompts[3:9], texts[3:9], log_probs[3:9])
+
+    assert some.tolist() == checked.is_whole[3:9].tolist() == [True] * 3 + [False] * 3

@@ -178,6 +178,24 @@ def test_controls_have_less_effect_and_one_that_has_it_ends_them(bench: Bench) -
     assert ended.controls.reached(ended.effect) == 1
     assert (len(ended.controls.kinds), ended.controls.wanted) == (7, 10)
     assert ended.controls.sizes[0] == pytest.approx(judged.effect, abs=1e-4)
+    # What is far below after half of the prompts is not written to the others; what may reach the effect is.
+    written = np.isfinite(held.controls.effects)
+    assert written[:, :4].all()
+    assert not written[:, 4:].all()
+    assert np.isfinite(ended.controls.effects[0]).all()
+    assert (written[:, 4:].all(axis=1) | ~written[:, 4:].any(axis=1)).all()
+
+
+def test_effects_alone_are_those_that_are_measured(bench: Bench) -> None:
+    meter, placed = bench.meter(6, 8), bench.placed_at[1, "all"]
+    plans = [placed.plan(0.1), placed.plan(-0.8)]
+
+    whole, some = meter.effects(plans), meter.effects(plans, slice(2, 5))
+
+    measured = [own.effects for own in meter.measure(plans)]
+    np.testing.assert_allclose(whole, measured, atol=1e-3)
+    np.testing.assert_allclose(some, whole[:, 2:5], atol=1e-3)
+    assert np.abs(whole).max() > 0.1
 
 
 def test_an_instruction_comes_first_in_whatever_form_the_template_takes(llama_session: Session) -> None:
