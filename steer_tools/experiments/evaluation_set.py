@@ -38,9 +38,12 @@ _NEUTRAL = 16
 # What a behaviour of lists without a name is called.
 _NAMELESS = "own"
 # Items of each other behaviour on which side effects are measured.
-_OTHER_ITEMS = 8
-# The longest answer of the bundled language is shorter, and an unfinished one has no score.
-_TEXT_TOKENS, _ANSWER_TOKENS = 48, 128
+_OTHER_ITEMS = 4
+# What is left of items, and of those of each other behaviour, for who is in haste.
+_HASTY_GROUPS, _HASTY_ITEMS = 10, 2
+# Text effects were held to counts of words on texts of 30 tokens. The longest answer of the bundled language is below
+# 128, and an unfinished one has no score.
+_TEXT_TOKENS, _ANSWER_TOKENS = 32, 128
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class EvaluationSet:
     others: Mapping[str, Sequence[Item]]
     text_tokens: int
     named: str | None = None
+
+    def shortened(self) -> "EvaluationSet":
+        """Return a set for who is in haste: with fewer items for log-odds, of this and of other behaviours."""
+        judging = tuple(_of_groups(self.splits.judging, _HASTY_GROUPS))
+        others = {name: items[:_HASTY_ITEMS] for name, items in self.others.items()}
+        return replace(self, splits=replace(self.splits, judging=judging), others=others)
 
 
 def evaluation_set_named(
@@ -195,6 +204,11 @@ def split(items: Sequence[Item], seed: int) -> Splits:
         tuple(item for item in items if item.group in choosing),
         tuple(item for item in items if item.group not in choosing),
     )
+
+
+def _of_groups(items: Sequence[Item], most: int) -> list[Item]:
+    groups = list(dict.fromkeys(item.group for item in items))[:most]
+    return [item for item in items if item.group in groups]
 
 
 def neutral_for(engine: Engine) -> tuple[Prompt, ...]:

@@ -200,7 +200,8 @@ def run_experiment(
         if isinstance(meters, Meters) and texts is not None and may_work(texts):
             texts = with_controls(texts, meters.judging, plan, drawn.directions)
     with work.stage(_LOG_ODDS):
-        log_odds = judge(engine, spot.placed, spot.strength, strengths, evaluation_set, per_token=options.per_token)
+        gentler = [strength for strength in strengths if strength <= abs(spot.strength)]
+        log_odds = judge(engine, spot.placed, spot.strength, gentler, evaluation_set, per_token=options.per_token)
         null = None
         if may_rank(options.direction, log_odds) and (texts is None or not works(texts)):
             null = null_distribution(engine, plan[0], drawn.directions, log_odds.asked)

@@ -62,7 +62,7 @@ Direction = Annotated[Literal["more", "less"], given.Doc("Whether more of the be
 ExperimentStrengths = Annotated[
     list[float] | given.LeftOut, given.Doc("In typical norms: [0.05, 0.1, 0.2, 0.4, 0.8] if omitted.")
 ]
-Quick = Annotated[bool, given.Doc("Three layers, three strengths, 9 controls.")]
+Quick = Annotated[bool, given.Doc("Three layers, three strengths, 9 controls, fewer items.")]
 
 TextTokens = Annotated[int | None, given.Doc("The most new tokens of a text."), given.ONLY_IN_PYTHON]
 
@@ -199,6 +199,7 @@ def steering_experiment(
             )
         engine = session.engine
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
+        evaluation_set = evaluation_set.shortened() if quick else evaluation_set
         run = Run.of(steering_experiment, call, vars(engine.info), session.workspace, [evaluation_set.named])
         evaluation_set = replace(
             evaluation_set,
