@@ -6,6 +6,7 @@ rich is imported where something is shown: it costs more than all else that `--h
 import io
 import json
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from steer_tools.foreign_text import lines_of
-from steer_tools.progress import reporting_to
+from steer_tools.progress import Reporter, reporting_to
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
+
+# Where no terminal shows a bar.
+_SECONDS_BETWEEN_LINES = 10
 
 _shown: "ContextVar[Progress | None]" = ContextVar("steer_tools_bar", default=None)
 
@@ -70,12 +74,14 @@ def is_plain() -> bool:
 
 @contextmanager
 def progress_bar(message: str) -> Generator[None]:
-    """Show what the work inside the `with` block reports, and `message` until it does, if somebody is there to see."""
+    """Show what the work inside the `with` block reports, and `message` until it does; without a terminal as a line now
+    and then."""
     from steer_tools.tools.consoles import TextConsole, bar_on
 
     console = TextConsole(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        yield
+        with reporting_to(_lines_now_and_then()):
+            yield
         return
     with bar_on(console) as progress:
         task = progress.add_task(message, total=None)
@@ -89,6 +95,18 @@ def progress_bar(message: str) -> Generator[None]:
                 yield
         finally:
             _shown.reset(token)
+
+
+def _lines_now_and_then() -> Reporter:
+    told = time.monotonic()
+
+    def tell_sometimes(done: int, total: int, message: str) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told >= _SECONDS_BETWEEN_LINES:
+            told = now
+            tell(f"{done / total:.0%} {message}", is_error=True)
+
+    return tell_sometimes
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from steer_tools.cli.local_models import find_models, model_table
+from steer_tools.cli import terminal
 from steer_tools.cli.terminal import hidden_bar, is_plain, progress_bar, say, show_json
 from steer_tools.progress import report
 from steer_tools.tools.check_steering import CheckResult
@@ -387,3 +388,16 @@ def test_the_bar_shows_what_work_reports_on_a_terminal_only(monkeypatch: pytest.
     assert shown_on[0] == ""
     assert "reading prompts" in shown_on[1]
     assert "2/5" in shown_on[1]
+
+
+def test_without_a_terminal_long_work_is_told_line_by_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    for seconds in (0, 1000):
+        monkeypatch.setattr(terminal, "_SECONDS_BETWEEN_LINES", seconds)
+        monkeypatch.setattr("sys.stderr", stream := io.StringIO())
+        with progress_bar("loading"):
+            report(2, 5, "reading prompts, about 7 s left")
+            report(4, 5, "reading \x1b[31mprompts")
+        told.append(stream.getvalue())
+
+    assert told == ["40% reading prompts, about 7 s left\n80% reading \\x1b[31mprompts\n", ""]
