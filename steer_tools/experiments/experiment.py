@@ -317,16 +317,16 @@ def _mean(score: TextScore, prompts: Sequence[Prompt], texts: Sequence[Generatio
 def _sizes(
     engine: Engine, evaluation_set: EvaluationSet, layers: Sequence[int], options: ExperimentOptions
 ) -> dict[str, float]:
-    """Return how much work each stage is, in texts about."""
+    """Return how much work each stage is, in texts that are written and measured, as it was on SmolLM2."""
     pairs, judging = len(evaluation_set.behavior.pairs), len(evaluation_set.splits.judging)
     lanes, strengths = len(layers) * len(options.positions), len(magnitudes(options.strengths))
     return {
-        _MAKING: pairs / 4,
+        _MAKING: pairs / 2,
         **({_CONTRAST: float(pairs)} if pairs <= FEW_PAIRS and has(engine, Gradients) else {}),
-        _PREPARING: pairs / 4 + 4.0 * (CHOOSING_PROMPTS + JUDGING_PROMPTS),
+        _PREPARING: pairs / 2 + 3.0 * (CHOOSING_PROMPTS + JUDGING_PROMPTS),
         _CHOOSING: EXPECTED_SHARE * lanes * strengths * CHOOSING_PROMPTS,
         _JUDGING: 3.0 * JUDGING_PROMPTS,
-        _CONTROLS: 2.0 * options.controls * JUDGING_PROMPTS,
-        _LOG_ODDS: judging * (2 * strengths + 1) / 4,
+        _CONTROLS: 0.8 * options.controls * JUDGING_PROMPTS,
+        _LOG_ODDS: judging * (strengths + 5) / 3,
         _EFFECTS: len(evaluation_set.others) * 4.0,
     }

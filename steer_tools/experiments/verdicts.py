@@ -107,7 +107,7 @@ def rule(evidence: Evidence) -> Ruling:
     deciding = reasons.controls if may_work(texts) else reasons.effect
     others = reasons.effect if may_work(texts) else reasons.controls
     told = (*deciding, *others, *reasons.log_odds, *reasons.others, *reasons.guards, *reasons.contrast)
-    if ranks(evidence):
+    if ranks(evidence) and not may_work(texts):
         return Ruling("ranks, does not write", told)
     is_open = texts.interval is None or (texts.interval.low <= 0 and texts.interval.high >= LEAST_EFFECT)
     return Ruling("cannot tell" if is_open else "indistinguishable from random", told)

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from steer_tools.cli.local_models import find_models, model_table
 from steer_tools.cli import terminal
+from steer_tools.cli.local_models import find_models, model_table
 from steer_tools.cli.terminal import hidden_bar, is_plain, progress_bar, say, show_json
 from steer_tools.progress import report
 from steer_tools.tools.check_steering import CheckResult

@@ -90,7 +90,11 @@ VERDICTS = {
     "of the opposite alone": (texts(own=0.1), NOTHING, "indistinguishable from random"),
     "perhaps of the opposite alone": (texts(own_width=0.6), NOTHING, "indistinguishable from random"),
     "small, while log-odds move": (texts(0.1, (0.05, 0.15), 0.1), RANKING, "ranks, does not write"),
-    "as one control, while log-odds move": (texts(held_against=controls(0.7)), RANKING, "ranks, does not write"),
+    "as one control, while log-odds move": (
+        texts(held_against=controls(0.7)),
+        RANKING,
+        "indistinguishable from random",
+    ),
     "none measured": (None, RANKING, "cannot tell"),
 }
 
