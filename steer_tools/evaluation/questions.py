@@ -13,7 +13,7 @@ from steer_tools.core.plan import Plan
 from steer_tools.core.positions import Pooling
 from steer_tools.engines.base import Engine, Row
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, evaluation_prompt, posed
+from steer_tools.evaluation.behaviors.behavior import Behavior, Item, asked, evaluation_prompt, posed_to_model
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.prompts import Prompt, TextPrompt
 
@@ -60,7 +60,7 @@ def questions_to_answer(engine: Engine, behavior: Behavior) -> list[Prompt]:
                 valid="questions, or items with prompts",
                 fix="Give prompts as well.",
             )
-    return list(dict.fromkeys(_to_go_on(posed(prompt, engine.info.has_chat_template)) for prompt in prompts))
+    return list(dict.fromkeys(_to_go_on(posed_to_model(prompt, engine.info.has_chat_template)) for prompt in prompts))
 
 
 def _to_go_on(prompt: Prompt) -> Prompt:

@@ -14,6 +14,7 @@ from steer_tools.directions.methods import Method
 from steer_tools.directions.session_methods import SessionMethod
 from steer_tools.engines.base import Engine, Generation, Row
 from steer_tools.engines.facets import Gradients, has
+from steer_tools.errors import SteeringError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
 from steer_tools.evaluation.damage import Damage, DamageMeter, texts_of, write
 from steer_tools.evaluation.questions import instructed, pooling_of
@@ -172,7 +173,11 @@ def run_experiment(
     acts = None
     if _CONTRAST in work.sizes:
         with work.stage(_CONTRAST):
-            acts = contrast_acts(engine, lists_of_items(behavior.pairs, as_chat), layers, options.seed)
+            try:
+                acts = contrast_acts(engine, lists_of_items(behavior.pairs, as_chat), layers, options.seed)
+            except SteeringError as error:  # Weights without gradients, or a dtype that they overflow, can be steered.
+                told = f"Whether the contrast acts at all was not tested: {error}"
+                extraction = replace(extraction, warnings=(*extraction.warnings, told))
     with work.stage(_PREPARING):
         meters = prepared_meters(engine, evaluation_set, options.seed)
     choice, swept = None, None
@@ -260,7 +265,8 @@ def _key(
     told = [engine.tokenize(prompt).tokens for prompt in meters.choosing.prompts]
     added = [(place, added_by(placed.plan(1.0))) for place, placed in placed_at.items()]
     unsteered = meters.choosing.unsteered.texts, meters.choosing.unsteered.scores.tolist()
-    return key_of(__version__, engine.info, added, told, unsteered, meters.choosing.sampling, strengths, options)
+    asked = meters.choosing.sampling, strengths, options.direction, options.seed
+    return key_of(__version__, engine.info, added, told, unsteered, *asked)
 
 
 def _sweep_options(options: ExperimentOptions) -> SweepOptions:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
 
 from steer_tools import load_model
 from steer_tools.directions.methods import method_named
+from steer_tools.errors import DirectionError
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.damage import Budget, write
 from steer_tools.evaluation.questions import propensities, questions
+from steer_tools.experiments import experiment as experiments
 from steer_tools.experiments.evaluation_set import EvaluationSet, evaluation_set_of
 from steer_tools.experiments.experiment import Experiment, ExperimentOptions, run_experiment
+from steer_tools.experiments.meters import Meters, prepared_meters
 from steer_tools.experiments.sweeps import SweepOptions, sweep
 from steer_tools.experiments.text_choice import SIGNS, Direction
 from steer_tools.session.placement import PlacementOptions, place
@@ -99,6 +103,38 @@ def test_without_enough_prompts_it_cannot_be_told_and_log_odds_choose(bundled: S
     assert found.log_odds.effect < 0
     assert found.null is not None
     assert found.examples[0].steered != found.examples[0].unsteered
+
+
+def test_a_contrast_that_cannot_be_tested_is_told_and_ends_nothing(
+    bundled: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise DirectionError("The gradients are not finite")
+
+    monkeypatch.setattr(experiments, "contrast_acts", refuse)
+    material = material_for(bundled, "sentiment", 0)
+    few = replace(material, behavior=replace(material.behavior, pairs=material.behavior.pairs[:24]), prompts=())
+
+    found = run_experiment(
+        bundled, few, [1], method_named("paired_mean_difference", {}), ExperimentOptions([0.1], controls=9), "few.json"
+    )
+
+    assert found.contrast is None
+    assert any("contrast" in warning and "not finite" in warning for warning in found.extraction.warnings)
+
+
+def test_cells_are_kept_for_what_they_depend_on_and_nothing_else(bundled: Session) -> None:
+    material = material_for(bundled, "sentiment", 0)
+    meters = prepared_meters(bundled.engine, material, 0)
+    longer = prepared_meters(bundled.engine, replace(material, text_tokens=8), 0)
+    assert isinstance(meters, Meters) and isinstance(longer, Meters)
+    options = ExperimentOptions([0.1, 0.2], controls=9)
+
+    def key(of: Meters = meters, **changed: Any) -> str:
+        return experiments._key(bundled.engine, of, {}, [0.1, 0.2], replace(options, **changed))
+
+    assert key() == key(controls=99) == key(per_token=True)
+    assert len({key(), key(of=longer), key(direction="less"), key(seed=1)}) == 4
 
 
 @pytest.mark.slow

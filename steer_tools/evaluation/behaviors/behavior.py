@@ -116,7 +116,7 @@ def evaluation_prompt(item: Item, as_chat: bool) -> tuple[Prompt, str, str]:
     Raises:
         PromptError: The item has token ids for a prompt.
     """
-    prompt = BEGINNING if item.prompt is None else posed(item.prompt, as_chat)
+    prompt = BEGINNING if item.prompt is None else posed_to_model(item.prompt, as_chat)
     space = _space_after(_written_before(prompt))
     return prompt, space + item.positive, space + item.negative
 
@@ -127,7 +127,7 @@ def continued(prompt: Prompt, text: str, as_chat: bool) -> TextPrompt | ChatProm
     Raises:
         PromptError: The prompt is token ids.
     """
-    as_posed = posed(prompt, as_chat)
+    as_posed = posed_to_model(prompt, as_chat)
     written = _written_before(as_posed) + text
     if isinstance(as_posed, TextPrompt):
         return TextPrompt(written)
@@ -143,7 +143,7 @@ def asked(prompt: Prompt, instruction: str, as_chat: bool, *, by_system: bool = 
     Raises:
         PromptError: The prompt is token ids.
     """
-    as_posed = posed(prompt, as_chat and prompt != BEGINNING)
+    as_posed = posed_to_model(prompt, as_chat and prompt != BEGINNING)
     if isinstance(as_posed, TextPrompt):
         return TextPrompt(f"{instruction}\n{as_posed.text}")
     (role, content), *others = as_posed.messages
@@ -155,7 +155,7 @@ def asked(prompt: Prompt, instruction: str, as_chat: bool, *, by_system: bool = 
     return ChatPrompt((("system", instruction), *as_posed.messages))
 
 
-def posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
+def posed_to_model(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
     """Return a prompt as a model is asked it: a text is a user's message where that is so.
 
     Raises:
@@ -176,7 +176,7 @@ def posed(prompt: Prompt, as_chat: bool) -> TextPrompt | ChatPrompt:
 def _completed(prompt: Prompt | None, completion: str, as_chat: bool) -> Prompt:
     if prompt is None:
         return TextPrompt(completion)
-    space = _space_after(_written_before(posed(prompt, as_chat)))
+    space = _space_after(_written_before(posed_to_model(prompt, as_chat)))
     return continued(prompt, space + completion, as_chat)
 
 
