@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.default_engine = options.engine
         session.default_dtype, session.default_device_map = options.dtype, options.device_map
         session.default_template_options = options.template_option
+        session.require_verified = options.require_verified or None
         session.load(options.model[0])
 
     build_server(load).run("stdio")
@@ -67,6 +68,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         metavar="NAME=VALUE",
         help="what the model's chat template is given in every chat; repeat it for several",
+    )
+    parser.add_argument(
+        "--require-verified",
+        action="store_true",
+        help="apply only vectors whose certificate says that they work, as steering_experiment saves them, and only as "
+        "it says (default: as $STEER_TOOLS_REQUIRE_VERIFIED says)",
     )
     options = parser.parse_args(arguments)
     try:

@@ -12,6 +12,7 @@ SteeringError
 ├── DirectionError            a direction that is zero, not finite or of the wrong shape
 ├── VectorFileError           a vector file that is missing, malformed or forged
 ├── ForeignVectorError        a vector that was made on another model
+├── UnverifiedVectorError     a vector whose certificate is missing, broken, or of something else
 ├── WorkspacePathError        a path outside the workspace
 ├── UnknownSteeringIdError    no such thing is applied
 ├── OutOfMemoryError          what one row takes is more than the device has free
@@ -114,6 +115,10 @@ class VectorFileError(SteeringError):
 
 class ForeignVectorError(SteeringError):
     """A vector that was made on another model."""
+
+
+class UnverifiedVectorError(SteeringError):
+    """A vector without a certificate, or with one that does not hold for how it is used."""
 
 
 class WorkspacePathError(SteeringError):

@@ -27,12 +27,14 @@ from steer_tools.cli.suggestions import suggestions
 from steer_tools.cli.terminal import is_plain, progress_bar, say, show_command, show_json, warn
 from steer_tools.cli.workbench import (
     AS_JSON,
+    REQUIRE_VERIFIED,
     WORKSPACE,
     Workbench,
     choose_workspace,
     in_force,
     model_options,
     vector_options,
+    verified_only,
 )
 from steer_tools.errors import ArgumentError
 from steer_tools.tools.card import Tool
@@ -95,7 +97,8 @@ class ToolCommand:
         groups = [p for source in self.sources for p in signature(source, eval_str=True).parameters.values()]
         chat = [_CHAT] if any(option.is_prompt for option in self.options) else []
         bench = [option.typed for option in model_options()] if self.tool.card.needs_model else []
-        every = [*own, *groups, *chat, *(option.typed for option in self.use), *bench, WORKSPACE, AS_JSON]
+        use = [*(option.typed for option in self.use), *([REQUIRE_VERIFIED] if self.use else [])]
+        every = [*own, *groups, *chat, *use, *bench, WORKSPACE, AS_JSON]
         by_name = {parameter.name: parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in reversed(every)}
         return list(reversed(by_name.values()))
 
@@ -115,7 +118,8 @@ class ToolCommand:
         call = getattr(tools, self.tool.name)
         if card.needs_model:
             bench = Workbench.of(typed)
-            with bench.at_work(), in_force(acting) as warnings:
+            is_required = typed.get(REQUIRE_VERIFIED.name, False)
+            with bench.at_work(), verified_only(is_required), in_force(acting) as warnings:
                 result = call(**arguments)
         else:
             bench, warnings = Workbench(workspace=typed["workspace"]), list[str]()

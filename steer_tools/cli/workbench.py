@@ -27,8 +27,17 @@ WorkspaceFolder = Annotated[
         help="Where vectors are saved and found. (default: $STEER_TOOLS_WORKSPACE, else ./workspace)",
     ),
 ]
+RequireVerified = Annotated[
+    bool,
+    typer.Option(
+        "--require-verified",
+        help="Refuse a vector unless its certificate says that it works as it is used here. "
+        "(default: as $STEER_TOOLS_REQUIRE_VERIFIED says)",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 WORKSPACE = Parameter("workspace", Parameter.KEYWORD_ONLY, default=None, annotation=WorkspaceFolder)
+REQUIRE_VERIFIED = Parameter("require_verified", Parameter.KEYWORD_ONLY, default=False, annotation=RequireVerified)
 AS_JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
 
 
@@ -107,6 +116,20 @@ class Workbench:
                 choose_workspace(self.workspace)
                 tools.load_model(self.model, **self.loading)
             yield
+
+
+@contextmanager
+def verified_only(is_required: bool) -> Generator[None]:
+    """Have only verified vectors applied inside a `with` block where that is required, or is before."""
+    from steer_tools.session.session import current_session
+
+    session = current_session()
+    before = session.require_verified
+    session.require_verified = is_required or before
+    try:
+        yield
+    finally:
+        session.require_verified = before
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from steer_tools.core.plan import Plan
+from steer_tools.core.vectors import Proof
 from steer_tools.errors import UnknownSteeringIdError, quoted
 
 
@@ -16,7 +17,7 @@ class Applied:
     """One apply call: the placements of strength 1 in its unit, and the strength they share.
 
     `source` says where the vector came from; `target` and `condition` are as they were asked for; `digests` are the
-    SHA-256 that the vector's files had, by their paths.
+    SHA-256 that the vector's files had, by their paths; `proof` is what its certificate says, if it has one.
     """
 
     steering_id: str
@@ -27,6 +28,7 @@ class Applied:
     target: float | None = None
     condition: str | None = None
     digests: tuple[tuple[str, str], ...] = ()
+    proof: Proof | None = None
 
     @property
     def placements(self) -> Plan:

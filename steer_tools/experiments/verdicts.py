@@ -5,8 +5,8 @@ It must not know models.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
+from steer_tools.core.vectors import Verdict
 from steer_tools.evaluation.metrics import empirical_p
 from steer_tools.evaluation.text_guards import LEAST_RELEVANCE, LEAST_VARIETY, LEAST_WHOLE
 from steer_tools.experiments.judgement import Judgement
@@ -14,10 +14,6 @@ from steer_tools.experiments.list_contrast import ContrastTest
 from steer_tools.experiments.null_distribution import NullDistribution
 from steer_tools.experiments.text_choice import SIGNS, Direction
 from steer_tools.experiments.text_judgement import SLACK, TextJudgement
-
-Verdict: TypeAlias = Literal[
-    "works", "ranks, does not write", "breaks the model", "indistinguishable from random", "cannot tell"
-]
 
 # Half of what lies between a vector's texts and its opposite's, on a scale of 2 between the classes; and that share of
 # it which the texts that are wanted have alone, since the other half may be all that differs.

@@ -60,5 +60,5 @@ def _only(vector: SteeringVector, layer: int) -> SteeringVector:
     kept = {kind: MappingProxyType({n: t for n, t in getattr(vector, kind).items() if n == layer}) for kind in kinds}
     chosen = vector.info.chosen
     is_of_another = chosen is not None and chosen.layer != layer
-    info = vector.info.model_copy(update={"chosen": None}) if is_of_another else vector.info
+    info = vector.info.unchosen() if is_of_another else vector.info
     return replace(vector, info=info, **kept)

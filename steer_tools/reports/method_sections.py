@@ -157,6 +157,18 @@ def usage_blocks(spot: Spot, prompt: Prompt, facts: Facts) -> list[str]:
     return ["## How to use it", code_block("python", call), code_block("sh", command)]
 
 
+def certificate_blocks(facts: Facts) -> list[str]:
+    """Say how another judges the cell anew, by what the vector's file says of how it was judged."""
+    command = f"steer-tools verify {shlex.quote(facts.vector_path)} --model {shlex.quote(facts.model)}" + "".join(
+        f" --template-option {shlex.quote(option)}" for option in option_texts(facts.template_options)
+    )
+    told = (
+        "The vector's file holds these figures as its certificate, with digests of the direction, of the model and of "
+        "the data. This judges the cell anew, and says what differs:"
+    )
+    return ["## How to check it", told, code_block("sh", command)]
+
+
 def _arguments(prompt: Prompt) -> str:
     """Return a prompt as a shell's arguments; a model of a small language knows few other words than its own."""
     match prompt:

@@ -22,7 +22,14 @@ from steer_tools.limits import FILE_BYTES
 from steer_tools.reports.experiment_documents import experiment_document
 from steer_tools.reports.json_documents import Facts, Json, sweep_document, text_sweep_document
 from steer_tools.reports.markdown import code, literal
-from steer_tools.reports.method_sections import Tried, choice_blocks, limit_blocks, setting_blocks, usage_blocks
+from steer_tools.reports.method_sections import (
+    Tried,
+    certificate_blocks,
+    choice_blocks,
+    limit_blocks,
+    setting_blocks,
+    usage_blocks,
+)
 from steer_tools.reports.pictures import cells_picture, heat_map_picture, overview_picture, text_heat_map_picture
 from steer_tools.reports.result_sections import control_blocks, effect_blocks, log_odds_blocks, side_effect_blocks
 from steer_tools.reports.text_sections import (
@@ -70,6 +77,7 @@ def experiment_markdown(experiment: Experiment, facts: Facts) -> str:
         *contrast_blocks(experiment.contrast),
         *limit_blocks(evaluation_set, facts, texts),
         *usage_blocks(experiment.spot, experiment.examples[0].prompt, facts),
+        *certificate_blocks(facts),
         *setting_blocks(_tried(experiment, facts), evaluation_set, facts, experiment.extraction),
     ]
     return "\n\n".join(blocks) + "\n"

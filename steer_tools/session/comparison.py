@@ -5,7 +5,7 @@ It must not know what tools return.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from steer_tools.limits import ROWS, STRENGTHS
 from steer_tools.prompts import Prompt, TextPrompt, TokenPrompt
 from steer_tools.session.edit_lengths import applied_warnings, length_warnings
 from steer_tools.session.placement import Layers, PlacementOptions, place, require_finite
+from steer_tools.session.proofs import badge
 from steer_tools.session.session import Session
 
 
@@ -66,6 +67,14 @@ def compare(
         scored = TextScores(changed_share(tokens, reference), surprise, distinct_2(tokens))
         sides.append(Side(tuple(own), scored))
     return tuple(sides)
+
+
+class Tried(NamedTuple):
+    """One plan to compare, with its strength where it is one vector's, and what its certificate says of just that."""
+
+    strength: float | None
+    plan: Plan
+    badge: str | None
 
 
 @dataclass(frozen=True)
@@ -121,8 +130,8 @@ def asked_tokens(engine: Engine, tokens: object) -> tuple[list[int], list[str]]:
 
 def tried_plans(
     session: Session, vector_path: str | None, layer: Layers, strengths: object, options: PlacementOptions
-) -> tuple[list[tuple[float | None, Plan]], list[str]]:
-    """Return the plans to compare with their strengths: those of a vector, or what is applied now; and warnings.
+) -> tuple[list[Tried], list[str]]:
+    """Return the plans to compare: those of a vector at its strengths, or what is applied now; and warnings.
 
     Raises:
         ArgumentError: There is neither a vector nor anything applied, or it was said how no vector acts.
@@ -140,7 +149,8 @@ def tried_plans(
     placed = place(session, vector_path, layer, options)
     warnings = placed.told(is_strength_given=values is not None)
     tried = [(value, placed.plan(value)) for value in values or [placed.strength]]
-    return [*tried], [*warnings, *length_warnings(session, tried)]
+    told = [*warnings, *length_warnings(session, tried)]
+    return [Tried(value, plan, badge(session, placed.proof, plan)) for value, plan in tried], told
 
 
 def _token_of(engine: Engine, text: str) -> int:
@@ -201,7 +211,7 @@ def _finite_strengths(strengths: object) -> list[float]:
     return [require_finite(value, "a strength") for value in cast(Sequence[object], strengths)]
 
 
-def _applied_now(session: Session) -> tuple[float | None, Plan]:
+def _applied_now(session: Session) -> Tried:
     """Return what is applied, with its strength where it is one vector."""
     entries = session.registry.entries()
     if not entries:
@@ -209,4 +219,7 @@ def _applied_now(session: Session) -> tuple[float | None, Plan]:
             "Nothing is applied and no vector_path was given, so there is nothing to compare",
             fix="Give vector_path, or call apply_steering_vector first.",
         )
-    return (entries[0].strength if len(entries) == 1 else None), session.registry.plan()
+    plan = session.registry.plan()
+    if len(entries) == 1:
+        return Tried(entries[0].strength, plan, badge(session, entries[0].proof, plan))
+    return Tried(None, plan, "not verified: several vectors act together" if any(e.proof for e in entries) else None)

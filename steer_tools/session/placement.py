@@ -15,11 +15,12 @@ from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import GENERATED, Scope
 from steer_tools.core.registry import Applied
 from steer_tools.core.site import Site
-from steer_tools.core.vectors import SteeringVector, Unit
+from steer_tools.core.vectors import Proof, SteeringVector, Unit, proof_of
 from steer_tools.errors import ArgumentError, LayerError, StrengthError, quoted
 from steer_tools.foreign_text import visible
 from steer_tools.session.condition_grammar import parse_condition
 from steer_tools.session.edit_lengths import applied_warnings
+from steer_tools.session.proofs import require_proved
 from steer_tools.session.session import Session, current_session
 from steer_tools.session.vector_loading import LoadedForModel, VectorLike, load_for_model
 
@@ -43,6 +44,7 @@ class Placed:
         chosen_strength: What an experiment chose in this unit, if one did.
         taken: What else it chose and the caller left out, in words.
         digests: The SHA-256 of its files, by their paths.
+        proof: What its certificate says; None where it has none, and of several vectors.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Placed:
     chosen_strength: float | None = None
     taken: tuple[str, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
+    proof: Proof | None = None
 
     @property
     def strength(self) -> float:
@@ -181,7 +184,11 @@ def place_once(
 
 
 def apply(session: Session, placed: Placed, strength: float | None, steering_id: str = "") -> Applied:
-    """Put a placed vector on the live model, on top of what is applied already."""
+    """Put a placed vector on the live model, on top of what is applied already.
+
+    Raises:
+        UnverifiedVectorError: Only verified vectors may be applied, and it is none.
+    """
     applied = Applied(
         steering_id=steering_id,
         source=placed.source,
@@ -191,8 +198,16 @@ def apply(session: Session, placed: Placed, strength: float | None, steering_id:
         target=placed.target,
         condition=placed.condition,
         digests=placed.digests,
+        proof=placed.proof,
     )
+    require_proved(session, applied)
     return session.change(lambda registry: registry.add(applied))
+
+
+def change_strength(session: Session, steering_id: str, strength: float) -> Applied:
+    """Give what is applied under a handle another strength; raises as `apply` does."""
+    require_proved(session, replace(session.registry.find(steering_id), strength=strength))
+    return session.change(lambda registry: registry.update(steering_id, strength))
 
 
 @contextmanager
@@ -311,6 +326,7 @@ def _placed(session: Session, loaded: LoadedForModel, layer: Layers, options: Pl
         chosen_strength=chosen.strength if chosen is not None and chosen.unit == unit else None,
         taken=tuple(f"{name} {value}" for name, value in taken.items() if value != str(GENERATED)),
         digests=loaded.digests,
+        proof=proof_of(vector),
     )
 
 
@@ -340,6 +356,7 @@ def _together(placed: Sequence[tuple[Placed, float]]) -> Placed:
         chosen_strength=None,
         taken=(),
         digests=tuple(digest for one, _ in placed for digest in one.digests),
+        proof=None,
     )
 
 

@@ -4,6 +4,7 @@ Tools look the session up and must not be known here. Whoever holds `lock` has t
 that waits for a client may hold it.
 """
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -25,6 +26,7 @@ from steer_tools.errors import ArgumentError, LayerError, NoModelError, Steering
 from steer_tools.torch_state import KeptTorchState
 from steer_tools.workspace import Workspace
 
+REQUIRE_VERIFIED = "STEER_TOOLS_REQUIRE_VERIFIED"
 _Result = TypeVar("_Result")
 
 
@@ -39,6 +41,8 @@ class Session:
         default_dtype: What "auto" means when a model is loaded.
         default_device_map: What no device map means then.
         default_template_options: What the chat template is given where no options are named.
+        require_verified: Whether only vectors are applied whose certificate says that they work; None as the
+            environment variable STEER_TOOLS_REQUIRE_VERIFIED says.
         lock: Held by each tool while it works.
     """
 
@@ -48,6 +52,7 @@ class Session:
     default_dtype: str = "auto"
     default_device_map: str | None = None
     default_template_options: Mapping[str, object] | None = None
+    require_verified: bool | None = None
     registry: Registry = field(default_factory=Registry)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _engine: Engine | None = None
@@ -78,6 +83,14 @@ class Session:
         if not self._is_looked_at:
             self._take_up_changes(self._engine)
         return self._engine
+
+    @property
+    def is_proof_required(self) -> bool:
+        """Whether only vectors are applied whose certificate says that they work, as they are applied."""
+        if self.require_verified is not None:
+            return self.require_verified
+        # What is not clearly a no is a yes: a slip of the pen opens nothing.
+        return os.environ.get(REQUIRE_VERIFIED, "").strip().lower() not in ("", "0", "false", "no", "off")
 
     @property
     def is_attached(self) -> bool:

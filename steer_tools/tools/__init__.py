@@ -33,6 +33,7 @@ from steer_tools.tools.steering_experiment import steering_experiment as steerin
 from steer_tools.tools.steering_status import steering_status as steering_status
 from steer_tools.tools.sweep_steering import sweep_steering as sweep_steering
 from steer_tools.tools.update_steering_vector import update_steering_vector as update_steering_vector
+from steer_tools.tools.verify_steering_vector import verify_steering_vector as verify_steering_vector
 
 # Each tool's file ends with its `TOOL`.
 TOOLS: tuple[Tool, ...] = tuple(
@@ -45,6 +46,7 @@ TOOLS: tuple[Tool, ...] = tuple(
         compare_generations,
         compare_next_tokens,
         steering_experiment,
+        verify_steering_vector,
         sweep_steering,
         find_best_layer,
         evaluate_steering_robustness,

@@ -71,7 +71,7 @@ Pooling: TypeAlias = (
 SavePath = Annotated[
     str, Doc("File in the workspace: .safetensors (default), .gguf for llama.cpp, or .npy (one layer).")
 ]
-VectorPath = Annotated[str, Doc("The vector_path that create_steering_vector returned.")]
+VectorPath = Annotated[str, Doc("A saved vector's file.")]
 OptionalVectorPath = Annotated[
     str | None, Doc("A vector to try out by itself. Omit it to compare what is applied now.")
 ]
@@ -93,7 +93,7 @@ Strengths = Annotated[
     ),
 ]
 Unit: TypeAlias = Literal["vector", "contrast", "residual"]
-_UNITS = "What 1.0 means: the saved vector, one mean difference, or one typical residual norm there."
+_UNITS = "What 1.0 means: the saved vector, one mean difference, or one typical norm there."
 UnitName = Annotated[Unit, Doc(_UNITS)]
 OptionalUnit = Annotated[Unit | None, Doc(_UNITS)]
 Intervention = Annotated[
@@ -123,7 +123,7 @@ _TOKENS = (
     "commas."
 )
 OptionalPositions = Annotated[str | None, Doc(_TOKENS)]
-AllowOtherModel = Annotated[bool, Doc("Accept a vector of another model of the same width.")]
+AllowOtherModel = Annotated[bool, Doc("Accept another model's vector of equal width.")]
 SteeringId = Annotated[str, Doc("From apply_steering_vector or steering_status.")]
 MaxNewTokens = Annotated[int, Doc("The most new tokens for each text."), Ge(1)]
 Temperature = Annotated[float, Doc("0 is greedy."), Ge(0)]
@@ -155,9 +155,7 @@ DamageBudget = Annotated[
 ]
 Folder = Annotated[
     str | LeftOut,
-    Doc(
-        "Folder to write to; by tool and behaviour if omitted. Its files are replaced; a call that was cut off goes on."
-    ),
+    Doc("Folder whose files are replaced; by tool and behaviour if omitted. What was cut off goes on."),
 ]
 AllLayers = Annotated[list[int] | LeftOut, Doc("Layers to try; all if omitted.")]
 Top = Annotated[int, Doc("Tokens in each list."), Ge(1), Le(100)]

@@ -14,6 +14,7 @@ from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
 from steer_tools.tools.rendering import (
     Shown,
+    badge_line,
     figure,
     joined,
     line,
@@ -52,10 +53,14 @@ class BaselineTexts(TypedDict):
 
 
 class VariantTexts(TypedDict):
-    """One strength; both are null for several applied vectors. `steered`: 1 or 0 a prompt, null without a condition."""
+    """One strength; both are null for several applied vectors. `steered`: 1 or 0 a prompt, null without a condition.
+
+    `badge`: what the vector's certificate says of just this, "verified: ..." or "not verified: ..."; null without one.
+    """
 
     strength: float | None
     residual_strength: float | list[float | None] | None
+    badge: str | None
     steered: list[int] | None
     texts: list[str]
     metrics: TextMetrics
@@ -109,7 +114,7 @@ def compare_generations(
                 raise ArgumentError("Both strength and strengths were given", valid="one of them")
             strengths = [strength]
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
-        plans = [plan for _, plan in tried]
+        plans = [own.plan for own in tried]
         sampling = Sampling(max_new_tokens, temperature, repetition_penalty=repetition_penalty)
         baseline, *variants = compare(engine, parsed, plans, sampling, seed)
         # The strengths have one condition.
@@ -119,12 +124,13 @@ def compare_generations(
             baseline=_told(baseline),
             variants=[
                 VariantTexts(
-                    strength=strength,
-                    residual_strength=added_strength(session, strength, plan),
+                    strength=own.strength,
+                    residual_strength=added_strength(session, own.strength, own.plan),
+                    badge=own.badge,
                     steered=steered,
                     **_told(side),
                 )
-                for (strength, plan), side in zip(tried, variants, strict=True)
+                for own, side in zip(tried, variants, strict=True)
             ],
             warnings=[
                 *warnings,
@@ -166,7 +172,8 @@ def show(result: CompareResult, *, is_plain: bool) -> Shown:
     residuals = [residual_name(variant["residual_strength"]) for variant in variants]
     explained = f" words differ from the baseline's. {_BREAKING}{_ADDED if any(residuals) else ''}"
     legend = joined(marked("Marked", "", is_plain=is_plain), (explained, "dim"))
-    return stack(*parts, _figures(result, variants, residuals), legend, *warning_lines(result["warnings"]))
+    badges = [badge_line(v["badge"], strength_name(v["strength"])) for v in variants if v["badge"] is not None]
+    return stack(*parts, _figures(result, variants, residuals), *badges, legend, *warning_lines(result["warnings"]))
 
 
 def _figures(result: CompareResult, variants: Sequence[VariantTexts], residuals: Sequence[str]) -> Shown:

@@ -71,10 +71,10 @@ def compare_next_tokens(
         require_at_least_one("top", top)
         tried, warnings = tried_plans(session, vector_path, layer, strengths, options)
         asked, told = asked_tokens(engine, () if tokens is None else tokens)
-        found = next_tokens(engine, parsed, [plan for _, plan in tried], top, asked)
+        found = next_tokens(engine, parsed, [own.plan for own in tried], top, asked)
         return NextTokensResult(
-            strengths=[strength for strength, _ in tried],
-            residual_strengths=[added_strength(session, strength, plan) for strength, plan in tried],
+            strengths=[own.strength for own in tried],
+            residual_strengths=[added_strength(session, own.strength, own.plan) for own in tried],
             prompts=[
                 NextTokensStatus(
                     tokens={text: short(list(own)) for text, own in one.probabilities.items()},
@@ -83,8 +83,8 @@ def compare_next_tokens(
                 )
                 for one in found
             ],
-            steered=acting(engine, parsed, [plan for _, plan in tried[:1]]),
-            warnings=[*warnings, *told, *unreached_warnings(engine, parsed, [plan for _, plan in tried])],
+            steered=acting(engine, parsed, [own.plan for own in tried[:1]]),
+            warnings=[*warnings, *told, *unreached_warnings(engine, parsed, [own.plan for own in tried])],
         )
 
 

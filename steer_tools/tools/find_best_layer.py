@@ -20,6 +20,7 @@ from steer_tools.tools.sweep_results import (
     show,
     swept_result,
     text_sweep_result,
+    with_cell,
 )
 
 WrittenTo = Annotated[
@@ -94,7 +95,7 @@ def find_best_layer(
         if metric is None:
             options = SweepOptions(strengths, "residual", positions, budget, seed=seed, per_token=per_token)
             swept = sweep(session, extraction.vector, tried, evaluation_set, options, f"{folder}/{CELLS}")
-            path = saved_vector(session, extraction, swept.placed, swept.cell.strength, folder)
+            path = saved_vector(session, with_cell(extraction.vector, swept.placed, swept.cell.strength), folder)
             facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started, run)
             files = save_sweep(session.workspace, folder, swept, evaluation_set, facts)
             result = swept_result(session, swept, options, files, path, warnings)
@@ -105,7 +106,7 @@ def find_best_layer(
             written_to = None if test_prompts is None else parse_prompts(test_prompts, "test_prompts")
             asked = written_to or questions_to_answer(session.engine, evaluation_set.behavior)[:MOST_QUESTIONS]
             swept = sweep_texts(session, extraction.vector, tried, asked, on_text, options)
-            path = saved_vector(session, extraction, swept.placed, swept.cell.strength, folder)
+            path = saved_vector(session, with_cell(extraction.vector, swept.placed, swept.cell.strength), folder)
             facts = Facts.of(session.engine.info, options, path, _METHOD, time.monotonic() - started, run)
             files = save_text_sweep(session.workspace, folder, swept, measured, facts)
             result = text_sweep_result(session, swept, options, measured, files, path, warnings)

@@ -150,6 +150,13 @@ def warning_lines(warnings: Sequence[str]) -> list["Text"]:
     return [joined(("Warning: ", "bold yellow"), shown(warning)) for warning in warnings]
 
 
+def badge_line(badge: str | None, of: str = "") -> "Text":
+    """Return what a certificate says, in green where that is a proof; a blank of what has none."""
+    if badge is None:
+        return line("")
+    return line(f"{of}: {badge}" if of else badge, "green" if badge.startswith("verified: ") else "yellow")
+
+
 def stack(*parts: Shown) -> Shown:
     """Return parts one below the other."""
     from rich.console import Group

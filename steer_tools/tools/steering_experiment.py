@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 from typing_extensions import TypedDict
 
+from steer_tools.data_files import SUFFIXES
 from steer_tools.errors import ArgumentError
 from steer_tools.limits import CONTROLS
 from steer_tools.tools import arguments as given
@@ -30,7 +32,7 @@ from steer_tools.tools.rendering import (
 )
 from steer_tools.tools.resolving import locked_session, require_one_of, resolved_layers
 from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, rounded, short, short_interval
-from steer_tools.tools.sweep_results import CELLS, folder_name, kept_behavior, saved_vector, text_scores
+from steer_tools.tools.sweep_results import CELLS, folder_name, kept_behavior, saved_vector, text_scores, with_cell
 
 if TYPE_CHECKING:
     from steer_tools.engines.base import Engine
@@ -48,7 +50,7 @@ BehaviorName = Annotated[
     given.Doc(
         "A built-in behaviour: honesty, sycophancy, refusal, caution, sandbagging, corrigibility, "
         "confidence, formality, verbosity, sentiment, helpfulness, creativity, technical_depth, empathy, power_seeking "
-        "or tool_restraint (of the bundled model its traits: sentiment, sycophancy, refusal, confidence, formality, "
+        "or tool_restraint (the bundled model: sentiment, sycophancy, refusal, confidence, formality, "
         "honesty, verbosity); or a file of items with prompt, positive and negative (.json, .jsonl, .csv, .tsv, .txt)."
     ),
 ]
@@ -120,7 +122,8 @@ class ExperimentResult(TypedDict):
 
     It is measured on `prompts` that did not choose, and null where texts cannot decide; `own_effect` is that of the
     wanted sign beside the unsteered texts, `prompting` that of asking. `apply`: the arguments that apply the best cell.
-    `dataset` names the behaviour for other tools: lists of your own are a file now.
+    `dataset` names the behaviour for other tools: lists of your own are a file now. `badge` is what the file's
+    certificate says, in short, wherever the vector is used.
     """
 
     verdict: str
@@ -133,6 +136,7 @@ class ExperimentResult(TypedDict):
     residual_strength: float
     positions: str
     apply: ApplyArguments
+    badge: str | None
     unit: str
     effect: float | None
     interval: list[float] | None
@@ -171,16 +175,19 @@ def steering_experiment(
     """Find out whether a behaviour can be steered: a vector, its best cell by what is written, controls, a verdict.
 
     verdict is works, ranks, does not write (log-odds alone move), breaks the model, indistinguishable from random, or
-    cannot tell. Nothing stays applied: to use it, call apply_steering_vector with what is in apply, or with vector_path
-    alone. Show the user report_path. Lists of your own need 8 different prompts on each side; 64 are better.
+    cannot tell. Nothing stays applied: call apply_steering_vector with vector_path alone to use it. Show the user
+    report_path. Lists of your own need 8 different prompts on each side; 64 are better.
     """
     from steer_tools.core.positions import Scope
+    from steer_tools.core.vectors import certified, proof_of
     from steer_tools.directions.session_methods import way_named
+    from steer_tools.experiments.certificates import certificate_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.experiment import POSITIONS, ExperimentOptions, run_experiment
     from steer_tools.reports.json_documents import Facts
     from steer_tools.reports.provenance import Run
     from steer_tools.reports.report_files import save_experiment
+    from steer_tools.session.proofs import saved_badge
     from steer_tools.session.unreached_prompts import unreached_warnings
 
     call, started = dict(locals()), time.monotonic()
@@ -218,7 +225,11 @@ def steering_experiment(
         tried, way = resolved_layers(session, layers, _usual_layers(engine, quick=quick)), way_named(method, None)
         found = run_experiment(session, evaluation_set, tried, way, options, f"{folder}/{CELLS}")
         spot = found.spot
-        path = saved_vector(session, found.extraction, spot.placed, spot.strength, folder)
+        dataset = kept_behavior(session, evaluation_set, folder)
+        named = session.workspace.name_of(dataset) if PurePath(dataset).suffix.lower() in SUFFIXES else dataset
+        vector = with_cell(found.extraction.vector, spot.placed, spot.strength)
+        vector = certified(vector, certificate_of(engine, found, named))
+        path = saved_vector(session, vector, folder)
         facts = Facts.of(engine.info, found, path, method, time.monotonic() - started, run)
         files = save_experiment(session.workspace, folder, found, facts)
         damage = found.side_effects.damage
@@ -229,12 +240,13 @@ def steering_experiment(
             reasons=list(found.ruling.reasons),
             direction=direction,
             vector_path=path,
-            dataset=kept_behavior(session, evaluation_set, folder),
+            dataset=dataset,
             best_layer=spot.layer,
             best_strength=spot.strength,
             residual_strength=short(spot.strength * residual_unit(session, spot.placed)),
             positions=spot.positions,
             apply=repeating(session, path, spot.placed, spot.strength),
+            badge=saved_badge(engine.info, proof_of(vector)),
             unit="residual",
             effect=None if texts is None else short(texts.effect),
             interval=None if texts is None else short_interval(texts.interval),

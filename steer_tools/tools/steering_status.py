@@ -11,7 +11,7 @@ from steer_tools.errors import SteeringError
 from steer_tools.reports.words import option_texts
 from steer_tools.tools.argument_checks import checked
 from steer_tools.tools.card import Card
-from steer_tools.tools.rendering import Shown, facts, layer_names, line, shown, stack, table
+from steer_tools.tools.rendering import Shown, badge_line, facts, layer_names, line, shown, stack, table
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ModelStatus, added_strength, model_status, one_or_list
 
@@ -25,7 +25,8 @@ _MOST_SAVED = 50
 class AppliedStatus(TypedDict):
     """One applied vector; `residual_strength` as apply_steering_vector gave it.
 
-    `file_changed`: its file holds something else by now, or is gone; what acts is what it held.
+    `file_changed`: its file holds something else by now, or is gone; what acts is what it held. `badge`: what its
+    certificate says of it as it acts, "verified: ..." or "not verified: ..."; null without one.
     """
 
     steering_id: str
@@ -40,15 +41,17 @@ class AppliedStatus(TypedDict):
     positions: str
     condition: str | None
     file_changed: bool
+    badge: str | None
 
 
 class SavedStatus(TypedDict):
-    """One vector file of the workspace; `problem` says why it cannot be read."""
+    """One vector file of the workspace; `problem` says why it cannot be read, `badge` what is proved of its cell."""
 
     vector_path: str
     layer: int | list[int] | None
     method: str | None
     problem: str | None
+    badge: str | None
 
 
 class StatusResult(TypedDict):
@@ -82,6 +85,7 @@ def steering_status() -> StatusResult:
 
 
 def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
+    from steer_tools.session.proofs import applied_badge
     from steer_tools.session.vector_loading import changed_files
 
     first = entry.unit_placements[0]
@@ -98,20 +102,24 @@ def _applied_status(session: Session, entry: Applied) -> AppliedStatus:
         positions=str(first.positions),
         condition=entry.condition,
         file_changed=bool(changed_files(session.workspace, entry)),
+        badge=applied_badge(session, entry),
     )
 
 
 def _saved_status(session: Session, path: Path) -> SavedStatus:
+    from steer_tools.core.vectors import proof_of
     from steer_tools.formats import read_vector
     from steer_tools.formats.base import Unsaid
+    from steer_tools.session.proofs import saved_badge
 
     try:
         # A bare array has no layer of its own; any will do to read it.
         vector = read_vector(path, Unsaid(layer=0), workspace=session.workspace).vector
     except SteeringError as error:
-        return SavedStatus(vector_path=str(path), layer=None, method=None, problem=str(error))
+        return SavedStatus(vector_path=str(path), layer=None, method=None, problem=str(error), badge=None)
     layer = one_or_list(vector.layers) if vector.info.method is not None else None
-    return SavedStatus(vector_path=str(path), layer=layer, method=vector.info.method, problem=None)
+    badge = saved_badge(session.engine.info, proof_of(vector))
+    return SavedStatus(vector_path=str(path), layer=layer, method=vector.info.method, problem=None, badge=badge)
 
 
 def show(result: StatusResult) -> Shown:
@@ -131,13 +139,15 @@ def show(result: StatusResult) -> Shown:
     if not result["saved"]:
         return stack(known, line(""), line("No vectors are saved there; `steer-tools create` makes one."))
     rows = [
-        (shown(entry["vector_path"]), layer_names(entry["layer"]), entry["method"] or "")
+        (shown(entry["vector_path"]), layer_names(entry["layer"]), entry["method"] or "", badge_line(entry["badge"]))
         if entry["problem"] is None
-        else (shown(entry["vector_path"]), "", line(entry["problem"], "red"))
+        else (shown(entry["vector_path"]), "", line(entry["problem"], "red"), "")
         for entry in result["saved"]
     ]
     rest = result["saved_total"] - len(rows)
-    columns = {"vector": "fold", "layer": "left", "method": "left"}
+    columns = {"vector": "fold", "layer": "left", "method": "left", "certificate": "fold"}
+    if not any(entry["badge"] for entry in result["saved"]):
+        rows, columns = [row[:-1] for row in rows], {"vector": "fold", "layer": "left", "method": "left"}
     return stack(known, table(columns, rows), *([line(f"and {rest} more")] if rest else []))
 
 

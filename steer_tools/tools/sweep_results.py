@@ -17,7 +17,7 @@ from steer_tools.tools.rendering import Shown, brief, facts, interval, line, nat
 from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short, short_interval
 
 if TYPE_CHECKING:
-    from steer_tools.directions.extraction import Extraction
+    from steer_tools.core.vectors import SteeringVector
     from steer_tools.evaluation.scorers import Scorer, TextScore
     from steer_tools.experiments.evaluation_set import EvaluationSet
     from steer_tools.experiments.grids import Grid
@@ -226,17 +226,21 @@ def window(grid: Grid) -> list[WindowStatus]:
     return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
 
 
-def saved_vector(session: Session, extraction: Extraction, placed: Placed, strength: float, folder: str) -> str:
-    """Write a vector into the folder, with the cell that was chosen for it, and return its path."""
+def with_cell(vector: SteeringVector, placed: Placed, strength: float) -> SteeringVector:
+    """Return a vector that remembers the cell that was chosen for it."""
     from steer_tools.core.vectors import ChosenCell
-    from steer_tools.formats import write_vector
 
     (placement,) = placed.unit_placements
     chosen = ChosenCell(
         layer=placement.site.layer, strength=strength, unit=placed.unit, positions=str(placement.positions)
     )
-    info = extraction.vector.info.model_copy(update={"chosen": chosen})
-    vector = replace(extraction.vector, info=info)
+    return replace(vector, info=vector.info.model_copy(update={"chosen": chosen}))
+
+
+def saved_vector(session: Session, vector: SteeringVector, folder: str) -> str:
+    """Write a vector into the folder, and return its path."""
+    from steer_tools.formats import write_vector
+
     return str(write_vector(vector, f"{folder}/{_VECTOR}", workspace=session.workspace).path)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # In Python also prompts, as compare_generations has them first; the vector then comes second.
 VectorOrPrompts = Annotated[
     str | Annotated[list[PromptLike], given.ONLY_IN_PYTHON],
-    given.Doc("The vector_path that create_steering_vector returned."),
+    given.Doc("A saved vector's file."),
 ]
 ScoredPrompts = Annotated[
     list[PromptLike] | given.LeftOut,

@@ -10,11 +10,11 @@ from steer_tools.tools.results import ApplyResult, applied_result
 @checked
 def update_steering_vector(steering_id: given.SteeringId, strength: given.Strength) -> ApplyResult:
     """Change the strength of an applied vector, in the unit it was applied with."""
-    from steer_tools.session.placement import require_finite
+    from steer_tools.session.placement import change_strength, require_finite
 
     with locked_session() as session:
         wanted = require_finite(strength)
-        return applied_result(session, session.change(lambda registry: registry.update(steering_id, wanted)), [])
+        return applied_result(session, change_strength(session, steering_id, wanted), [])
 
 
 TOOL = Card("Change a strength", "core", only_adds=True, is_repeatable=True).tool(update_steering_vector)

@@ -755,6 +755,25 @@ def test_nothing_stays_applied_after_a_command(
     assert tools.steering_status()["in_force"]
 
 
+@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.parametrize("command", ["generate", "check"])
+def test_a_command_can_refuse_vectors_that_are_not_verified(
+    steer: Callable[..., Done], vector: str, command: str, by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (command, "keke", "--vector", vector, "--max-new-tokens", 4)
+    if by_environment:
+        monkeypatch.setenv("STEER_TOOLS_REQUIRE_VERIFIED", "true")
+
+    refused = steer(*asked, *([] if by_environment else ["--require-verified"]))
+    monkeypatch.delenv("STEER_TOOLS_REQUIRE_VERIFIED", raising=False)
+    allowed = steer(*asked)
+
+    assert (refused.code, refused.stdout) == (1, "")
+    assert "it has no certificate" in refused.stderr
+    assert "steering_experiment" in refused.stderr
+    assert allowed.code == 0
+
+
 def test_what_apply_warns_of_is_told_on_stderr(steer: Callable[..., Done], vector: str) -> None:
     done = steer("generate", "keke", "--vector", vector, "--layer", 1, "--max-new-tokens", 4, "--json")
 

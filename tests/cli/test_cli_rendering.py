@@ -52,7 +52,7 @@ def printed(rendered: RenderableType, width: int = 80, **options: Any) -> str:
 
 def variant(strength: float | None, text: str, residual: Any = 0.25) -> VariantTexts:
     metrics = {"changed": 0.5, "perplexity": 12.3456789, "distinct_2": None}
-    return {"strength": strength, "residual_strength": residual, "texts": [text], "metrics": metrics}  # type: ignore[typeddict-item]
+    return {"strength": strength, "residual_strength": residual, "badge": None, "texts": [text], "metrics": metrics}  # type: ignore[typeddict-item]
 
 
 def compared(*variants: VariantTexts, prompt: Any = "[b]A bear[/b] :smile:") -> CompareResult:
@@ -279,7 +279,13 @@ def test_a_combined_vector_is_told_with_the_nearest_pair_first() -> None:
 
 def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:
     def saved(path: str, layer: Any, problem: str | None) -> dict[str, Any]:
-        return {"vector_path": path, "layer": layer, "method": None if problem else "mean", "problem": problem}
+        return {
+            "vector_path": path,
+            "layer": layer,
+            "method": None if problem else "mean",
+            "problem": problem,
+            "badge": None,
+        }
 
     model = {"name": "m", "family": "f", "layers": 4, "hidden_size": 8, "dtype": "float32", "device": "cpu"}
     result: StatusResult = {
@@ -299,10 +305,14 @@ def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:
 
     text = printed(status_shown(result))
     empty = printed(status_shown({**result, "saved": [], "saved_total": 0}))  # type: ignore[typeddict-item]
+    proved: Any = {**saved("/w/d", 2, None), "badge": "verified: works, +0.62, 0 of 19 controls"}
+    with_badge = printed(status_shown({**result, "saved": [*result["saved"], proved]}))
 
     for words in ("4 layers, hidden size 8", "float32 on cpu", "0 to 3", "1, 3", "It is torn.", "and 2 more"):
         assert words in text
     assert "No vectors are saved there" in empty
+    assert "certificate" not in text
+    assert "verified: works, +0.62, 0 of 19 controls" in " ".join(with_badge.split())
 
 
 # The machine's models.

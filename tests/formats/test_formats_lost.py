@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.certificates import certificate
 from helpers.small_models import NEGATIVE, POSITIVE
 from steer_tools import (
     SteeringVector,
@@ -44,6 +45,7 @@ INFO = VectorInfo(
     model_fingerprint="0123456789abcdef",
     model_layers=6,
     chosen=ChosenCell(layer=LAYER, strength=2.0, unit="contrast", positions="generated"),
+    certificate=certificate(),
     template_options={"enable_thinking": False},
 )
 by_format = pytest.mark.parametrize("vector_format", FORMATS, ids=lambda vector_format: vector_format.name)

@@ -133,6 +133,7 @@ def small_calls() -> dict[str, dict[str, Any]]:
         "compare_generations": {"prompts": ["keke"], "vector_path": "v", "strengths": [1], "max_new_tokens": 1},
         "compare_next_tokens": {"prompts": ["keke"], "vector_path": "v"},
         "steering_experiment": {**own, "controls": 19, "save_folder": "experiment"},
+        "verify_steering_vector": {"vector_path": "v"},
         "sweep_steering": {"vector_path": "v", "behavior_name": "nothing", "layers": [1], "save_folder": "sweep"},
         "find_best_layer": {**own, "save_folder": "best"},
         "evaluate_steering_robustness": {"vector_path": "v", "dataset": "nothing", "strength": 0.1},

@@ -180,6 +180,7 @@ def test_texts_come_before_numbers_and_facts_last() -> None:
         "Whether the contrast acts at all",
         "What this does not show",
         "How to use it",
+        "How to check it",
         "What was steered",
     ]
 

@@ -30,6 +30,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 import mcp_server
+from helpers.certificates import certified_file
 from helpers.small_models import LAYERS, NEGATIVE, POSITIVE, PROMPTS, WORDS, make_model, make_tokenizer
 from mcp_server.server import _Loading, _mcp_tool, _ModelJobs, build_server
 from steer_tools import tools
@@ -209,6 +210,7 @@ EQUAL_CALLS: dict[str, dict[str, Any]] = {
     "apply_steering_vector": {"layer": 1, "strength": -0.5, "unit": "residual"},
     "compare_generations": {"vector_path": "v.safetensors", "strengths": [-2, 2]},
     "steering_experiment": {"behavior_name": "mine", **LISTS, "layers": [1], "strengths": [0.5], "controls": 19},
+    "verify_steering_vector": {"vector_path": "proved/vector.safetensors"},
     "sweep_steering": {"behavior_name": "sentiment", "strengths": [0.5]},
     "find_best_layer": {"behavior_name": "mine", **LISTS, "layers": [1, 2], "strengths": [0.5]},
     "evaluate_steering_robustness": {"test_prompts": PROMPTS},
@@ -254,6 +256,8 @@ def test_structured_content_is_the_python_result(
             cells.unlink()
         empty_session.attach(make_model("llama"), make_tokenizer(), "tiny")
         tools.create_steering_vector(**CREATE)
+        if name == "verify_steering_vector":
+            tools.steering_experiment("mine", **LISTS, layers=[1], strengths=[0.5], controls=9, save_folder="proved")
         tools.apply_steering_vector("v.safetensors")
 
     start_again()
@@ -1058,6 +1062,52 @@ def test_an_option_that_it_does_not_have_is_a_usage_error_on_stderr() -> None:
     assert "usage:" in ended.stderr
     assert "--modle" in ended.stderr.splitlines()[-1]
     assert ended.stdout == ""
+
+
+# Only verified vectors
+
+
+def test_where_only_verified_vectors_are_applied_a_client_is_told_how_and_sees_the_badge(
+    llama_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEER_TOOLS_REQUIRE_VERIFIED", "1")
+    tools.create_steering_vector(**CREATE)
+    proved = certified_file(llama_session)
+
+    async def use(client: Client) -> list[Any]:
+        asked = [
+            ("apply_steering_vector", {"vector_path": "v.safetensors"}),
+            ("apply_steering_vector", {"vector_path": proved, "strength": 0.5}),
+            ("apply_steering_vector", {"vector_path": proved}),
+            ("update_steering_vector", {"steering_id": "steer-1", "strength": 0.5}),
+            ("steering_status", {}),
+        ]
+        return [await client.call_tool(name, arguments) for name, arguments in asked]
+
+    bare, stronger, applied, updated, status = over_mcp(use)
+
+    assert [own.is_error for own in (bare, stronger, applied, updated)] == [True, True, False, True]
+    assert "it has no certificate" in text_of(bare)
+    assert all("steering_experiment" in text_of(own) for own in (bare, stronger, updated))
+    (entry,) = status.structured_content["applied"]
+    assert entry["badge"] == "verified: works, +0.62 (0.48 to 0.75), 0 of 19 controls"
+
+
+@pytest.mark.slow
+def test_a_server_can_be_started_so_that_it_applies_only_verified_vectors(model_folder: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "mcp_server", "--model", str(model_folder), "--workspace", str(tmp_path), "--require-verified"]
+    parameters = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
+
+    async def use() -> Any:
+        with (tmp_path / "stderr").open("w", encoding="utf-8") as errors:
+            async with Client(stdio_client(parameters, errlog=errors)) as client:
+                await client.call_tool("create_steering_vector", CREATE)
+                return await client.call_tool("apply_steering_vector", {"vector_path": "v.safetensors"})
+
+    refused = anyio.run(use)
+
+    assert refused.is_error
+    assert "--require-verified" in text_of(refused)
 
 
 # What once slipped through

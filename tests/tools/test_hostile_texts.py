@@ -162,7 +162,16 @@ def test_what_a_model_writes_is_exact_over_mcp_and_acts_on_no_screen(text: str) 
     compared: Any = {
         "prompts": [text],
         "baseline": {"texts": ["other words"], "metrics": metrics},
-        "variants": [{"strength": 1.0, "residual_strength": 0.1, "texts": [text], "metrics": metrics, "steered": None}],
+        "variants": [
+            {
+                "strength": 1.0,
+                "residual_strength": 0.1,
+                "badge": None,
+                "texts": [text],
+                "metrics": metrics,
+                "steered": None,
+            }
+        ],
         "warnings": [text],
     }
 

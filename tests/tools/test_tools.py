@@ -383,6 +383,7 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
             "positions": "all",
             "condition": None,
             "file_changed": False,
+            "badge": None,
         }
     ]
     broken, good = status["saved"]

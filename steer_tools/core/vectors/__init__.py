@@ -4,16 +4,33 @@ It must not know files, models or what an engine does with a vector.
 """
 
 from steer_tools.core.vectors.algebra import cosines, layer_cosines, oppositions, orthogonalized
-from steer_tools.core.vectors.vector import ChosenCell, SteeringVector, Unit, VectorInfo, combine
+from steer_tools.core.vectors.certificate import (
+    Certificate,
+    ChosenCell,
+    Proof,
+    ProvedControls,
+    ProvedTexts,
+    Unit,
+    Verdict,
+)
+from steer_tools.core.vectors.sealing import certified, proof_of
+from steer_tools.core.vectors.vector import SteeringVector, VectorInfo, combine
 
 __all__ = [
+    "Certificate",
     "ChosenCell",
+    "Proof",
+    "ProvedControls",
+    "ProvedTexts",
     "SteeringVector",
     "Unit",
     "VectorInfo",
+    "Verdict",
+    "certified",
     "combine",
     "cosines",
     "layer_cosines",
     "oppositions",
     "orthogonalized",
+    "proof_of",
 ]

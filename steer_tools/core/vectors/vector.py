@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,21 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from steer_tools.core.site import Component
+from steer_tools.core.vectors.certificate import Certificate, ChosenCell
 from steer_tools.errors import ArgumentError, DirectionError, ForeignVectorError, LayerError, StrengthError, quoted
-
-# What a strength of 1 is: what the file holds, one mean difference, or the model's typical norm at the site.
-Unit: TypeAlias = Literal["vector", "contrast", "residual"]
-
-
-class ChosenCell(BaseModel):
-    """Where and how strongly an experiment chose to add a vector: what is taken where a caller does not say."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    layer: int = Field(ge=0)
-    strength: float
-    unit: Unit
-    positions: str
 
 
 class VectorInfo(BaseModel):
@@ -38,7 +25,8 @@ class VectorInfo(BaseModel):
     All mappings are by layer: `contrast_norms` is |μ₊ − μ₋|, `residual_norms` the model's typical norm at the site,
     `positive_projections` and `negative_projections` are û·μ₊ and û·μ₋ for the unit direction û, and above `thresholds`
     the projection û·h of an activation counts as positive, which errs on the shares `misses` and `false_alarms` of the
-    held-out positive and negative prompts. `chosen` is for these directions: a vector that is made of them has none.
+    held-out positive and negative prompts. `chosen` and `certificate` are for these directions: a vector that is made
+    of them has none.
     `template_options` is what the chat template was given with each chat.
     """
 
@@ -61,6 +49,7 @@ class VectorInfo(BaseModel):
     model_fingerprint: str | None = None
     model_layers: int | None = Field(default=None, ge=1)
     chosen: ChosenCell | None = None
+    certificate: Certificate | None = None
     template_options: dict[str, Any] = Field(default_factory=dict)
 
     def negated(self) -> "VectorInfo":
@@ -73,9 +62,12 @@ class VectorInfo(BaseModel):
             "thresholds": {layer: -value for layer, value in self.thresholds.items()},
             "misses": self.false_alarms,
             "false_alarms": self.misses,
-            "chosen": None,
         }
-        return self.model_copy(update=swapped)
+        return self.unchosen().model_copy(update=swapped)
+
+    def unchosen(self) -> "VectorInfo":
+        """Return what is true of other directions that are made of these, whose cell nobody chose or proved."""
+        return self.model_copy(update={"chosen": None, "certificate": None})
 
     @staticmethod
     def shared_by(infos: "Sequence[VectorInfo]", *, method: str | None) -> "VectorInfo":
@@ -248,7 +240,7 @@ class SteeringVector:
     def normalized(self) -> "SteeringVector":
         """Return the same directions at length 1; the contrast's own norms stay in the info."""
         unit = {n: (direction.double() / direction.double().norm()).float() for n, direction in self.directions.items()}
-        return replace(self, directions=unit, info=self.info.model_copy(update={"is_unit": True, "chosen": None}))
+        return replace(self, directions=unit, info=self.info.unchosen().model_copy(update={"is_unit": True}))
 
     def cosine_similarity(self, other: "SteeringVector") -> float:
         """Return the cosine with another vector, both of one layer; raises as `layer` and `require_alike` do."""
@@ -333,7 +325,7 @@ def combine(vectors: Sequence[_AnyVector], weights: Sequence[float]) -> _AnyVect
         directions,
         component=first.component,
         head=first.head,
-        info=info.model_copy(update={"is_unit": info.is_unit and abs(weight) == 1, "chosen": None}),
+        info=info.unchosen().model_copy(update={"is_unit": info.is_unit and abs(weight) == 1}),
         means=first.means,
         # w·û stays 1.
         erasers={layer: math.copysign(1.0, weight) * eraser for layer, eraser in first.erasers.items()},
