@@ -153,7 +153,9 @@ ENTRIES: dict[str, dict[object, Callable[[Any], Any]]] = {
     "analyze_steering_vector": {
         "top_tokens": lambda result: [*(result["lens"] or result["observed"])["boosted"].items()],
         "cosine_similarity": lambda result: (
-            next(iter(result["saved"].values())) if len(result["saved"]) == 1 else result["saved"]
+            next(iter(result["saved_cosines"].values()))
+            if len(result["saved_cosines"]) == 1
+            else result["saved_cosines"]
         ),
     },
 }

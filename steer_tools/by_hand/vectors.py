@@ -23,7 +23,7 @@ from steer_tools.core.vectors import VectorInfo
 from steer_tools.errors import ArgumentError, UnsupportedFeatureError
 from steer_tools.foreign_text import element, visible
 from steer_tools.formats.base import Unsaid
-from steer_tools.inspection.vector_meaning import lens_ranking
+from steer_tools.inspection.vector_meaning import lens_tokens
 from steer_tools.session.placement import steering
 from steer_tools.session.session import current_session
 from steer_tools.session.vector_loading import read_vector_like
@@ -210,6 +210,6 @@ def _promoted(vector: SteeringVector) -> str:
     layer = vector.layers[len(vector) // 2] if vector.info.chosen is None else vector.info.chosen.layer
     with suppress(UnsupportedFeatureError):
         if session.engine.info.has_weights_of(fingerprint):
-            ranked = lens_ranking(session.engine, vector[layer], _SHOWN).boosted
+            ranked = lens_tokens(session.engine, vector[layer], _SHOWN)
             return f"at layer {layer}: {', '.join(repr(token.text) for token in ranked)}"
     return ""

@@ -85,7 +85,7 @@ def _study_real_model(tell: _Tell) -> Findings:
     studies: list[Study] = []
     for name, prompts in BEHAVIORS.items():
         behavior = load_behavior(name, as_chat=current_session().engine.info.has_chat_template)
-        studies.append(study_behavior(behavior, status["layers"] // 2, f"{FOLDER}/{name}", prompts))
+        studies.append(study_behavior(behavior, status["layer_count"] // 2, f"{FOLDER}/{name}", prompts))
         tell(report.study(studies[-1], is_plain=is_plain()))
     # Before the bundled model takes the place of this one.
     checked = _proved(studies[-1], "residual")

@@ -101,7 +101,7 @@ def described(model: ModelStatus) -> str:
     """Name a model with its size."""
     known = {BUNDLED: "the bundled model", SMOLLM2: "SmolLM2-135M-Instruct"}
     name = known.get(model["name"]) or model["name"].rstrip("/").rpartition("/")[2]
-    return f"{name} ({model['layers']} layers, hidden size {model['hidden_size']}, {model['dtype']})"
+    return f"{name} ({model['layer_count']} layers, hidden size {model['hidden_size']}, {model['dtype']})"
 
 
 def without_smollm2() -> RenderableType:

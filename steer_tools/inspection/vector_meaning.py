@@ -7,6 +7,7 @@ with it, which only the observed effect shows. It must not know files.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import nan
 from typing import NamedTuple
 
 import torch
@@ -127,6 +128,12 @@ def lens_ranking(
     drawn = meaningless_directions(engine, site, _LENS_CONTROLS, seed)
     by_chance = [token_cosines(own, unembedding, subtract_mean_token).abs().amax(dim=1) for own in drawn.values()]
     return _ranked(engine, cosines, torch.ones_like(cosines, dtype=torch.bool), top, chance_level(by_chance))
+
+
+def lens_tokens(engine: Engine, direction: Tensor, top: int) -> tuple[RankedToken, ...]:
+    """Return the tokens that the lens ranks first, with no level of chance, which costs most of it."""
+    (cosines,) = token_cosines(direction[None].float(), engine.unembedding())
+    return _ranked(engine, cosines, torch.ones_like(cosines, dtype=torch.bool), top, nan).boosted
 
 
 def token_cosines(directions: Tensor, unembedding: Unembedding, subtract_mean_token: bool = True) -> Tensor:

@@ -58,24 +58,24 @@ class ComponentEffect(TypedDict):
 
     layer: int | None
     head: int | None
-    effect: float
-    interval: list[float] | None
+    measure_change: float
+    measure_interval: list[float] | None
     halves: list[float]
     kl: float
 
 
 class AblationResult(TypedDict):
-    """`effects`: by layer, of each head or of the one part, in what `measure` says; `strongest` at most ten, the
-    strongest first. `chance`, of a direction: the most that one of ten random ones does there.
+    """`measure_changes`: by layer, of each head or of the one part, in what `measure` says; `strongest` at most ten,
+    the strongest first. `measure_chance`, of a direction: the most that one of ten random ones does there.
     """
 
     component: str
     method: str
     measure: str
     items: int
-    effects: dict[str, list[float]]
+    measure_changes: dict[str, list[float]]
     strongest: list[ComponentEffect]
-    chance: dict[str, float] | None
+    measure_chance: dict[str, float] | None
     heat_map_path: str
     warnings: list[str]
 
@@ -133,19 +133,19 @@ def ablate_component(
                 method=method,
                 measure=measure,
                 items=found.effects.shape[1],
-                effects=effects,
+                measure_changes=effects,
                 strongest=[
                     ComponentEffect(
                         layer=own.component.layer,
                         head=own.component.head,
-                        effect=own.effect,
-                        interval=short_interval(own.interval),
+                        measure_change=own.effect,
+                        measure_interval=short_interval(own.interval),
                         halves=list(own.halves),
                         kl=own.divergence,
                     )
                     for own in found.strongest
                 ],
-                chance=found.chance or None,
+                measure_chance=found.chance or None,
                 heat_map_path=str(picture),
                 warnings=[*evaluation_set.behavior.notes, *warnings, *_doubts(measure, found)],
             )
@@ -186,7 +186,7 @@ def show(result: AblationResult, *, is_plain: bool) -> Shown:
     """Render effects by layer and head, the strongest parts with their intervals, and where the picture lies."""
     from steer_tools.tools.colours import HeatTable
 
-    effects, kind = result["effects"], result["component"]
+    effects, kind = result["measure_changes"], result["component"]
     heads = [str(head) for head in range(max(map(len, effects.values())))]
     heat = HeatTable(
         "layer / head" if kind == "head" else "layer",
@@ -199,7 +199,7 @@ def show(result: AblationResult, *, is_plain: bool) -> Shown:
         line(f"{_HEADINGS[result['measure']]} ({result['method']} in place of each)", "bold"),
         *heat.shown(effect_text, is_plain=is_plain),
         table(
-            columns | ({"by chance": "right"} if result["chance"] else {}),
+            columns | ({"by chance": "right"} if result["measure_chance"] else {}),
             (_strongest_row(result, own) for own in result["strongest"]),
         ),
         facts({"items": str(result["items"]), "picture": result["heat_map_path"]}),
@@ -213,9 +213,11 @@ def _strongest_row(result: AblationResult, own: ComponentEffect) -> tuple[str, .
     name = place if own["layer"] is None else f"layer {place}"
     if result["component"] != "direction":
         name += f" {result['component']}" + ("" if own["head"] is None else f" {own['head']}")
-    ends, halves = ("–" if pair is None else span(pair, effect_text) for pair in (own["interval"], own["halves"]))
-    chance = [] if result["chance"] is None else [f"±{figure(result['chance'][place])}"]
-    return name, effect_text(own["effect"]), ends, halves, figure(own["kl"]), *chance
+    ends, halves = (
+        "–" if pair is None else span(pair, effect_text) for pair in (own["measure_interval"], own["halves"])
+    )
+    chance = [] if result["measure_chance"] is None else [f"±{figure(result['measure_chance'][place])}"]
+    return name, effect_text(own["measure_change"]), ends, halves, figure(own["kl"]), *chance
 
 
 TOOL = Card(

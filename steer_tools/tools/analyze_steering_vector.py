@@ -33,7 +33,7 @@ _PICTURE, _PAGE = "projections.png", "projections.html"
 
 
 AnalyzedTexts = Annotated[list[str] | None, given.Doc("Texts whose tokens are projected on the vector, and drawn.")]
-SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off each: it raises all alike.")]
+SubtractMeanToken = Annotated[bool, given.Doc("Take the mean row of the output matrix off each.")]
 CompareBehaviors = Annotated[bool, given.Doc("Also make every built-in behaviour's vector; takes a while.")]
 
 
@@ -64,8 +64,8 @@ class AnalysisResult(TypedDict):
     """`lens`: cosines with what raises each token's logit; null at a single head. `observed`: changes in nats of the
     next token's log-probability at `observed_strength` residual norms.
 
-    `layer_cosines`: with the vector's other layers. `saved`: vectors of the workspace. `behaviors`: mean differences of
-    the built-in behaviours, null if not asked for; by chance, cosines reach `cosine_chance`.
+    `layer_cosines`: with the vector's other layers. `saved_cosines`: vectors of the workspace. `behaviors`: mean
+    differences of the built-in behaviours, null if not asked for; by chance, cosines reach `cosine_chance`.
     """
 
     vector_path: str
@@ -77,10 +77,10 @@ class AnalysisResult(TypedDict):
     observed: TokenRanking
     observed_strength: float
     layer_cosines: dict[str, float]
-    saved: dict[str, float]
+    saved_cosines: dict[str, float]
     behaviors: dict[str, float] | None
     cosine_chance: float
-    texts: list[TextProjection]
+    projections: list[TextProjection]
     picture_path: str | None
     page_path: str | None
     warnings: list[str]
@@ -134,13 +134,13 @@ def analyze_steering_vector(
                 observed=_ranking(found.observed),
                 observed_strength=found.observed_strength,
                 layer_cosines={str(other): cosine for other, cosine in found.layers.items()},
-                saved={
+                saved_cosines={
                     path: cosine
                     for path, _, cosine in nearest(vector, site.layer, others, len(compare_with or ()) or _MOST_SAVED)
                 },
                 behaviors=found.behaviors,
                 cosine_chance=2 / math.sqrt(vector.width),
-                texts=[_text(own, site) for own in projections],
+                projections=[_text(own, site) for own in projections],
                 picture_path=picture,
                 page_path=page,
                 warnings=list(dict.fromkeys([*loaded.warnings, *placed.told(is_strength_given=True)])),
@@ -200,7 +200,7 @@ def show(result: AnalysisResult, *, is_plain: bool) -> Shown:
         "layer": f"{result['layer']} ({result['component']})",
         "norm": f"{brief(result['norm'])}, {brief(result['norm'] / result['residual_norm'])} of the typical norm there",
         "layers": _named({f"layer {layer}": value for layer, value in result["layer_cosines"].items()}),
-        "saved": _named(result["saved"]),
+        "saved": _named(result["saved_cosines"]),
         "behaviors": _named(result["behaviors"] or {}),
         "picture": result["picture_path"],
         "page": result["page_path"],
@@ -216,7 +216,7 @@ def show(result: AnalysisResult, *, is_plain: bool) -> Shown:
         line(f"{chance}observed {observed['chance']:.3g}, cosines ±{result['cosine_chance']:.2g}", "dim"),
         line(""),
         facts(known),
-        *_texts(result["texts"], is_plain=is_plain),
+        *_texts(result["projections"], is_plain=is_plain),
         *warning_lines(result["warnings"]),
     )
 

@@ -45,19 +45,19 @@ class AuditFinding(TypedDict):
     """A vector that was recovered from weights: an `addition` at one layer, which is what the file adds at strength 1,
     or an `ablation`, one direction of length 1 and of arbitrary sign projected out at `layers`.
 
-    `tensors` counts those that hold it. Of an ablation, `explained` is its share of their squared change, and `left`
-    is |ûᵀW'| / |ûᵀW|: the share of the direction that they kept.
+    `tensor_count` counts those that hold it. Of an ablation, `explained` is its share of their squared change, and
+    `left` is |ûᵀW'| / |ûᵀW|: the share of the direction that they kept.
     """
 
     kind: str
     layers: list[int]
     component: str
     norm: float
-    tensors: int
+    tensor_count: int
     explained: float | None
     left: float | None
     vector_path: str
-    saved: list[KnownVector]
+    known: list[KnownVector]
 
 
 class TensorChange(TypedDict):
@@ -155,11 +155,11 @@ def _finding(recovered: Recovered) -> AuditFinding:
         layers=list(finding.layers),
         component=finding.component,
         norm=short(recovered.norm),
-        tensors=len(finding.tensors),
+        tensor_count=len(finding.tensors),
         explained=_short(finding.explained),
         left=_short(finding.left),
         vector_path=recovered.path,
-        saved=[KnownVector(vector_path=path, layer=at, cosine=short(cosine)) for path, at, cosine in recovered.alike],
+        known=[KnownVector(vector_path=path, layer=at, cosine=short(cosine)) for path, at, cosine in recovered.alike],
     )
 
 
@@ -229,10 +229,10 @@ def _verdict(result: AuditResult) -> str:
 def _facts(finding: AuditFinding) -> dict[str, str | None]:
     first, last = finding["layers"][0], finding["layers"][-1]
     where = f"layer {first}" if first == last else f"{len(finding['layers'])} layers from {first} to {last}"
-    alike = [f"{own['vector_path']} (layer {own['layer']}) {own['cosine']:.4f}" for own in finding["saved"]]
+    alike = [f"{own['vector_path']} (layer {own['layer']}) {own['cosine']:.4f}" for own in finding["known"]]
     is_added = finding["kind"] == "addition"
     return {
-        finding["kind"]: f"{where} ({finding['component']}), in {finding['tensors']} tensors",
+        finding["kind"]: f"{where} ({finding['component']}), in {finding['tensor_count']} tensors",
         "norm": f"{finding['norm']:.4g}" if is_added else None,
         "explains": _share(finding["explained"], "of the squared change of these tensors"),
         "left": _share(finding["left"], "of the direction is still in them"),

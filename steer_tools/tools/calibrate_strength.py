@@ -22,7 +22,8 @@ TargetEffect = Annotated[float | None, given.Doc("Mean change of log-odds to rea
 
 
 class CalibrationResult(TypedDict):
-    """`strength`, in `unit`, reaches the target; `kl` and `effect` are what it does, `effect` null without a behaviour.
+    """`strength`, in `unit`, reaches the target; `kl` and `log_odds_effect`, null without a behaviour, are what it
+    does.
 
     `residual_strength` is the same strength in residual norms. `apply`: the arguments that apply it.
     """
@@ -33,7 +34,7 @@ class CalibrationResult(TypedDict):
     residual_strength: float | None
     apply: ApplyArguments
     kl: float
-    effect: float | None
+    log_odds_effect: float | None
     warnings: list[str]
 
 
@@ -90,7 +91,7 @@ def calibrate_strength(
             residual_strength=short(strength * per_unit),
             apply=repeating(session, vector_path, placed, strength, allow_other_model=allow_other_model),
             kl=short(damage([strength])[0]),
-            effect=None if effect is None else short(effect([strength])[0]),
+            log_odds_effect=None if effect is None else short(effect([strength])[0]),
             warnings=[
                 *(() if evaluation_set is None else evaluation_set.behavior.notes),
                 *placed.told(is_strength_given=True),
@@ -101,7 +102,7 @@ def calibrate_strength(
 
 def show(result: CalibrationResult) -> Shown:
     """Render the strength, and what it does."""
-    residual, effect = result["residual_strength"], result["effect"]
+    residual, effect = result["residual_strength"], result["log_odds_effect"]
     known = {
         "strength": f"{figure(result['strength'])} ({result['unit']}) at layer {result['layer']}",
         "adds": None if residual is None else f"{nats(residual)} of the model's typical norm there",

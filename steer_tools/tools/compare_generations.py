@@ -53,7 +53,7 @@ class BaselineTexts(TypedDict):
 
 
 class VariantTexts(TypedDict):
-    """One strength; both are null for several applied vectors. `steered`: 1 or 0 a prompt, null without a condition.
+    """One strength; both are null for several applied vectors. `acting`: 1 or 0 a prompt, null without a condition.
 
     `badge`: what the vector's certificate says of just this, "verified: ..." or "not verified: ..."; null without one.
     """
@@ -61,7 +61,7 @@ class VariantTexts(TypedDict):
     strength: float | None
     residual_strength: float | list[float | None] | None
     badge: str | None
-    steered: list[int] | None
+    acting: list[int] | None
     texts: list[str]
     metrics: TextMetrics
 
@@ -127,7 +127,7 @@ def compare_generations(
                     strength=own.strength,
                     residual_strength=added_strength(session, own.strength, own.plan),
                     badge=own.badge,
-                    steered=steered,
+                    acting=steered,
                     **_told(side),
                 )
                 for own, side in zip(tried, variants, strict=True)

@@ -23,9 +23,9 @@ AskedTokens = Annotated[
 
 
 class NextTokensStatus(TypedDict):
-    """One prompt: probabilities of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
+    """One prompt: `probabilities` of the likeliest next tokens, unsteered and then at each strength; `kl` in nats."""
 
-    tokens: dict[str, list[float]]
+    probabilities: dict[str, list[float]]
     ids: list[int]
     kl: list[float]
 
@@ -33,13 +33,13 @@ class NextTokensStatus(TypedDict):
 class NextTokensResult(TypedDict):
     """The prompts in their order; a strength is null for several applied vectors.
 
-    `steered`: 1 or 0 a prompt, null without a condition.
+    `acting`: 1 or 0 a prompt, null without a condition.
     """
 
     strengths: list[float | None]
     residual_strengths: list[float | list[float | None] | None]
     prompts: list[NextTokensStatus]
-    steered: list[int] | None
+    acting: list[int] | None
     warnings: list[str]
 
 
@@ -77,13 +77,13 @@ def compare_next_tokens(
             residual_strengths=[added_strength(session, own.strength, own.plan) for own in tried],
             prompts=[
                 NextTokensStatus(
-                    tokens={text: short(list(own)) for text, own in one.probabilities.items()},
+                    probabilities={text: short(list(own)) for text, own in one.probabilities.items()},
                     ids=list(one.tokens),
                     kl=short(list(one.divergences)),
                 )
                 for one in found
             ],
-            steered=acting(engine, parsed, [own.plan for own in tried[:1]]),
+            acting=acting(engine, parsed, [own.plan for own in tried[:1]]),
             warnings=[*warnings, *told, *unreached_warnings(engine, parsed, [own.plan for own in tried])],
         )
 
@@ -97,7 +97,7 @@ def show(result: NextTokensResult, prompts: Sequence[PromptLike]) -> Shown:
     for prompt, found in zip(prompts, result["prompts"], strict=True):
         rows: list[list[Shown]] = [
             [token_text(token), *(f"{probability:.1%}" for probability in probabilities)]
-            for token, probabilities in found["tokens"].items()
+            for token, probabilities in found["probabilities"].items()
         ]
         rows.append([line("KL, nats", "dim"), "", *map(figure, found["kl"])])
         parts += [shown_prompt(prompt), table({"next token": "whole", **dict.fromkeys(names, "right")}, rows)]
@@ -110,7 +110,7 @@ def rows(result: NextTokensResult) -> list[dict[str, Any]]:
     return [
         {"prompt": i, "token": token, **dict(zip(names, probabilities, strict=True))}
         for i, found in enumerate(result["prompts"])
-        for token, probabilities in found["tokens"].items()
+        for token, probabilities in found["probabilities"].items()
     ]
 
 

@@ -28,14 +28,14 @@ class FailingItem(TypedDict):
     """An item that moved the wrong way, or not."""
 
     prompt: PromptLike
-    effect: float
+    log_odds_effect: float
 
 
 class RobustnessResult(TypedDict):
     """Effects are changes of log-odds in nats, positive towards the behaviour; a negative strength is to lower them.
 
-    `score`: share of questions that move the asked way by at least a quarter of the median effect in all wordings, with
-    the chat template and without. `failing`: the worst 5 of the `failing_items` that do not move that way.
+    `even_share`: share of questions that move the asked way by at least a quarter of the median effect in all wordings,
+    with the chat template and without. `failing`: the worst 5 of the `failing_items` that do not move that way.
     `anti_steerable`: share that the strength moves the wrong way from its opposite on. `paraphrase_share`: part of the
     variance that lies between wordings of one question. `apply`: the arguments that apply what was measured.
     """
@@ -45,9 +45,9 @@ class RobustnessResult(TypedDict):
     unit: str
     residual_strength: float
     apply: ApplyArguments
-    score: float
-    effect: float
-    interval: list[float] | None
+    even_share: float
+    log_odds_effect: float
+    log_odds_interval: list[float] | None
     standard_deviation: float
     items: int
     failing_items: int
@@ -55,7 +55,7 @@ class RobustnessResult(TypedDict):
     anti_steerable: float
     anti_steerable_interval: list[float] | None
     paraphrase_share: float | None
-    effect_without_template: float | None
+    log_odds_effect_without_template: float | None
     warnings: list[str]
 
 
@@ -101,20 +101,20 @@ def evaluate_steering_robustness(
             unit=unit,
             residual_strength=short(wanted * residual_unit(session, placed)),
             apply=repeating(session, vector_path, placed, wanted, allow_other_model=allow_other_model),
-            score=short(found.score),
-            effect=short(float(found.effects.mean())),
-            interval=short_interval(found.interval),
+            even_share=short(found.score),
+            log_odds_effect=short(float(found.effects.mean())),
+            log_odds_interval=short_interval(found.interval),
             standard_deviation=short(float(found.effects.std(ddof=1)) if len(found.effects) > 1 else 0.0),
             items=len(found.effects),
             failing_items=len(failing),
             failing=[
-                FailingItem(prompt=plain(found.asked[i].prompt), effect=short(float(found.effects[i])))
+                FailingItem(prompt=plain(found.asked[i].prompt), log_odds_effect=short(float(found.effects[i])))
                 for i in failing[:_LISTED]
             ],
             anti_steerable=short(found.anti_steerable),
             anti_steerable_interval=short_interval(found.anti_steerable_interval),
             paraphrase_share=short(found.paraphrase_share),
-            effect_without_template=None
+            log_odds_effect_without_template=None
             if found.without_template is None
             else short(float(found.without_template.mean())),
             warnings=[
@@ -130,12 +130,12 @@ def evaluate_steering_robustness(
 
 def show(result: RobustnessResult) -> Shown:
     """Render the score, what it is made of, and the items that fail worst."""
-    between, without = result["paraphrase_share"], result["effect_without_template"]
+    between, without = result["paraphrase_share"], result["log_odds_effect_without_template"]
     known = {
-        "score": f"{result['score']:.0%} of the questions move by at least a quarter of the median effect in "
+        "score": f"{result['even_share']:.0%} of the questions move by at least a quarter of the median effect in "
         "every form",
-        "effect": f"{nats(result['effect'])} nats{interval(result['interval'])} on {result['items']} items, standard "
-        f"deviation {brief(result['standard_deviation'])}",
+        "effect": f"{nats(result['log_odds_effect'])} nats{interval(result['log_odds_interval'])} on {result['items']} "
+        f"items, standard deviation {brief(result['standard_deviation'])}",
         "wrong way": f"{result['anti_steerable']:.0%} of the items as the strength grows"
         f"{interval(result['anti_steerable_interval'], share)}",
         "wordings": None
@@ -144,7 +144,7 @@ def show(result: RobustnessResult) -> Shown:
         "template": None if without is None else f"{nats(without)} nats without the chat template",
         "failing": f"{result['failing_items']} of {result['items']} items do not move towards the behaviour",
     }
-    rows = [(nats(item["effect"]), shown_prompt(item["prompt"])) for item in result["failing"]]
+    rows = [(nats(item["log_odds_effect"]), shown_prompt(item["prompt"])) for item in result["failing"]]
     worst = [table({"nats": "right", "the worst of them": "fold"}, rows)] if rows else []
     return stack(facts(known), *worst, *warning_lines(result["warnings"]))
 

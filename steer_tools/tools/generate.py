@@ -15,13 +15,13 @@ from steer_tools.tools.resolving import bypass_warnings, locked_session
 class GenerateResult(TypedDict):
     """New tokens only; `ended` says whether a text ended by itself; `active` counts the vectors that are applied.
 
-    `steered` counts those that act on each prompt, null where none has a condition.
+    `acting` counts those that act on each prompt, null where none has a condition.
     """
 
     texts: list[str]
     ended: list[bool]
     active: int
-    steered: list[int] | None
+    acting: list[int] | None
     warnings: list[str]
 
 
@@ -48,7 +48,7 @@ def generate(
             texts=[generation.text for generation in generations],
             ended=[generation.ended for generation in generations],
             active=len(session.registry),
-            steered=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
+            acting=acting(session.engine, parsed, [entry.placements for entry in session.registry.entries()]),
             warnings=[
                 *applied_warnings(session),
                 *unreached_warnings(session.engine, parsed, [plan]),

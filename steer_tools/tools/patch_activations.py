@@ -36,7 +36,8 @@ LogitMetric = Annotated[
     given.Doc(
         "Instead of positive and negative: your own metric(logits), a number of any range. Only the next token's are "
         "there, as a tensor (1, 1, vocabulary) of log-probabilities: logits[0, -1, id] is a token's, and differences "
-        "between tokens are those of logits. Its values are `source`, `target` and, under each patch, `patched`."
+        "between tokens are those of logits. Its values are `source_value`, `target_value` and, under each patch, "
+        "`patched`."
     ),
     given.ONLY_IN_PYTHON,
 ]
@@ -44,7 +45,7 @@ PatchedPosition = Annotated[
     int | list[int] | None,
     given.Doc(
         "Patch only these of the target's tokens; all if omitted. Negative ones count from the end of both prompts, "
-        "which may then differ in length. The result tells of these alone, at the target's `positions`."
+        "which may then differ in length. The result tells of these alone, at the `token_places` in the target."
     ),
     given.ONLY_IN_PYTHON,
 ]
@@ -64,19 +65,19 @@ _Places = Annotated[list[int], given.ONLY_IN_PYTHON]
 
 
 class PatchResult(TypedDict):
-    """`source` and `target`: log-odds in nats. `recovered`: by layer, of each token, as a share of the way from the
-    target to the source; `tokens` and `ids` are source and target side by side.
+    """`source_value` and `target_value`: log-odds in nats. `recovered`: by layer, of each token, as a share of the way
+    from the target to the source; `tokens` and `ids` are source and target side by side.
     """
 
-    source: float
-    target: float
+    source_value: float
+    target_value: float
     tokens: list[list[str]]
     ids: list[list[int]]
     recovered: dict[str, list[float]]
     strongest: list[StrongestPatch]
     heat_map_path: str
     patched: NotRequired[_ByLayer]
-    positions: NotRequired[_Places]
+    token_places: NotRequired[_Places]
 
 
 @checked
@@ -122,8 +123,8 @@ def patch_activations(
         ]
         result = short(
             PatchResult(
-                source=found.source,
-                target=found.target,
+                source_value=found.source,
+                target_value=found.target,
                 tokens=[list(both) for both in found.tokens.texts],
                 ids=[list(both) for both in found.tokens.ids],
                 recovered={str(site.layer): row for site, row in zip(found.sites, recovered.tolist(), strict=True)},
@@ -137,12 +138,14 @@ def patch_activations(
             )
         )
         if position is not None:
-            result["positions"] = places
+            result["token_places"] = places
         if metric is not None:
             patched = (found.target + found.effects).tolist()
             by_layer = {str(site.layer): row for site, row in zip(found.sites, patched, strict=True)}
             # In full, since of a metric of any range nobody knows which digits count.
-            result = PatchResult({**result, "source": found.source, "target": found.target, "patched": by_layer})
+            result = PatchResult(
+                {**result, "source_value": found.source, "target_value": found.target, "patched": by_layer}
+            )
         return result
 
 
@@ -178,7 +181,7 @@ def show(result: PatchResult, *, is_plain: bool) -> Shown:
     from steer_tools.tools.colours import HeatTable, token_text
 
     tokens = [dict.fromkeys(token_text(piece).plain for piece in pair) for pair in result["tokens"]]
-    places = result.get("positions", range(len(tokens)))
+    places = result.get("token_places", range(len(tokens)))
     lines = {place: f"{place} {'→'.join(pair)}" for place, pair in zip(places, tokens, strict=True)}
     recovered = result["recovered"]
     by_token = [list(values) for values in zip(*recovered.values(), strict=True)]
@@ -186,7 +189,7 @@ def show(result: PatchResult, *, is_plain: bool) -> Shown:
         f"layer {own['layer']} at {lines[own['token']]} {_percent(own['recovered'])}" for own in result["strongest"][:3]
     ]
     unit, what = ("", "metric") if "patched" in result else (" nats", "log-odds")
-    answers = f"source {effect_text(result['source'])}, target {effect_text(result['target'])}{unit}"
+    answers = f"source {effect_text(result['source_value'])}, target {effect_text(result['target_value'])}{unit}"
     return stack(
         line("Share of the way from the target's answer to the source's", "bold"),
         *HeatTable("token / layer", [*lines.values()], list(recovered), by_token).shown(_percent, is_plain=is_plain),

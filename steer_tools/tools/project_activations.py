@@ -43,13 +43,13 @@ ReadLayers = Annotated[list[int] | None, given.Doc("Layers to read; the vector's
 
 class DetectorStatus(TypedDict):
     """How well û·h tells held-out prompts at a layer: `auc` with its 95 % interval; one in twenty random directions
-    reaches `chance`. At `threshold`, fitted on other prompts: the error rates `misses` and `false_alarms`.
+    reaches `auc_chance`. At `threshold`, fitted on other prompts: the error rates `misses` and `false_alarms`.
     """
 
     layer: int
     auc: float
-    interval: list[float] | None
-    chance: float
+    auc_interval: list[float] | None
+    auc_chance: float
     threshold: float
     misses: float
     false_alarms: float
@@ -161,8 +161,8 @@ def _status(site: Site, detector: Detector) -> DetectorStatus:
     return DetectorStatus(
         layer=site.layer,
         auc=short(detector.area),
-        interval=short_interval(detector.interval),
-        chance=short(detector.chance),
+        auc_interval=short_interval(detector.interval),
+        auc_chance=short(detector.chance),
         threshold=short(detector.threshold),
         misses=short(detector.misses),
         false_alarms=short(detector.false_alarms),
@@ -218,9 +218,9 @@ def show(result: ProjectionResult, *, is_plain: bool) -> Shown:
 
 
 def _detector(own: DetectorStatus) -> tuple[str, ...]:
-    ends = "–" if own["interval"] is None else " to ".join(f"{end:.3f}" for end in own["interval"])
+    ends = "–" if own["auc_interval"] is None else " to ".join(f"{end:.3f}" for end in own["auc_interval"])
     rates = (f"{own['misses']:.0%}", f"{own['false_alarms']:.0%}")
-    return str(own["layer"]), f"{own['auc']:.3f}", ends, f"{own['chance']:.3f}", f"{own['threshold']:.4g}", *rates
+    return str(own["layer"]), f"{own['auc']:.3f}", ends, f"{own['auc_chance']:.3f}", f"{own['threshold']:.4g}", *rates
 
 
 def _lines(prompt: PromptReading, *, is_plain: bool) -> list[Shown]:

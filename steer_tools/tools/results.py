@@ -28,7 +28,7 @@ class ModelStatus(TypedDict):
 
     name: str
     family: str
-    layers: int
+    layer_count: int
     hidden_size: int
     dtype: str
     device: str
@@ -76,7 +76,7 @@ def model_status(info: ModelInfo) -> ModelStatus:
     return ModelStatus(
         name=info.name,
         family=info.family,
-        layers=info.layers,
+        layer_count=info.layers,
         hidden_size=info.hidden_size,
         dtype=info.dtype,
         device=info.device,

@@ -29,23 +29,23 @@ AblatedVector = Annotated[
 
 
 class SaveModelResult(TypedDict):
-    """`changed` and `added` count tensors; `kind` is addition or ablation.
+    """`kind` is addition or ablation.
 
-    `difference`: the largest between logits of the reloaded checkpoint and of the steered model, on `prompts` and
-    greedy new tokens, of which `same_tokens` are the same; `effect`: between the unsteered and the steered model.
-    `undo` and `llama_cpp` are commands; null where llama.cpp cannot add it.
+    `difference`: the largest between logits of the reloaded checkpoint and of the steered model, on prompts and greedy
+    new tokens, of which `same_tokens` are the same; `logit_change`: between the unsteered and the steered model. `undo`
+    and `llama_cpp` are commands; null where llama.cpp cannot add it.
     """
 
     success: bool
     folder: str
     kind: str
-    changed: int
-    added: int
-    prompts: int
+    changed_tensors: int
+    added_tensors: int
+    prompt_count: int
     same_tokens: int
     difference: float
     tolerance: float
-    effect: float
+    logit_change: float
     undo: str
     llama_cpp: str | None
     warnings: list[str]
@@ -77,13 +77,13 @@ def save_edited_model(
             success=True,
             folder=str(saved.folder),
             kind=saved.kind,
-            changed=saved.changed,
-            added=saved.added,
-            prompts=saved.proof.prompts,
+            changed_tensors=saved.changed,
+            added_tensors=saved.added,
+            prompt_count=saved.proof.prompts,
             same_tokens=saved.proof.same_tokens,
             difference=short(saved.proof.difference),
             tolerance=short(saved.proof.tolerance),
-            effect=short(saved.proof.effect),
+            logit_change=short(saved.proof.effect),
             undo=shlex.join(["steer-tools", "undo", str(saved.folder)]),
             llama_cpp=_llama_cpp(saved),
             warnings=list(saved.warnings),
@@ -106,12 +106,12 @@ def show(result: SaveModelResult) -> Shown:
     """Render where the checkpoint is, what changed, and how near it is to the steered model."""
     return stack(
         saved(result["folder"]),
-        line(f"{result['kind']}: {result['changed']} tensors changed, {result['added']} added", "dim"),
+        line(f"{result['kind']}: {result['changed_tensors']} tensors changed, {result['added_tensors']} added", "dim"),
         line(
             f"logits differ by {result['difference']:.2g} from the steered model's (accepted: "
-            f"{result['tolerance']:.2g}); steering moves them by {result['effect']:.2g}"
+            f"{result['tolerance']:.2g}); steering moves them by {result['logit_change']:.2g}"
         ),
-        line(f"{result['same_tokens']} of {result['prompts']} greedy continuations are the same"),
+        line(f"{result['same_tokens']} of {result['prompt_count']} greedy continuations are the same"),
         *warning_lines(result["warnings"]),
     )
 

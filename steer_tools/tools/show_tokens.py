@@ -18,7 +18,7 @@ class PromptTokensStatus(TypedDict):
 
     ids: list[int]
     tokens: list[str]
-    steered: list[int]
+    steered_positions: list[int]
 
 
 class TokensResult(TypedDict):
@@ -43,7 +43,7 @@ def show_tokens(prompts: given.Prompts, positions: given.ScoredPositions = "gene
                 PromptTokensStatus(
                     ids=list(one.tokens),
                     tokens=list(one.texts),
-                    steered=one.mask(scope).nonzero().squeeze(1).tolist(),
+                    steered_positions=one.mask(scope).nonzero().squeeze(1).tolist(),
                 )
                 for one in tokenized
             ],
@@ -62,7 +62,7 @@ def show(result: TokensResult, *, is_plain: bool) -> Shown:
 def _tokens_of(prompt: PromptTokensStatus, *, is_plain: bool) -> list[Text]:
     from steer_tools.tools.colours import token_text
 
-    steered, texts = set(prompt["steered"]), map(token_text, prompt["tokens"])
+    steered, texts = set(prompt["steered_positions"]), map(token_text, prompt["tokens"])
     return [chosen(text.plain, is_plain=is_plain) if i in steered else text for i, text in enumerate(texts)]
 
 

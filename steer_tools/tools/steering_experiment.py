@@ -89,8 +89,8 @@ class GuardStatus(TypedDict):
 class LogOddsStatus(TypedDict):
     """Mean change of log-odds of given completions, in nats; `controls_reached` is null where texts decided."""
 
-    effect: float
-    interval: list[float] | None
+    log_odds_effect: float
+    log_odds_interval: list[float] | None
     items: int
     controls_reached: int | None
 
@@ -102,9 +102,9 @@ class SideEffectsStatus(TypedDict):
     """
 
     kl: float
-    perplexity: float
-    distinct_2: float
-    length: float
+    perplexity_ratio: float
+    distinct_2_ratio: float
+    length_ratio: float
     others: dict[str, float]
     text_scores: dict[str, list[float | None]]
 
@@ -120,7 +120,7 @@ class ExampleTexts(TypedDict):
 class ExperimentResult(TypedDict):
     """`effect`, from -1 to 1 with its 95 % `interval`, is half of what the texts of both signs differ by.
 
-    It is measured on `prompts` that did not choose, and null where texts cannot decide; `own_effect` is that of the
+    It is measured on prompts that did not choose, and null where texts cannot decide; `own_effect` is that of the
     wanted sign beside the unsteered texts, `prompting` that of asking. `apply`: the arguments that apply the best cell.
     `dataset` names the behaviour for other tools: lists of your own are a file now. `badge` is what the file's
     certificate says, in short, wherever the vector is used.
@@ -140,7 +140,7 @@ class ExperimentResult(TypedDict):
     unit: str
     effect: float | None
     interval: list[float] | None
-    prompts: int
+    prompt_count: int
     own_effect: float | None
     prompting: float | None
     guard: GuardStatus | None
@@ -250,7 +250,7 @@ def steering_experiment(
             unit="residual",
             effect=None if texts is None else short(texts.effect),
             interval=None if texts is None else short_interval(texts.interval),
-            prompts=len(found.examples),
+            prompt_count=len(found.examples),
             own_effect=None if texts is None else short(texts.own_effect),
             prompting=None if texts is None else short(texts.prompting),
             guard=None if texts is None else _guard(texts),
@@ -258,9 +258,9 @@ def steering_experiment(
             log_odds=_log_odds(found),
             side_effects=SideEffectsStatus(
                 kl=short(damage.divergence),
-                perplexity=short(damage.perplexity),
-                distinct_2=short(damage.distinct),
-                length=short(damage.length),
+                perplexity_ratio=short(damage.perplexity),
+                distinct_2_ratio=short(damage.distinct),
+                length_ratio=short(damage.length),
                 others=short(dict(found.side_effects.others)),
                 text_scores={
                     name: [rounded(score) for score in own] for name, own in found.side_effects.text_scores.items()
@@ -311,8 +311,8 @@ def _log_odds(found: Experiment) -> LogOddsStatus:
     judgement, null, sign = found.log_odds, found.null, SIGNS[found.options.direction]
     reached = None if null is None else int((sign * null.means >= sign * judgement.effect).sum())
     return LogOddsStatus(
-        effect=short(judgement.effect),
-        interval=short_interval(judgement.interval),
+        log_odds_effect=short(judgement.effect),
+        log_odds_interval=short_interval(judgement.interval),
         items=len(judgement.effects),
         controls_reached=reached,
     )
@@ -371,14 +371,15 @@ def _facts(result: ExperimentResult) -> dict[str, str | None]:
         f"{result['positions']}",
         "effect": None
         if result["effect"] is None
-        else f"{nats(result['effect'])}{interval(result['interval'])} on {result['prompts']} other prompts",
+        else f"{nats(result['effect'])}{interval(result['interval'])} on {result['prompt_count']} other prompts",
         "asking": None if result["prompting"] is None else f"{nats(result['prompting'])} by a prompt instead",
         "controls": None
         if controls is None
         else f"{controls['reached']} of {controls['count']} reach it, the largest has {brief(controls['largest'])}",
-        "log-odds": f"{nats(log_odds['effect'])} nats{interval(log_odds['interval'])} on {log_odds['items']} items",
-        "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity'])}, distinct-2 × "
-        f"{brief(damage['distinct_2'])}, length × {brief(damage['length'])}",
+        "log-odds": f"{nats(log_odds['log_odds_effect'])} nats{interval(log_odds['log_odds_interval'])} on "
+        f"{log_odds['items']} items",
+        "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity_ratio'])}, distinct-2 × "
+        f"{brief(damage['distinct_2_ratio'])}, length × {brief(damage['length_ratio'])}",
         "others": ", ".join(f"{name} {nats(shift)}" for name, shift in others[:_OTHERS])
         + (f"; {len(others) - _OTHERS} more move less" if len(others) > _OTHERS else ""),
         "scores": ", ".join(

@@ -129,7 +129,7 @@ def show(result: StatusResult) -> Shown:
     known = facts(
         {
             "model": f"{model['name']} ({model['family']}, {model['engine']})",
-            "size": f"{model['layers']} layers, hidden size {model['hidden_size']}",
+            "size": f"{model['layer_count']} layers, hidden size {model['hidden_size']}",
             "runs in": f"{model['dtype']} on {model['device']}",
             "chat": _template_told(model),
             "context": "no limit" if limit is None else f"{limit} tokens",

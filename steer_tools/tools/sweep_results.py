@@ -31,19 +31,21 @@ CELLS = "cells.json"
 _VECTOR, _BEHAVIOR = "vector.safetensors", "behavior.json"
 # Fewer questions than these say little, whatever the interval.
 _FEW_GROUPS = 12
-_COLUMNS = {"effects": "effect"}
+_COLUMNS = {"log_odds_effects": "log_odds_effect", "metric_effects": "metric_effect", "metric_scores": "metric_score"}
 
 
 class LayerCells(TypedDict):
-    """One layer, a value for each strength; `opposite_effects` are those of the strengths with the other sign.
+    """One layer, a value for each strength; `opposite_log_odds_effects` are those of the strengths with the other sign.
 
-    `within_budget` holds to the whole damage budget, texts included. `scores` are mean metrics of texts.
+    `within_budget` holds to the whole damage budget, texts included. Of a metric: `metric_scores`, its means, and their
+    changes.
     """
 
     layer: int
-    scores: NotRequired[list[float]]
-    effects: list[float]
-    opposite_effects: list[float]
+    log_odds_effects: NotRequired[list[float]]
+    opposite_log_odds_effects: NotRequired[list[float]]
+    metric_scores: NotRequired[list[float]]
+    metric_effects: NotRequired[list[float]]
     kl: list[float]
     within_budget: list[bool]
 
@@ -52,14 +54,14 @@ class WindowStatus(TypedDict):
     """Strengths within the budget that have at least 80 % of the largest effect there."""
 
     layer: int
-    least: float
-    largest: float
+    least_strength: float
+    largest_strength: float
 
 
 class SweepResult(TypedDict):
     """Effects are mean changes of log-odds, in nats, or of the `metric` that is named; `unsteered_score` is without.
 
-    Those of `cells` are on the items that chose the best cell, `effect` and its 95 % `interval` on the `items` others.
+    Those of `cells` are on the items that chose the best cell, the effect and its 95 % interval on the `items` others.
     There are no controls: the interval of a random direction is often clear of 0, too.
     `anti_steerable`: share of these that the strengths move the wrong way. `apply`: the arguments that apply the best
     cell. `residual_strength`: its strength in typical norms; `residual_units`: what strength 1 adds at each layer.
@@ -74,8 +76,10 @@ class SweepResult(TypedDict):
     best_strength: float
     residual_strength: float
     apply: ApplyArguments
-    effect: float
-    interval: list[float] | None
+    log_odds_effect: float | None
+    log_odds_interval: list[float] | None
+    metric_effect: float | None
+    metric_interval: list[float] | None
     items: int
     anti_steerable: float | None
     metric: str | None
@@ -101,8 +105,8 @@ def swept_result(
         cells=[
             LayerCells(
                 layer=layer,
-                effects=[short(cell.effect) for cell in cells],
-                opposite_effects=[short(cell.opposite_effect) for cell in cells],
+                log_odds_effects=[short(cell.effect) for cell in cells],
+                opposite_log_odds_effects=[short(cell.opposite_effect) for cell in cells],
                 kl=[short(cell.damage.divergence) for cell in cells],
                 within_budget=[cell.damage.is_within(options.budget) for cell in cells],
             )
@@ -115,8 +119,10 @@ def swept_result(
         apply=repeating(
             session, vector_path, swept.placed, swept.cell.strength, allow_other_model=options.allow_other_model
         ),
-        effect=short(swept.judgement.effect),
-        interval=short_interval(swept.judgement.interval),
+        log_odds_effect=short(swept.judgement.effect),
+        log_odds_interval=short_interval(swept.judgement.interval),
+        metric_effect=None,
+        metric_interval=None,
         items=len(swept.judgement.effects),
         anti_steerable=short(swept.judgement.anti_steerable),
         metric=None,
@@ -149,9 +155,8 @@ def text_sweep_result(
         cells=[
             LayerCells(
                 layer=layer,
-                scores=[short(own.score) for own in cells],
-                effects=[short(own.effect) for own in cells],
-                opposite_effects=[],
+                metric_scores=[short(own.score) for own in cells],
+                metric_effects=[short(own.effect) for own in cells],
                 kl=[short(own.damage.divergence) for own in cells],
                 within_budget=[own.damage.is_within(options.budget) for own in cells],
             )
@@ -162,8 +167,10 @@ def text_sweep_result(
         best_strength=cell.strength,
         residual_strength=short(cell.strength * units[cell.layer]),
         apply=repeating(session, vector_path, cell_placed, cell.strength, allow_other_model=allow_other_model),
-        effect=short(float(swept.effects.mean())),
-        interval=short_interval(swept.interval),
+        log_odds_effect=None,
+        log_odds_interval=None,
+        metric_effect=short(float(swept.effects.mean())),
+        metric_interval=short_interval(swept.interval),
         items=len(swept.judging),
         anti_steerable=None,
         metric=metric,
@@ -178,13 +185,12 @@ def rows(result: SweepResult) -> list[dict[str, Any]]:
     """Return a row a layer and strength; those of the other sign, which log-odds are measured at, have no damage."""
     found: list[dict[str, Any]] = []
     for cells in result["cells"]:
-        columns = {"score": cells["scores"]} if "scores" in cells else {}
-        columns |= {key: cells[key] for key in ("effects", "kl", "within_budget")}
+        columns = {key: cells[key] for key in (*_COLUMNS, "kl", "within_budget") if key in cells}
         for index, strength in enumerate(result["strengths"]):
             values = {_COLUMNS.get(key, key): column[index] for key, column in columns.items()}
             found.append({"layer": cells["layer"], "strength": strength, **values})
-        for strength, effect in zip(result["strengths"], cells["opposite_effects"], strict=False):
-            found.append({"layer": cells["layer"], "strength": -strength, "effect": effect})
+        for strength, effect in zip(result["strengths"], cells.get("opposite_log_odds_effects", []), strict=False):
+            found.append({"layer": cells["layer"], "strength": -strength, "log_odds_effect": effect})
     return sorted(found, key=lambda row: (row["layer"], row["strength"]))
 
 
@@ -223,7 +229,9 @@ def doubts(swept: Sweep) -> list[str]:
 
 def window(grid: Grid) -> list[WindowStatus]:
     """Return each layer's strengths that work, where there are some."""
-    return [WindowStatus(layer=own.layer, least=own.least, largest=own.largest) for own in grid.window]
+    return [
+        WindowStatus(layer=own.layer, least_strength=own.least, largest_strength=own.largest) for own in grid.window
+    ]
 
 
 def with_cell(vector: SteeringVector, placed: Placed, strength: float) -> SteeringVector:
@@ -310,6 +318,8 @@ def show(result: SweepResult) -> Shown:
     """Render the grid, what was chosen, and what the choice does to the items that did not choose."""
     metric, unsteered, wrong = result["metric"], result["unsteered_score"], result["anti_steerable"]
     of, whom = ("nats", "items, that did not choose") if metric is None else (f"in {metric}", "prompts")
+    of_log_odds = (result["log_odds_effect"], result["log_odds_interval"])
+    effect, ends = of_log_odds if metric is None else (result["metric_effect"], result["metric_interval"])
     choice = choice_facts(result["best_layer"], result["best_strength"], result["unit"], result["window"])
     if metric is not None:
         del choice["window"]
@@ -319,7 +329,7 @@ def show(result: SweepResult) -> Shown:
             {
                 **choice,
                 "unsteered": None if unsteered is None else f"{brief(unsteered)} {metric}",
-                "effect": f"{nats(result['effect'])} {of}{interval(result['interval'])} on {result['items']} {whom}",
+                "effect": f"{nats(effect or 0.0)} {of}{interval(ends)} on {result['items']} {whom}",
                 "wrong way": None if wrong is None else f"{wrong:.0%} of them",
                 "vector": result.get("vector_path"),
                 "picture": result["heat_map_path"],
@@ -352,7 +362,10 @@ def grid_lines(
 
 def choice_facts(layer: int, strength: float, unit: str, window: Sequence[WindowStatus]) -> dict[str, str | None]:
     """Return the chosen cell, and where else the effect is large within the budget."""
-    ranges = [f"layer {own['layer']}: {span((own['least'], own['largest']), '{:g}'.format)}" for own in window]
+    ranges = [
+        f"layer {own['layer']}: {span((own['least_strength'], own['largest_strength']), '{:g}'.format)}"
+        for own in window
+    ]
     return {
         "chosen": f"layer {layer} at strength {strength:g} ({unit})",
         "window": "; ".join(ranges) or "no strength has enough effect within the budget",
@@ -361,6 +374,7 @@ def choice_facts(layer: int, strength: float, unit: str, window: Sequence[Window
 
 def _cell(cells: LayerCells, index: int, *, is_best: bool) -> Shown:
     is_within = cells["within_budget"][index]
-    effect = f"{cells['effects'][index]:+.2f}"
+    effects = cells.get("log_odds_effects") or cells.get("metric_effects", [])
+    effect = f"{effects[index]:+.2f}"
     written = f"{'>' if is_best else ''}{effect if is_within else f'({effect})'}"
     return line(written, "bold cyan" if is_best else "" if is_within else "dim")

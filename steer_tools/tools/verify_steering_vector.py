@@ -20,13 +20,13 @@ MovedData = Annotated[str | given.LeftOut, given.Doc("Its dataset, if moved.")]
 
 
 class ProvedStatus(TypedDict):
-    """What the texts of the cell show; `controls_reached` of `controls` directions have the effect too."""
+    """What the texts of the cell show; `controls_reached` of `control_count` directions have the effect too."""
 
     effect: float
     interval: list[float] | None
     own_effect: float
-    prompts: int
-    controls: int | None
+    prompt_count: int
+    control_count: int | None
     controls_reached: int | None
     whole: float
     variety: float | None
@@ -36,7 +36,7 @@ class ProvedStatus(TypedDict):
 class VerificationResult(TypedDict):
     """`passed`: the certificate's figures were found again; `differences` says which were not.
 
-    `certified` and `now` are null where texts could not decide, `d_prime` where nothing tells texts apart;
+    `certified` and `now` are null where texts could not decide, `detector_d_prime` where nothing tells texts apart;
     `same_texts`: every text is the same to the letter. `warnings`: what was otherwise than then, as versions.
     """
 
@@ -48,7 +48,7 @@ class VerificationResult(TypedDict):
     differences: list[str]
     certified: ProvedStatus | None
     now: ProvedStatus | None
-    d_prime: float | None
+    detector_d_prime: float | None
     same_texts: bool
     without_texts: str | None
     warnings: list[str]
@@ -75,7 +75,7 @@ def verify_steering_vector(vector_path: given.VectorPath, dataset: MovedData = N
             differences=list(found.differences),
             certified=_status(certificate.texts),
             now=_status(found.texts),
-            d_prime=short(found.d_prime),
+            detector_d_prime=short(found.d_prime),
             same_texts=found.is_same_text,
             without_texts=certificate.without_texts,
             warnings=[*found.notes, *placed.warnings],
@@ -90,8 +90,8 @@ def _status(texts: ProvedTexts | None) -> ProvedStatus | None:
         effect=short(texts.effect),
         interval=None if texts.interval is None else short(list(texts.interval)),
         own_effect=short(texts.own_effect),
-        prompts=texts.prompts,
-        controls=None if controls is None else controls.count,
+        prompt_count=texts.prompts,
+        control_count=None if controls is None else controls.count,
         controls_reached=None if controls is None else controls.reached,
         whole=short(texts.whole),
         variety=short(texts.variety),
@@ -122,7 +122,7 @@ def show(result: VerificationResult) -> Shown:
 def _told(status: ProvedStatus | None) -> str | None:
     if status is None:
         return None
-    controls = status["controls"]
+    controls = status["control_count"]
     held = "" if controls is None else f", {status['controls_reached']} of {controls} controls reach it"
     return f"{nats(status['effect'])}{interval(status['interval'])}{held}, {brief(status['whole'])} whole"
 

@@ -66,7 +66,7 @@ def test_what_is_a_list_at_heart_is_one(llama_session: Session, created: Any) ->
     assert list(tokens) == tokens["prompts"][0]["tokens"]
     assert list(of_both) == of_both["prompts"]
     # It is a dict all the same.
-    assert list(texts.keys()) == ["texts", "ended", "active", "steered", "warnings"]
+    assert list(texts.keys()) == ["texts", "ended", "active", "acting", "warnings"]
     assert {**texts} == dict(texts.items()) == json.loads(json.dumps(texts, indent=1)) == texts
     # What is none has its keys.
     assert list(created) == list(created.keys()) and len(created) == len(created.keys()) > 5
@@ -97,7 +97,7 @@ def test_a_result_has_the_names_that_others_would_give_it(created: Any) -> None:
         created.steering_vector.cosine_similarity(half.steering_vector), abs=1e-3
     )
     both = steer_tools.analyze_steering_vector(created, compare_with=[half, created])
-    assert both["cosine_similarity"] == both["saved"] and len(both["saved"]) == 2
+    assert both["cosine_similarity"] == both["saved_cosines"] and len(both["saved_cosines"]) == 2
     assert "top_tokens" not in found and "top_tokens" not in dict(found)
 
 

@@ -817,7 +817,7 @@ def test_what_a_loader_prints_stays_off_stdout(
     done = steer("status", "--json")
 
     assert "noise" in done.stderr
-    assert json.loads(done.stdout)["model"]["layers"] == 4
+    assert json.loads(done.stdout)["model"]["layer_count"] == 4
 
 
 # Into the weights and out again.
@@ -833,7 +833,7 @@ def test_a_vector_is_baked_and_taken_out_again(steer: Callable[..., Done], vecto
     steered = steer("generate", "keke", "lili", *use)
     undone = steer(*shlex.split(result["undo"])[1:], "--json", of_the_model=False)
 
-    assert (baked.code, result["kind"], result["prompts"]) == (0, "addition", 1)
+    assert (baked.code, result["kind"], result["prompt_count"]) == (0, "addition", 1)
     assert json.loads(texts.stdout)["texts"] == json.loads(steered.stdout)["texts"]
     assert json.loads(steer("generate", "keke", "lili", "--json").stdout)["texts"] != json.loads(texts.stdout)["texts"]
     assert json.loads(undone.stdout) == {"restored": 0, "removed": 12}
@@ -854,7 +854,7 @@ def test_what_was_baked_is_found_again(kind: str, steer: Callable[..., Done], ve
     assert done.stdout.startswith(f"Found {article}: {result['differing']} of ")
     printed = " ".join(done.stdout.split())
     assert ("layer 2 (residual), in 1 tensors" if kind == "addition" else "4 layers from 0 to 3") in printed
-    assert f"{result['findings'][0]['saved'][0]['cosine']:.4f}" == "1.0000"
+    assert f"{result['findings'][0]['known'][0]['cosine']:.4f}" == "1.0000"
     assert ("norm" in printed, "of the direction is still in them" in printed) == (
         kind == "addition",
         kind == "ablation",
@@ -929,7 +929,7 @@ def test_the_next_tokens_stand_side_by_side(steer: Callable[..., Done], vector: 
     (own,) = told["prompts"]
     assert own["kl"][0] == 0 < own["kl"][1]
     assert re.search(r"next token +baseline +0 +\+3", table)
-    likeliest, (unsteered, *_) = next(iter(own["tokens"].items()))
+    likeliest, (unsteered, *_) = next(iter(own["probabilities"].items()))
     assert re.search(rf"{re.escape(likeliest.strip('▁Ġ'))} .*{unsteered:.1%}", table)
     assert "KL, nats" in table
 
@@ -955,7 +955,7 @@ def test_a_reading_shows_the_detector_and_the_tokens(steer: Callable[..., Done],
     told = json.loads(steer(*arguments, "--json").stdout)
 
     first = told["detectors"][0]
-    assert re.search(rf"1 +{first['auc']:.3f} +\S+ to \S+ +{first['chance']:.3f}", table)
+    assert re.search(rf"1 +{first['auc']:.3f} +\S+ to \S+ +{first['auc_chance']:.3f}", table)
     answer = "yes" if told["prompts"][0]["detected"]["1"] else "no"
     assert f"layer 1, reading {told['prompts'][0]['scores']['1']:.4g}: {answer}" in table
     assert "levels from -3 to +3" in table
@@ -979,9 +979,9 @@ def test_ablate_shows_layers_the_strongest_parts_and_chance(
     assert read.code == 0, read.stderr
     document = json.loads(found.stdout)
     assert re.search(r"everywhere +[+-]", read.stdout)
-    assert f"±{document['chance']['everywhere']:.4g}" in read.stdout
+    assert f"±{document['measure_chance']['everywhere']:.4g}" in read.stdout
     assert document["heat_map_path"] in read.stdout.replace("\n", "").replace(" ", "")
-    assert list(document["effects"]) == ["1", "everywhere"]
+    assert list(document["measure_changes"]) == ["1", "everywhere"]
     refused = steer("ablate", file, "--measure", "exact")
     assert (refused.code, "no exact score" in refused.stderr) == (1, True)
 

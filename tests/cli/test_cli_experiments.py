@@ -171,7 +171,7 @@ def test_an_experiment_shows_the_chosen_cell_its_controls_and_its_side_effects(r
     assert facts["effect"].startswith(f"{result['effect']:+.3g}")
     assert controls is not None
     assert facts["controls"].startswith(f"{controls['reached']} of 19 reach it, the largest has ")
-    assert facts["log-odds"].startswith(f"{result['log_odds']['effect']:+.3g}")
+    assert facts["log-odds"].startswith(f"{result['log_odds']['log_odds_effect']:+.3g}")
     assert facts["damage"].startswith(f"KL {result['side_effects']['kl']:.3g}, perplexity × ")
     others = result["side_effects"]["others"]
     strongest = max(others, key=lambda name: abs(others[name]))
@@ -244,8 +244,8 @@ def test_a_verdict_has_its_colour_on_a_terminal_only(ran: Ran, verdict: str, col
 def test_cells_outside_the_budget_stand_in_brackets() -> None:
     cells: LayerCells = {
         "layer": 1,
-        "effects": [1.0, -2.5, 3.25],
-        "opposite_effects": [0.0, 0.0, 0.0],
+        "log_odds_effects": [1.0, -2.5, 3.25],
+        "opposite_log_odds_effects": [0.0, 0.0, 0.0],
         "kl": [0.1, 0.2, 0.9],
         "within_budget": [True, True, False],
     }
@@ -263,8 +263,8 @@ def test_many_strengths_fit_beside_and_below_each_other() -> None:
     count = 14
     cells: LayerCells = {
         "layer": 31,
-        "effects": [-100.0 - i for i in range(count)],
-        "opposite_effects": [0.0] * count,
+        "log_odds_effects": [-100.0 - i for i in range(count)],
+        "opposite_log_odds_effects": [0.0] * count,
         "kl": [9.0] * count,
         "within_budget": [False] * count,
     }
@@ -279,8 +279,8 @@ def test_many_strengths_fit_beside_and_below_each_other() -> None:
 def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) -> None:
     cells: LayerCells = {
         "layer": 1,
-        "effects": [1.0, 2.0],
-        "opposite_effects": [0.0, 0.0],
+        "log_odds_effects": [1.0, 2.0],
+        "opposite_log_odds_effects": [0.0, 0.0],
         "kl": [0.1, 0.2],
         "within_budget": [True, True],
     }
@@ -288,11 +288,16 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
         "unit": "contrast",
         "strengths": [0.5, 1.0],
         "cells": [cells],
-        "window": [{"layer": 1, "least": 0.5, "largest": 1.0}, {"layer": 3, "least": 1.0, "largest": 1.0}],
+        "window": [
+            {"layer": 1, "least_strength": 0.5, "largest_strength": 1.0},
+            {"layer": 3, "least_strength": 1.0, "largest_strength": 1.0},
+        ],
         "best_layer": 1,
         "best_strength": 0.5,
-        "effect": 1.5,
-        "interval": [1.25, -0.5],
+        "log_odds_effect": 1.5,
+        "log_odds_interval": [1.25, -0.5],
+        "metric_effect": None,
+        "metric_interval": None,
         "items": 20,
         "anti_steerable": 0.125,
         "metric": None,
@@ -304,7 +309,7 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
 
     text = printed(sweep_shown(result))
     facts, of_a_vector = facts_in(text), facts_in(printed(sweep_shown({**result, "vector_path": "/w/v.safetensors"})))
-    without = facts_in(printed(sweep_shown({**result, "interval": None, "window": []})))
+    without = facts_in(printed(sweep_shown({**result, "log_odds_interval": None, "window": []})))
 
     assert ["1", ">+1.00", "+2.00"] in [line.split() for line in text.splitlines()]
     assert facts["chosen"] == "layer 1 at strength 0.5 (contrast)"
@@ -322,9 +327,8 @@ def test_a_sweep_and_a_best_layer_show_the_grid_and_what_was_judged(ran: Ran) ->
 def test_a_sweep_of_texts_shows_the_metric_with_its_signs_and_no_window() -> None:
     cells: LayerCells = {
         "layer": 1,
-        "scores": [0.5, 4.0],
-        "effects": [-1.5, 2.0],
-        "opposite_effects": [],
+        "metric_scores": [0.5, 4.0],
+        "metric_effects": [-1.5, 2.0],
         "kl": [0.1, 0.2],
         "within_budget": [True, True],
     }
@@ -335,8 +339,10 @@ def test_a_sweep_of_texts_shows_the_metric_with_its_signs_and_no_window() -> Non
         "window": [],
         "best_layer": 1,
         "best_strength": 0.5,
-        "effect": 1.75,
-        "interval": None,
+        "log_odds_effect": None,
+        "log_odds_interval": None,
+        "metric_effect": 1.75,
+        "metric_interval": None,
         "items": 4,
         "anti_steerable": None,
         "metric": "words",
@@ -357,17 +363,17 @@ def test_a_sweep_of_texts_shows_the_metric_with_its_signs_and_no_window() -> Non
 
 def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
     result: RobustnessResult = {
-        "score": 0.75,
-        "effect": 1.5,
-        "interval": [1.0, 2.0],
+        "even_share": 0.75,
+        "log_odds_effect": 1.5,
+        "log_odds_interval": [1.0, 2.0],
         "standard_deviation": 0.25,
         "items": 40,
         "failing_items": 1,
-        "failing": [{"prompt": [{"role": "user", "content": "Why\x1b[31m?"}], "effect": -0.5}],
+        "failing": [{"prompt": [{"role": "user", "content": "Why\x1b[31m?"}], "log_odds_effect": -0.5}],
         "anti_steerable": 0.05,
         "anti_steerable_interval": [0.01, 0.2],
         "paraphrase_share": 0.5,
-        "effect_without_template": 0.75,
+        "log_odds_effect_without_template": 0.75,
         "warnings": [],
     }
 
@@ -376,7 +382,13 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
     less = facts_in(
         printed(
             robustness_shown(
-                {**result, "paraphrase_share": None, "effect_without_template": None, "failing_items": 0, "failing": []}
+                {
+                    **result,
+                    "paraphrase_share": None,
+                    "log_odds_effect_without_template": None,
+                    "failing_items": 0,
+                    "failing": [],
+                }
             )
         )
     )
@@ -399,12 +411,12 @@ def test_a_calibration_shows_the_strength_and_what_is_known_of_it() -> None:
         "unit": "vector",
         "residual_strength": 0.25,
         "kl": 0.5,
-        "effect": 2.0,
+        "log_odds_effect": 2.0,
         "warnings": ["Odd."],
     }
 
     text = printed(calibration_shown(result))
-    less = facts_in(printed(calibration_shown({**result, "residual_strength": None, "effect": None})))
+    less = facts_in(printed(calibration_shown({**result, "residual_strength": None, "log_odds_effect": None})))
 
     assert facts_in(text) == {
         "strength": "1.235 (vector) at layer 3",

@@ -374,7 +374,7 @@ def test_the_tools_steer_the_prompts_that_meet_the_condition(
     compared = compare_generations(PROMPTS, path, strengths=[3.0], condition="half", max_new_tokens=STEPS)
     applied = apply_steering_vector(path, strength=3.0, condition="half")
     generated = generate(PROMPTS, max_new_tokens=STEPS)
-    texts, counted = generated["texts"], generated["steered"]
+    texts, counted = generated["texts"], generated["acting"]
     status, proof = steering_status(), check_steering(PROMPTS)
     update_steering_vector(applied["steering_id"], 0.0)
     at_zero = generate(PROMPTS, max_new_tokens=STEPS)["texts"]
@@ -383,7 +383,7 @@ def test_the_tools_steer_the_prompts_that_meet_the_condition(
     everywhere = generate(PROMPTS, max_new_tokens=STEPS)["texts"]
 
     plain = compared["baseline"]["texts"]
-    assert compared["variants"][0]["steered"] == counted == [int(hold) for hold in half_condition]
+    assert compared["variants"][0]["acting"] == counted == [int(hold) for hold in half_condition]
     assert texts == compared["variants"][0]["texts"]
     assert texts == [s if hold else p for s, p, hold in zip(everywhere, plain, half_condition, strict=True)]
     assert at_zero == plain
@@ -412,17 +412,17 @@ def test_results_say_on_which_prompts_a_condition_held_and_the_proof_that_none_d
     session: Session, half_condition: list[bool], make_vector: Any
 ) -> None:
     path = make_vector(2)
-    assert generate(PROMPTS, max_new_tokens=2)["steered"] is None
+    assert generate(PROMPTS, max_new_tokens=2)["acting"] is None
 
     apply_steering_vector(path, strength=3.0, condition="half and not half")
     alone, proof_alone = generate(PROMPTS, max_new_tokens=2), check_steering(PROMPTS)
     apply_steering_vector(path, strength=1.0)
     both, proof = generate(PROMPTS, max_new_tokens=2), check_steering(PROMPTS)
 
-    assert (alone["active"], alone["steered"], both["active"], both["steered"]) == (1, [0] * 4, 2, [1] * 4)
+    assert (alone["active"], alone["acting"], both["active"], both["acting"]) == (1, [0] * 4, 2, [1] * 4)
     assert any("no prompt meets a condition" in text for text in proof_alone["warnings"])
     assert proof["passed"] and len(proof["warnings"]) == 1 and "the condition of steer-" in proof["warnings"][0]
-    assert compare_generations(PROMPTS, path, max_new_tokens=2)["variants"][0]["steered"] is None
+    assert compare_generations(PROMPTS, path, max_new_tokens=2)["variants"][0]["acting"] is None
 
 
 def test_a_condition_that_errs_often_or_that_nobody_tried_is_warned_of(session: Session, make_vector: Any) -> None:

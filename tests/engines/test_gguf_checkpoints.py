@@ -53,7 +53,7 @@ def test_a_folder_with_a_gguf_file_is_steered_and_its_control_vector_comes_back(
     smollm2_folder: Path, smollm2: Any, empty_session: Session
 ) -> None:
     loaded = load_model(str(smollm2_folder), dtype="bfloat16")
-    assert (loaded["model"]["layers"], loaded["model"]["dtype"], loaded["warnings"]) == (30, "bfloat16", [])
+    assert (loaded["model"]["layer_count"], loaded["model"]["dtype"], loaded["warnings"]) == (30, "bfloat16", [])
     ours: Any = empty_session.engine
     whole = smollm2(torch.float32)[0].state_dict()
     assert all(torch.equal(own, whole[name].bfloat16()) for name, own in ours.module.state_dict().items())
@@ -107,7 +107,7 @@ def test_the_server_takes_a_gguf_file(smollm2_folder: Path, tmp_path: Path) -> N
 
     status, generated = anyio.run(ask)
 
-    assert status.structured_content["model"]["layers"] == 30
+    assert status.structured_content["model"]["layer_count"] == 30
     assert "Paris" in generated.structured_content["texts"][0]
 
 

@@ -180,7 +180,7 @@ def test_what_a_model_writes_is_judged_also_with_few_instructions_among_it(llama
 
     found = find_best_layer(*SAID, **CELL)
 
-    assert found["effect"] != 0
+    assert found["log_odds_effect"] != 0
     assert not any("instructions" in warning for warning in found["warnings"])
     assert evaluation_set_named(llama_session, *mixed).behavior.pairs
 
@@ -196,7 +196,7 @@ def test_a_vector_of_instructions_is_judged_on_records_and_on_written_texts(llam
         on_texts = sweep_steering(vector, prompts=PROMPTS, scorer={"keywords": ["baba"]}, **CELL)
         by_a_metric = sweep_steering(vector, prompts=PROMPTS, metric=lambda text: text.count("u"), **CELL)
 
-        assert on_records["effect"] != 0
+        assert on_records["log_odds_effect"] != 0
         assert on_texts["best_layer"] == by_a_metric["best_layer"] == 1
 
 

@@ -255,7 +255,7 @@ def test_two_lists_or_pairs_need_no_name(llama_session: Session) -> None:
 
     for lists in (PAIRED, ([*zip(*PAIRED, strict=True)],)):
         found = find_best_layer(*lists, **asked)
-        assert found["effect"] == named["effect"]
+        assert found["log_odds_effect"] == named["log_odds_effect"]
         assert Path(found["dataset"]).name == "behavior.json"
     with pytest.raises(ArgumentError, match="both, or neither"):
         find_best_layer(PAIRED[0], PAIRED[1], PAIRED[1], **asked)

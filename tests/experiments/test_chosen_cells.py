@@ -188,7 +188,7 @@ def test_robustness_and_calibration_start_from_the_chosen_cell(
     assert {**omitted, "warnings": []} == {**said, "warnings": []}
     assert omitted["warnings"][0] == "Taken as the file's experiment chose: layer 2, positions all, strength 0.25."
     assert "adds 1 of the typical norm" in whole["warnings"][-1]
-    assert abs(whole["effect"]) > abs(omitted["effect"]) > 0
+    assert abs(whole["log_odds_effect"]) > abs(omitted["log_odds_effect"]) > 0
     assert (calibrated["layer"], calibrated["apply"]["positions"]) == (2, "all")
 
 
@@ -339,8 +339,12 @@ def result_types() -> list[type]:
     return list(found.values())
 
 
-# Arguments, not a finding; and a strength that is one in residual norms.
-EXEMPT = {ApplyArguments.__name__: {"strength"}, "AnalysisResult": {"observed_strength"}}
+# Arguments, not a finding; a strength that is one in residual norms; and a part of a sweep, which has `residual_units`.
+EXEMPT = {
+    ApplyArguments.__name__: {"strength"},
+    "AnalysisResult": {"observed_strength"},
+    "WindowStatus": {"least_strength", "largest_strength"},
+}
 
 
 def test_every_result_that_has_a_strength_has_its_residual_strength() -> None:

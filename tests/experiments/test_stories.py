@@ -179,5 +179,5 @@ def test_stories_turn_sad_by_what_two_lists_of_sentences_differ_in(empty_session
         found["vector_path"], found["dataset"], found["best_layer"], found["best_strength"]
     )
     assert again["items"] == found["log_odds"]["items"]
-    assert again["effect"] == pytest.approx(found["log_odds"]["effect"], abs=1e-3)
+    assert again["log_odds_effect"] == pytest.approx(found["log_odds"]["log_odds_effect"], abs=1e-3)
     assert not empty_session.registry.entries()

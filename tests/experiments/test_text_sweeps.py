@@ -57,15 +57,17 @@ def test_each_cell_holds_the_scores_of_what_its_strength_writes(llama_session: S
     engine, held = llama_session.engine, load_vector(vector)
     before = [letters(one.text) for one in engine.generate([Row(TextPrompt(p)) for p in few], Sampling(6))]
     for cells in found["cells"]:
-        for strength, score, effect in zip(found["strengths"], cells["scores"], cells["effects"], strict=True):
+        for strength, score, effect in zip(
+            found["strengths"], cells["metric_scores"], cells["metric_effects"], strict=True
+        ):
             plan = place(llama_session, held, cells["layer"], PlacementOptions("residual")).plan(strength)
             texts = engine.generate([Row(TextPrompt(p), plan) for p in few], Sampling(6))
             mean = np.mean([letters(one.text) for one in texts])
             assert score == pytest.approx(mean, rel=1e-3)
             assert effect == pytest.approx(mean - np.mean(before), abs=1e-3)
     assert found["unsteered_score"] == pytest.approx(np.mean(before), rel=1e-3)
-    assert (found["metric"], found["items"], found["interval"]) == ("letters", 3, None)
-    assert len({score for cells in found["cells"] for score in cells["scores"]}) > 2
+    assert (found["metric"], found["items"], found["metric_interval"]) == ("letters", 3, None)
+    assert len({score for cells in found["cells"] for score in cells["metric_scores"]}) > 2
     assert any("all of them both chose the cell and judged it" in warning for warning in found["warnings"])
 
 
@@ -82,7 +84,7 @@ def test_half_of_enough_prompts_choose_and_the_others_judge(llama_session: Sessi
     choosing, judging = set(document["choosing"]), set(document["judging"])
     assert (len(choosing), len(judging), found["items"]) == (5, 5, 5)
     assert choosing | judging == set(PROMPTS)
-    assert found["interval"] is not None
+    assert found["metric_interval"] is not None
     # Unsteered and at the one strength, each prompt once.
     assert sorted(asked) == sorted([*PROMPTS, *PROMPTS])
 
@@ -93,8 +95,10 @@ def test_a_row_is_a_layer_and_strength(llama_session: Session, vector: str) -> N
     texts = sweep_steering(vector, prompts=PROMPTS[:2], metric=letters, **asked)
 
     assert [(row["layer"], row["strength"]) for row in rows(texts)] == [(1, -1), (1, 1), (2, -1), (2, 1)]
-    assert [row["score"] for row in rows(texts)] == [score for cells in texts["cells"] for score in cells["scores"]]
-    assert {*rows(texts)[0]} == {"layer", "strength", "score", "effect", "kl", "within_budget"}
+    assert [row["metric_score"] for row in rows(texts)] == [
+        score for cells in texts["cells"] for score in cells["metric_scores"]
+    ]
+    assert {*rows(texts)[0]} == {"layer", "strength", "metric_score", "metric_effect", "kl", "within_budget"}
 
 
 def test_the_gentlest_cell_of_either_sign_that_does_enough_is_chosen() -> None:

@@ -216,7 +216,7 @@ def test_an_experiment_that_texts_could_not_decide_is_verified_as_that(bundled: 
     assert made["verdict"] == found["verdict"] == "cannot tell"
     assert made["badge"] == found["badge"] == "not verified: cannot tell, texts could not decide"
     assert found["without_texts"] == made["reasons"][0]
-    assert (found["passed"], found["certified"], found["now"], found["d_prime"]) == (True, None, None, None)
+    assert (found["passed"], found["certified"], found["now"], found["detector_d_prime"]) == (True, None, None, None)
 
 
 def test_the_command_tells_whether_the_certificate_holds_by_its_exit_code(

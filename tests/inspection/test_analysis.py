@@ -295,9 +295,9 @@ def test_the_tool_says_all_of_it_and_draws_the_texts(llama_session: Session) -> 
     assert len(found["lens"]["boosted"]) == 3  # type: ignore[index]
     assert 0 < len(found["observed"]["boosted"]) <= 3
     assert found["layer_cosines"].keys() == {"0"}
-    assert list(found["saved"].values()) == [pytest.approx(-1.0)]
+    assert list(found["saved_cosines"].values()) == [pytest.approx(-1.0)]
     assert found["behaviors"] is None
-    (text,) = found["texts"]
+    (text,) = found["projections"]
     assert len(text["tokens"]) == len(text["values"]) > 1
     assert text["values"][0] is None
     assert isinstance(text["values"][-1], float)
@@ -317,7 +317,7 @@ def test_without_texts_nothing_is_written(llama_session: Session) -> None:
 
     found = analyze_steering_vector(path)
 
-    assert (found["picture_path"], found["page_path"], found["texts"]) == (None, None, [])
+    assert (found["picture_path"], found["page_path"], found["projections"]) == (None, None, [])
     assert not llama_session.workspace.holds("analysis")
 
 

@@ -361,8 +361,8 @@ def test_the_top_head_of_one_half_of_the_questions_is_among_the_first_three_of_t
 
     first, second = (sorted(found["strongest"], key=lambda own: -abs(own["halves"][half])) for half in (0, 1))
     assert first[0] in second[:3]
-    assert abs(first[0]["effect"]) > 1
-    assert sum(len(row) for row in found["effects"].values()) == 16
+    assert abs(first[0]["measure_change"]) > 1
+    assert sum(len(row) for row in found["measure_changes"].values()) == 16
     assert Path(found["heat_map_path"]).read_bytes().startswith(b"\x89PNG")
     assert bundled.engine.ambient() == ()
 
@@ -377,15 +377,15 @@ def test_a_direction_is_held_against_random_ones_in_each_measure(bundled: Sessio
     )
 
     for found in (odds, kl):
-        assert list(found["effects"]) == ["1", "everywhere"]
-        assert found["chance"] is not None
-        assert found["chance"].keys() == found["effects"].keys()
-        assert min(found["chance"].values()) > 0
-        assert found["chance"]["1"] != found["chance"]["everywhere"]
+        assert list(found["measure_changes"]) == ["1", "everywhere"]
+        assert found["measure_chance"] is not None
+        assert found["measure_chance"].keys() == found["measure_changes"].keys()
+        assert min(found["measure_chance"].values()) > 0
+        assert found["measure_chance"]["1"] != found["measure_chance"]["everywhere"]
         assert {own["layer"] for own in found["strongest"]} == {1, None}
-    assert min(own[0] for own in kl["effects"].values()) > 0
+    assert min(own[0] for own in kl["measure_changes"].values()) > 0
     everywhere = next(own for own in odds["strongest"] if own["layer"] is None)
-    assert everywhere["effect"] == odds["effects"]["everywhere"][0]
+    assert everywhere["measure_change"] == odds["measure_changes"]["everywhere"][0]
     with pytest.raises(ArgumentError, match="method is 'resample', and the component a direction"):
         ablate_component("formality", "direction", method="resample", vector_path=vector)
     with pytest.raises(LayerError, match="layer is 2"):
@@ -402,9 +402,9 @@ def test_exact_effects_are_changes_of_the_score_of_texts(bundled: Session, monke
     found = ablate_component("sentiment", "block", [0, 3], "zero", measure="exact")
 
     assert found["measure"] == "exact"
-    assert max(abs(own["effect"]) for own in found["strongest"]) > 0.3
-    assert all(abs(own["effect"]) <= 1 for own in found["strongest"])
-    assert found["chance"] is None
+    assert max(abs(own["measure_change"]) for own in found["strongest"]) > 0.3
+    assert all(abs(own["measure_change"]) <= 1 for own in found["strongest"])
+    assert found["measure_chance"] is None
 
 
 def test_the_kl_of_a_resampled_part_is_the_mean_over_its_draws(
@@ -451,7 +451,7 @@ def test_formality_is_decided_at_the_last_prompt_token_behind_the_second_block(b
     found = patch_activations(**chats)
 
     last = {layer: row[-1] for layer, row in found["recovered"].items()}
-    assert found["source"] > 5 > -5 > found["target"]
+    assert found["source_value"] > 5 > -5 > found["target_value"]
     assert abs(last["0"]) <= 0.1
     assert last["1"] >= 0.9
     assert (found["strongest"][0]["layer"], found["strongest"][0]["token"]) >= (1, 0)

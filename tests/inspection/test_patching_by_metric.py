@@ -77,12 +77,12 @@ def test_a_metric_of_each_patch_is_that_of_a_hook_by_hand(
         for place in (0, differ, len(found["tokens"]) - 1):
             expected = by_hand(metric, source, target, layer, (place, place))
             assert found["patched"][str(layer)][place] == pytest.approx(expected, abs=1e-4)
-    assert found["source"] == pytest.approx(by_hand(metric, target, source, 0), abs=1e-4)
-    assert found["target"] == pytest.approx(by_hand(metric, source, target, 0), abs=1e-4)
-    moved = np.array([*found["patched"].values()]) - found["target"]
+    assert found["source_value"] == pytest.approx(by_hand(metric, target, source, 0), abs=1e-4)
+    assert found["target_value"] == pytest.approx(by_hand(metric, source, target, 0), abs=1e-4)
+    moved = np.array([*found["patched"].values()]) - found["target_value"]
     assert np.abs(moved[:, 0]).max() < 1e-4 < 0.1 < np.abs(moved).max()
     shares = np.array([*found["recovered"].values()])
-    np.testing.assert_allclose(shares, moved / (found["source"] - found["target"]), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(shares, moved / (found["source_value"] - found["target_value"]), rtol=1e-3, atol=1e-5)
 
 
 def test_a_metric_that_is_the_log_odds_recovers_what_completions_do(llama_session: Session) -> None:
@@ -90,7 +90,7 @@ def test_a_metric_that_is_the_log_odds_recovers_what_completions_do(llama_sessio
     by_completions = patch_activations(SOURCE, TARGET, "lili", "seti")
 
     assert {*by_metric} - {*by_completions} == {"patched"}
-    for key in ("source", "target"):
+    for key in ("source_value", "target_value"):
         assert by_metric[key] == pytest.approx(by_completions[key], rel=1e-3)
     for layer, shares in by_completions["recovered"].items():
         assert by_metric["recovered"][layer] == pytest.approx(shares, abs=1e-3)
@@ -126,7 +126,7 @@ def test_the_metric_is_given_the_log_probabilities_of_the_next_token(llama_sessi
     with torch.no_grad():
         expected = model(**tokenizer(SOURCE, return_tensors="pt")).logits[0, -1].softmax(dim=-1)[5]
     # Behind the last block the last token is all there is.
-    assert found["source"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["source_value"] == pytest.approx(float(expected), rel=1e-4)
     assert found["patched"]["3"] == pytest.approx([float(expected)], rel=1e-4)
 
 
@@ -152,7 +152,7 @@ def test_only_the_positions_that_are_named_are_patched(llama_session: Session) -
     last, two = (patch_activations(SOURCE, TARGET, "lili", "seti", position=own) for own in (-1, [3, -2]))
 
     assert "positions" not in whole
-    assert (last["positions"], two["positions"]) == ([3], [2, 3])
+    assert (last["token_places"], two["token_places"]) == ([3], [2, 3])
     assert last["tokens"] == whole["tokens"][3:] == [["keke", "mora"]]
     assert two["ids"] == whole["ids"][2:]
     for layer, shares in whole["recovered"].items():
@@ -170,7 +170,7 @@ def test_counted_from_the_end_prompts_of_any_length_stand_side_by_side(llama_ses
     for column, place in enumerate((2, 3)):
         expected = by_hand(metric, LONGER, TARGET, 1, (place + 2, place))
         assert found["patched"]["1"][column] == pytest.approx(expected, abs=1e-4)
-        assert abs(expected - found["target"]) > 0.01
+        assert abs(expected - found["target_value"]) > 0.01
     with pytest.raises(PromptError, match=r"source has 6 tokens and the target 4\..*position=-1"):
         patch_activations(LONGER, TARGET, metric=metric, position=3)
     with pytest.raises(PromptError, match="source has 4 tokens and the target 6"):

@@ -181,10 +181,10 @@ def test_a_vector_detects_its_own_behaviour_beyond_chance_and_others_not(empty_s
     )
 
     assert own["auc"] >= 0.95
-    assert own["auc"] > own["chance"] + 0.15
+    assert own["auc"] > own["auc_chance"] + 0.15
     # Formal answers differ in nearly every word, so that random directions tell them, too.
-    assert formality["chance"] >= 0.99
-    assert sycophancy["auc"] < sycophancy["chance"]
+    assert formality["auc_chance"] >= 0.99
+    assert sycophancy["auc"] < sycophancy["auc_chance"]
     # The threshold is of the same kind of texts as those that it judges.
     assert max(own["misses"], own["false_alarms"]) <= 0.15
 
@@ -384,13 +384,13 @@ def test_the_next_tokens_are_those_of_the_model_and_of_a_hook_by_hand(llama_sess
         steered = model(torch.tensor([prompt])).logits[0, -1].softmax(dim=-1)
         handle.remove()
     expected = {own.topk(4).indices[i].item() for own in (plain, steered) for i in range(4)}
-    assert len(found["tokens"]) == len(expected)
-    columns = list(zip(*found["tokens"].values(), strict=True))
-    most = [max(own) for own in found["tokens"].values()]
+    assert len(found["probabilities"]) == len(expected)
+    columns = list(zip(*found["probabilities"].values(), strict=True))
+    most = [max(own) for own in found["probabilities"].values()]
     assert most == sorted(most, reverse=True)
     for column, own in zip(columns, (plain, plain, steered), strict=True):
         assert sorted(column) == pytest.approx(sorted(own[list(expected)].tolist()), rel=2e-3)
-    assert all(token is not None and token != "None" for token in found["tokens"])
+    assert all(token is not None and token != "None" for token in found["probabilities"])
     kl = float((plain * (plain.log() - steered.log())).sum())
     assert found["kl"] == [0, pytest.approx(kl, rel=2e-3)]
     assert kl > 0.01
@@ -401,9 +401,9 @@ def test_tokens_that_only_the_output_matrix_has_keep_their_own_names(llama_sessi
 
     (found,) = compare_next_tokens(["keke"], name, strengths=[0], top=size)["prompts"]
 
-    named = [token for token in found["tokens"] if token.startswith("<") and token[1:-1].isdecimal()]
-    assert len(found["tokens"]) == size
-    assert sum(own[0] for own in found["tokens"].values()) == pytest.approx(1, abs=1e-3)
+    named = [token for token in found["probabilities"] if token.startswith("<") and token[1:-1].isdecimal()]
+    assert len(found["probabilities"]) == size
+    assert sum(own[0] for own in found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert len(named) > 5
 
 
@@ -423,7 +423,7 @@ def test_tokens_that_are_asked_for_are_told_of_whatever_their_rank(llama_session
     (found,), (likeliest,) = by_text["prompts"], without["prompts"]
     assert not {*unlikely} & {*likeliest["ids"]}
     assert {*found["ids"]} == {*likeliest["ids"], *unlikely}
-    assert [found["tokens"][text][0] for text in texts] == pytest.approx(plain[unlikely].tolist(), rel=1e-3)
+    assert [found["probabilities"][text][0] for text in texts] == pytest.approx(plain[unlikely].tolist(), rel=1e-3)
 
 
 def test_a_text_is_its_token_as_it_stands_or_else_behind_a_space(empty_session: Session) -> None:

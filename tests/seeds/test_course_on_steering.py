@@ -89,7 +89,7 @@ def test_the_best_layer_is_the_one_with_the_most_of_the_users_own_metric(smol: A
                 steered = continued(model, tokenizer, prompt, 8)
             effect += metric(steered) - metric(continued(model, tokenizer, prompt, 8))
         results[layer] = effect / len(test_prompts)
-    assert {cell["layer"]: cell["effects"][0] for cell in swept["cells"]} == pytest.approx(results)
+    assert {cell["layer"]: cell["log_odds_effects"][0] for cell in swept["cells"]} == pytest.approx(results)
     assert len(set(results.values())) > 1
     held = [cell["layer"] for cell in swept["cells"] if cell["within_budget"][0]]
     assert swept["best_layer"] in (held or results)
@@ -213,6 +213,6 @@ def test_an_experiment_returns_the_best_layer_and_coefficient_and_its_robustness
 
     assert found["best_layer"] in (10, 15)
     assert found["best_strength"] in (0.1, 0.2)
-    assert set(found["side_effects"]) >= {"kl", "perplexity", "distinct_2"}
-    assert 0 <= robust["score"] <= 1
+    assert set(found["side_effects"]) >= {"kl", "perplexity_ratio", "distinct_2_ratio"}
+    assert 0 <= robust["even_share"] <= 1
     assert robust["layer"] == found["best_layer"]

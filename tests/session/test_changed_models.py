@@ -342,7 +342,7 @@ def test_what_is_applied_and_does_not_fit_any_more_is_refused_and_can_be_taken_o
     with pytest.raises(LayerError, match=f"taken out.*{AT} decoder blocks"):
         steering_status()
     remove_all_steering_vectors()
-    assert steering_status()["model"]["layers"] == AT < LAYERS
+    assert steering_status()["model"]["layer_count"] == AT < LAYERS
 
 
 def test_options_that_the_template_lost_are_named(empty_session: Session) -> None:

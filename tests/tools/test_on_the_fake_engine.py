@@ -132,10 +132,10 @@ def test_at_the_last_layer_of_a_linear_model_a_sweeps_effect_is_linear_in_the_st
 ) -> None:
     swept = sweep_steering(vector, behavior, [3], [0.5, 1.0, 2.0])
 
-    half, whole, double = swept["cells"][0]["effects"]
+    half, whole, double = swept["cells"][0]["log_odds_effects"]
     assert abs(half) > 0.05
     assert (whole, double) == (pytest.approx(2 * half, rel=0.01), pytest.approx(4 * half, rel=0.01))
-    assert swept["cells"][0]["opposite_effects"] == pytest.approx([-half, -whole, -double], rel=0.01)
+    assert swept["cells"][0]["opposite_log_odds_effects"] == pytest.approx([-half, -whole, -double], rel=0.01)
 
 
 def test_an_experiment_reports_a_verdict(fake_session: Session, behavior: str) -> None:

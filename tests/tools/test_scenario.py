@@ -103,7 +103,7 @@ def test_the_main_job(empty_session: Session, tmp_path: Path, way: Way, suffix: 
         assert (await call("generate", prompts=PROMPTS, max_new_tokens=8))["texts"] == compared["variants"][0]["texts"]
 
         status = await call("steering_status")
-        assert status["model"]["layers"] == LAYERS
+        assert status["model"]["layer_count"] == LAYERS
         assert [entry["steering_id"] for entry in status["applied"]] == [applied["steering_id"]]
         assert [entry["vector_path"] for entry in status["saved"]] == [created["vector_path"]]
         assert status["in_force"]

@@ -39,12 +39,12 @@ def analyzed(vector: str) -> Told:
         for own in map(dict[str, Any], (found["lens"], found["observed"]))
         for side in ("boosted", "suppressed")
     ]
-    return [*ranked, *((own["tokens"], own["ids"]) for own in found["texts"])]
+    return [*ranked, *((own["tokens"], own["ids"]) for own in found["projections"])]
 
 
 def next_tokens(vector: str) -> Told:
     found = compare_next_tokens([TEXT], vector, strengths=[0.0], top=40)["prompts"]
-    return [(list(own["tokens"]), own["ids"]) for own in found]
+    return [(list(own["probabilities"]), own["ids"]) for own in found]
 
 
 def patched(vector: str) -> Told:

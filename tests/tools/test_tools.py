@@ -359,7 +359,7 @@ def test_the_status_tells_model_applied_and_saved(session: Session, make_vector:
     assert status["model"] == {
         "name": "tiny",
         "family": session.engine.info.family,
-        "layers": LAYERS,
+        "layer_count": LAYERS,
         "hidden_size": WIDTH,
         "dtype": "float32",
         "device": "cpu",
@@ -597,5 +597,5 @@ def test_show_tokens_says_what_the_model_is_given_and_what_would_be_steered(
     tokens = ["<s>", "user", ":", "baba", "keke", "<end>", "assistant", ":", "lili"]
     assert shown["prompts"][0]["tokens"] == tokens
     assert shown["prompts"][0]["ids"] == make_tokenizer().convert_tokens_to_ids(tokens)
-    assert shown["prompts"][0]["steered"] == steered
+    assert shown["prompts"][0]["steered_positions"] == steered
     assert shown["new_tokens_steered"] is takes_new

@@ -95,13 +95,13 @@ def test_an_added_vector_is_recovered_at_its_layers(name: str, layers: list[int]
     assert (result["verdict"], result["differing"]) == ("addition", len(layers))
     assert [finding["layers"] for finding in result["findings"]] == [[layer] for layer in layers]
     for finding, layer in zip(result["findings"], layers, strict=True):
-        assert (finding["kind"], finding["component"], finding["tensors"]) == ("addition", component, 1)
+        assert (finding["kind"], finding["component"], finding["tensor_count"]) == ("addition", component, 1)
         assert finding["norm"] == pytest.approx(2 * float(known[layer].norm()), rel=1e-3)
         found = load_vector(finding["vector_path"])
         assert (found.component, found.layers, found.info.method) == (component, tuple(layers), "recovered")
         assert cosine(found.directions[layer], known[layer]) <= -0.9999
-        assert [(own["vector_path"], own["layer"]) for own in finding["saved"]] == [(path, layer)]
-        assert finding["saved"][0]["cosine"] <= -0.9999
+        assert [(own["vector_path"], own["layer"]) for own in finding["known"]] == [(path, layer)]
+        assert finding["known"][0]["cosine"] <= -0.9999
     assert result["warnings"] == []
 
 
@@ -151,16 +151,16 @@ def test_an_ablated_direction_is_recovered_and_proved(name: str, dtype: torch.dt
 
     result = audit_checkpoint("edited", "base")
 
-    assert (result["verdict"], result["differing"]) == ("ablation", edited["changed"])
+    assert (result["verdict"], result["differing"]) == ("ablation", edited["changed_tensors"])
     assert result["stand_ins"] == ("tied" in name)
     (finding,) = result["findings"]
-    assert (finding["kind"], finding["norm"], finding["tensors"]) == ("ablation", 1.0, edited["changed"])
+    assert (finding["kind"], finding["norm"], finding["tensor_count"]) == ("ablation", 1.0, edited["changed_tensors"])
     assert finding["layers"] == list(range(LAYERS))
     found = load_vector(finding["vector_path"])
     assert abs(cosine(found.directions[0], known)) >= (0.999999 if dtype == torch.float32 else 0.999)
     assert finding["explained"] >= (0.999999 if dtype == torch.float32 else 0.99)
     assert finding["left"] <= (1e-6 if dtype == torch.float32 else 0.02)
-    (alike,) = finding["saved"]
+    (alike,) = finding["known"]
     assert (alike["vector_path"], alike["layer"]) == (path, 2)
     assert alike["cosine"] >= 0.999
     assert ["sign" in warning for warning in result["warnings"]] == [True]
@@ -188,7 +188,7 @@ def test_a_part_of_a_direction_that_is_taken_out_is_told_with_what_is_left(attac
 
     (finding,) = audit_checkpoint(copied(session, weaken), "base")["findings"]
 
-    assert (finding["kind"], finding["layers"], finding["tensors"]) == ("ablation", [1], 2)
+    assert (finding["kind"], finding["layers"], finding["tensor_count"]) == ("ablation", [1], 2)
     assert finding["left"] == pytest.approx(0.25, abs=1e-3)
     assert abs(cosine(load_vector(finding["vector_path"]).directions[1], along)) >= 0.99999
 
@@ -222,7 +222,7 @@ def test_a_direction_that_only_the_embedding_lost_is_of_the_embedding(attach: At
 
     (finding,) = audit_checkpoint(copied(session, ablate), "base")["findings"]
 
-    assert (finding["component"], finding["layers"], finding["tensors"]) == ("embedding", [0], 1)
+    assert (finding["component"], finding["layers"], finding["tensor_count"]) == ("embedding", [0], 1)
 
 
 @pytest.mark.parametrize("along", [0.0, 0.5, -0.5])
@@ -771,7 +771,7 @@ def test_two_directions_that_are_like_each_other_stay_two(cosine_between: float,
 
     findings = sorted(audited(ablate)["findings"], key=lambda finding: finding["layers"])
 
-    assert [(finding["layers"], finding["tensors"]) for finding in findings] == [([0], 2), ([1], 2)]
+    assert [(finding["layers"], finding["tensor_count"]) for finding in findings] == [([0], 2), ([1], 2)]
     for finding, layer in zip(findings, (0, 1), strict=True):
         assert abs(cosine(load_vector(finding["vector_path"]).directions[layer], along[layer])) >= 0.99999
 

@@ -754,9 +754,9 @@ def test_what_is_applied_is_baked_and_proved_on_the_prompts_that_are_given(vecto
 
     folder = Path(result["folder"])
     assert folder == llama_session.workspace.root / "edited"
-    assert (result["kind"], result["changed"], result["added"]) == ("addition", 1, 3 * LAYERS)
-    assert (result["prompts"], result["same_tokens"]) == (3, 3)
-    assert result["difference"] < 1e-4 < 0.01 < result["effect"]
+    assert (result["kind"], result["changed_tensors"], result["added_tensors"]) == ("addition", 1, 3 * LAYERS)
+    assert (result["prompt_count"], result["same_tokens"]) == (3, 3)
+    assert result["difference"] < 1e-4 < 0.01 < result["logit_change"]
     assert result["warnings"] == []
     assert result["undo"] == f"steer-tools undo {folder}"
     control = folder / "control_vector.gguf"
@@ -773,9 +773,9 @@ def test_what_is_applied_is_baked_and_proved_on_the_prompts_that_are_given(vecto
 def test_a_vector_is_ablated_everywhere_without_being_applied(vector: str, llama_session: Session) -> None:
     result = save_edited_model("edited", ablate=vector)
 
-    assert (result["kind"], result["changed"], result["added"]) == ("ablation", 1 + 2 * LAYERS, 0)
+    assert (result["kind"], result["changed_tensors"], result["added_tensors"]) == ("ablation", 1 + 2 * LAYERS, 0)
     assert result["llama_cpp"] is None
-    assert result["difference"] < 1e-4 < 0.01 < result["effect"]
+    assert result["difference"] < 1e-4 < 0.01 < result["logit_change"]
     assert len(llama_session.registry) == 0
     assert "v.safetensors, layer 2" in (Path(result["folder"]) / "README.md").read_text(encoding="utf-8")
 

@@ -45,10 +45,13 @@ path = created["vector_path"]
 # 19 random directions makes the model refuse all, too.
 swept = sweep_steering(path, "refusal", strengths=[0.025, 0.05, 0.1], save_folder=FOLDER, seed=options.seed)
 layer, strength = swept["best_layer"], swept["best_strength"]
-low, high = swept["interval"]
+low, high = swept["log_odds_interval"]
 (cells,) = (own for own in swept["cells"] if own["layer"] == layer)
 divergence = cells["kl"][swept["strengths"].index(strength)]
-print(f"layer {layer}, strength {strength} residual norms: {swept['effect']:+.2f} nats towards refusing, 95 % interval")
+print(
+    f"layer {layer}, strength {strength} residual norms: {swept['log_odds_effect']:+.2f} nats towards refusing, "
+    "95 % interval"
+)
 print(f"{low:+.2f} to {high:+.2f}, on {swept['items']} held-out questions; KL {divergence:.1g} nats a token elsewhere")
 
 # Wordings that the model never saw: requests that nothing speaks against, and the same after a refusal.
