@@ -1,6 +1,6 @@
 """Any sequence of calls against a plain model of the registry: a list of what was applied, and hooks by hand.
 
-SEQUENCES=500,200 runs so many sequences of up to so many calls on each of the models.
+SEQUENCES=500,200 runs so many sequences of up to so many calls on each of the models; `pytest -s` shows what ran.
 """
 
 from __future__ import annotations
@@ -105,9 +105,12 @@ class Calls(RuleBasedStateMachine):
 
     make: Callable[[], Any]
     blocks: Callable[[Any], Any]
+    sequences: int = 0
+    comparisons: int = 0
 
     def __init__(self) -> None:
         super().__init__()
+        type(self).sequences += 1
         self.folder = TemporaryDirectory()
         self.session = current_session()
         self.workspace_before = self.session.workspace
@@ -264,6 +267,7 @@ class Calls(RuleBasedStateMachine):
 
     @invariant()
     def logits_are_those_of_the_entries(self) -> None:
+        type(self).comparisons += 1
         with torch.no_grad():
             logits = self.model(IDS).logits
         acts = any(entry.strength and any(v.any() for v in entry.directions.values()) for entry in self.entries)
@@ -332,15 +336,18 @@ MODELS = {
 def test_any_sequence_of_calls_leaves_what_a_plain_list_would(name: str) -> None:
     make, blocks = MODELS[name]
     kind = type(name, (Calls,), {"make": staticmethod(make), "blocks": staticmethod(blocks)})
-    run_state_machine_as_test(
-        kind,
-        settings=settings(
-            max_examples=SEQUENCES,
-            stateful_step_count=CALLS,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            derandomize=SEQUENCES < 100,
-            phases=[Phase.generate],
-        ),
-    )
+    try:
+        run_state_machine_as_test(
+            kind,
+            settings=settings(
+                max_examples=SEQUENCES,
+                stateful_step_count=CALLS,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+                derandomize=SEQUENCES < 100,
+                phases=[Phase.generate],
+            ),
+        )
+    finally:  # A long one may be cut off.
+        print(f"\n{name}: {kind.sequences:,} sequences, logits compared {kind.comparisons:,} times")
