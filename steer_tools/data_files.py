@@ -335,8 +335,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return an object of JSON, whose keys must differ: of two values one would be lost."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        doubled = next(key for key in keys if keys.count(key) > 1)
+        doubled = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {quoted(doubled)} is there twice")
     return values
 

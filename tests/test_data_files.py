@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -159,6 +160,15 @@ def test_what_begins_like_a_comment_is_data() -> None:
 def test_a_key_that_is_there_twice_is_refused_since_one_value_would_be_lost() -> None:
     assert "the key 'a' is there twice" in refusal("a.jsonl", '{"a": 1, "a": 2}')
     assert "the key 'a' is there twice" in refusal("a.json", '[{"b": {"a": 1, "a": 1}}]')
+
+
+def test_the_one_doubled_key_of_many_is_found_in_the_time_that_reading_takes() -> None:
+    keys = [f'"{i}": 0' for i in range(30_000)]
+
+    started = time.process_time()
+
+    assert "the key '29999' is there twice" in refusal("a.json", f"{{{', '.join([*keys, keys[-1]])}}}")
+    assert time.process_time() - started < 2
 
 
 # Limits
