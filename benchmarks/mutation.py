@@ -57,7 +57,8 @@ GROUPS = {
     ),
     "hooks": (
         [f"engines/huggingface/{name}.py" for name in ("hooks", "module_hooks", "frames", "site_taps", "row_plans")],
-        ["engines/test_own_calls.py"]
+        [f"engines/test_{name}.py" for name in ("own_calls", "sites", "conformance")]
+        + ["core/test_conditions.py", "inspection/test_activations.py"]
         + [f"session/test_{name}.py" for name in ("session", "copies", "placing", "several_layers", "changed_models")],
     ),
     "workspace": (

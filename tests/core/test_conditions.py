@@ -299,6 +299,23 @@ def test_a_loop_with_a_cache_keeps_what_was_decided_on_its_prompt(
         assert tuple(new[: len(expected)]) == expected
 
 
+def test_a_prompt_of_one_token_is_remembered_by_its_cache(engine: Any, model: Any) -> None:
+    always = Threshold(READING, noise(5), -1e9)
+
+    def second_step() -> Tensor:
+        with torch.no_grad():
+            cache = model(torch.tensor([[20]]), use_cache=True).past_key_values
+            return model(torch.tensor([[30]]), past_key_values=cache).logits
+
+    engine.set_ambient((add(),))
+    steered = second_step()
+    engine.set_ambient((add(always),))
+
+    assert torch.equal(second_step(), steered)
+    engine.set_ambient(())
+    assert not torch.equal(second_step(), steered)
+
+
 def test_a_cache_of_another_condition_does_not_answer_for_this_one(
     engine: Any, model: Any, tokenizer: Any, family: str
 ) -> None:
