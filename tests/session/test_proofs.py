@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_what_was_proved_on_another_model_is_no_proof_on_this_one(session: Sessi
 
     for badge in [*told, *applied()]:
         assert badge == "not verified: its certificate is of another model, and nothing is proved on another"
+
+
+def test_what_was_proved_with_other_options_of_the_chat_template_is_no_proof(session: Session) -> None:
+    session.engine.info = replace(session.engine.info, template_options={"enable_thinking": False})
+    path = certified_file(session)
+    proved = saved(path)
+    session.engine.info = replace(session.engine.info, template_options={})
+
+    assert proved == WORKS
+    assert saved(path) == (
+        "not verified: its certificate is of other options of the chat template, {'enable_thinking': False}"
+    )
 
 
 def test_an_altered_file_is_told(session: Session) -> None:
