@@ -8,6 +8,7 @@ It must not know what texts should show.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from steer_tools.engines.base import Engine, Row, Sampling, row_seed
 from steer_tools.errors import PromptError
+from steer_tools.evaluation.behaviors.behavior import Item, evaluation_prompt
 from steer_tools.evaluation.intervals import Floats
 from steer_tools.evaluation.metrics import distinct_2, pooled_distinct_2
 from steer_tools.prompts import Prompt
@@ -35,6 +37,9 @@ SAMPLES, SURPRISAL_QUANTILE = 32, 0.9
 # has not; of a set's distinct-2, its relevance, and its texts.
 LEAST_DISTINCT, LEAST_OWN = 0.75, 0.5
 LEAST_VARIETY, LEAST_RELEVANCE, LEAST_WHOLE = 0.75, 0.6, 2 / 3
+# Answers of a behaviour's pairs that say how much such answers depend on their prompts, by chance ones of others; they
+# count for no less than this share of what the unsteered texts do.
+_ANSWERS, _LEAST_OF_UNSTEERED = 16, 0.5
 # Below so many nats a token the unsteered texts hardly depend on their prompts, and a share of that is noise.
 _MEASURABLE_RELEVANCE = 0.05
 
@@ -50,8 +55,8 @@ class CheckedTexts:
         own: (prompts,) share of the adjacent token pairs that the prompt has not; NaN as before.
         is_whole: (prompts,) whether each text is not broken.
         variety: Distinct-2 of all texts together, as a share of the unsteered ones'; None without two tokens.
-        relevance: How much likelier the texts are behind their own prompts than behind others, as a share of the
-            unsteered texts' own; None where that cannot be measured.
+        relevance: How much likelier the texts are behind their own prompts than behind others, as a share of what may
+            be asked of them; None where that cannot be measured.
     """
 
     surprisals: Floats
@@ -92,8 +97,9 @@ class TextGuards:
         distinct: The unsteered texts' median distinct-2; NaN where none has two tokens.
         own: Their median share of pairs that the prompts have not; NaN as before.
         variety: The distinct-2 of all of them together; None as before.
-        relevance: How much likelier they are behind their own prompts, in nats a token; None where the prompts are all
-            alike, or the texts do not depend on them.
+        relevance: How much likelier texts are to be behind their own prompts, in nats a token: the unsteered ones, or
+            answers that show the behaviour or its opposite, where these depend less on what is asked, as refusals do;
+            None where the prompts are all alike, or the texts do not depend on them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -146,9 +152,16 @@ class TextGuards:
 
 
 def fit_text_guards(
-    engine: Engine, prompts: Sequence[Prompt], unsteered: TextSet, max_new_tokens: int, *, seed: int = 0
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    unsteered: TextSet,
+    max_new_tokens: int,
+    *,
+    of_answers: float | None = None,
+    seed: int = 0,
 ) -> TextGuards:
-    """Return the limits that the unsteered model's own texts set; samples of it are drawn by the seed.
+    """Return the limits that the unsteered model's own texts set, and the relevance of a behaviour's answers where that
+    is less; samples of the model are drawn by the seed.
 
     Raises:
         PromptError: It writes nothing to the prompts.
@@ -170,8 +183,29 @@ def fit_text_guards(
         distinct=_median(_distinct(unsteered)),
         own=_median(_own(_pairs_in(engine, prompts), unsteered)),
         variety=pooled_distinct_2(unsteered),
-        relevance=relevance if relevance >= _MEASURABLE_RELEVANCE else None,
+        relevance=_asked_of(relevance, of_answers) if relevance >= _MEASURABLE_RELEVANCE else None,
     )
+
+
+def relevance_of_answers(engine: Engine, pairs: Sequence[Item], seed: int = 0) -> float | None:
+    """Return how much likelier answers of a behaviour's pairs are behind their own prompts, in nats a token: of both
+    kinds the less; None where pairs have no prompts, or all the same."""
+    chosen = Random(f"answers/{seed}").sample(list(pairs), min(_ANSWERS, len(pairs)))
+    if any(pair.prompt is None for pair in chosen):
+        return None
+    posed = [evaluation_prompt(pair, engine.info.has_chat_template) for pair in chosen]
+    prompts = [prompt for prompt, _, _ in posed]
+    others = _others(prompts)
+    if not others:
+        return None
+    answers = [*(positive for _, positive, _ in posed), *(opposite for _, _, opposite in posed)]
+    scores = engine.score([Row(prompt) for prompt in (*prompts, *prompts, *others, *others)], answers * 2)
+    own, behind_others = np.array([float(score.mean()) for score in scores]).reshape(2, 2, len(posed))
+    return float((own - behind_others).mean(axis=1).min())
+
+
+def _asked_of(unsteered: float, of_answers: float | None) -> float:
+    return unsteered if of_answers is None else min(unsteered, max(of_answers, _LEAST_OF_UNSTEERED * unsteered))
 
 
 def text_effects(steered: Floats, unsteered: Floats, is_whole: Booleans) -> Floats:

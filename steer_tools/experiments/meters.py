@@ -14,6 +14,7 @@ from steer_tools.engines.base import Engine
 from steer_tools.engines.pooling import AnyPooling
 from steer_tools.errors import DirectionError, PromptError
 from steer_tools.evaluation.text_detector import RELIABLE_D_PRIME, TextDetector, fit_text_detector
+from steer_tools.evaluation.text_guards import relevance_of_answers
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.null_distribution import control_directions
 from steer_tools.experiments.text_meter import TextMeter
@@ -46,7 +47,8 @@ def prepared_meters(engine: Engine, evaluation_set: EvaluationSet, seed: int) ->
                 f"In the model's middle held-out answers of the two kinds are {detector.d_prime:.1f} standard "
                 f"deviations apart, and below {RELIABLE_D_PRIME:g} texts cannot be told by them."
             )
-        meters = [TextMeter(engine, detector, half, tokens, seed=seed) for half in halves]
+        of_answers = relevance_of_answers(engine, evaluation_set.behavior.pairs, seed)
+        meters = [TextMeter(engine, detector, half, tokens, of_answers=of_answers, seed=seed) for half in halves]
     except (PromptError, DirectionError) as error:
         return str(error)
     if len(meters[1].prompts) < FEWEST_JUDGING:

@@ -54,14 +54,22 @@ class Written:
 class TextMeter:
     """Measures texts to some prompts beside those of the unsteered model, which it writes when it is made.
 
-    Prompts to which the unsteered model writes nothing are left out.
+    Prompts to which the unsteered model writes nothing are left out. `of_answers` is the relevance of the behaviour's
+    own answers, for the guards.
 
     Raises:
         PromptError: It writes nothing to any of them, or one cannot be read.
     """
 
     def __init__(
-        self, engine: Engine, detector: TextDetector, prompts: Sequence[Prompt], max_new_tokens: int, *, seed: int = 0
+        self,
+        engine: Engine,
+        detector: TextDetector,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        of_answers: float | None = None,
+        seed: int = 0,
     ) -> None:
         self._engine, self._detector, self.sampling = engine, detector, Sampling(max_new_tokens)
         written = engine.generate([Row(prompt) for prompt in prompts], self.sampling)
@@ -70,7 +78,7 @@ class TextMeter:
         self.prompts = tuple(prompts[i] for i in answered)
         unsteered, log_probs = tuple(written[i] for i in answered), [log_probs[i] for i in answered]
         tokens = [text.tokens for text in unsteered]
-        self._guards = fit_text_guards(engine, self.prompts, tokens, max_new_tokens, seed=seed)
+        self._guards = fit_text_guards(engine, self.prompts, tokens, max_new_tokens, of_answers=of_answers, seed=seed)
         (checked,) = self._guards.check(engine, [tokens], [log_probs])
         self.unsteered = Written(unsteered, scores[answered], np.zeros(len(answered)), checked)
         read = zip(scores[answered].tolist(), log_probs, strict=True)

@@ -163,7 +163,7 @@ class _Reasons:
             parts.append(f"their variety is {checked.variety:.2f} of the unsteered ones' ({limit})")
         if checked.relevance is not None:
             limit = f"at least {SLACK * LEAST_RELEVANCE:.2f}"
-            parts.append(f"they fit their prompts by {checked.relevance:.2f} of what these do ({limit})")
+            parts.append(f"they fit their prompts by {checked.relevance:.2f} of what is usual ({limit})")
         return [f"{'; '.join(parts)}."]
 
     @property

@@ -107,7 +107,7 @@ _LIMITS = {
     "broken": f"fewer than {share(LEAST_WHOLE)} are whole",
     "alike": f"less than {LEAST_VARIETY:g} of the unsteered texts' variety of word pairs",
     "irrelevant": f"they fit their own prompts better than others by less than {LEAST_RELEVANCE:g} of what the "
-    "unsteered ones do",
+    "unsteered ones do, or the behaviour's own answers",
 }
 
 

@@ -16,13 +16,14 @@ from steer_tools.bundled_model.language import held_out_prompts
 from steer_tools.engines.base import Engine, Generation, Row, Sampling
 from steer_tools.engines.fake import FakeEngine
 from steer_tools.errors import PromptError
-from steer_tools.evaluation.behaviors.behavior import contrast_prompts
+from steer_tools.evaluation.behaviors.behavior import Item, contrast_prompts
 from steer_tools.evaluation.behaviors.bundled_traits import trait_behavior
 from steer_tools.evaluation.text_guards import (
     TextGuards,
     TextSet,
     fit_text_guards,
     mean_effect,
+    relevance_of_answers,
     text_effects,
     two_signed_effects,
 )
@@ -343,3 +344,44 @@ def test_of_single_texts_the_same_are_whole_as_of_their_set(written: Written) ->
     some = written.guards.whole(written.engine, prompts[3:9], texts[3:9], log_probs[3:9])
 
     assert some.tolist() == checked.is_whole[3:9].tolist() == [True] * 3 + [False] * 3
+
+
+def test_where_a_behaviours_answers_depend_less_on_prompts_less_is_asked_of_texts(written: Written) -> None:
+    engine, prompts = written.engine, written.prompts
+    half = [
+        own if i % 2 else other
+        for i, (own, other) in enumerate(zip(written.unsteered, turned(written.unsteered), strict=True))
+    ]
+    assert written.guards.relevance is not None
+
+    guards = [
+        fit_text_guards(engine, prompts, written.unsteered, TOKENS, of_answers=share * written.guards.relevance)
+        for share in (2.0, 0.7, 0.1)
+    ]
+
+    asked_of = [own.relevance / written.guards.relevance for own in guards if own.relevance is not None]
+    assert asked_of == pytest.approx([1, 0.7, 0.5])
+    (checked,), (gently,) = (own.check(engine, [half]) for own in (written.guards, guards[2]))
+    assert checked.relevance is not None
+    assert gently.relevance == pytest.approx(2 * checked.relevance)
+    (others,) = guards[2].check(engine, [turned(written.unsteered)])
+    assert "irrelevant" in others.failures
+
+
+def test_answers_relevance_is_that_of_the_kind_which_depends_less_on_its_prompts() -> None:
+    engine = CountingEngine()
+    prompts = [ChatPrompt((("user", f"{a} {b}"),)) for a in ("baba", "mora", "keke") for b in ("lili", "zuzu", "vozu")]
+    pairs = [Item(prompt, "seti nura", f"nura {prompt.messages[0][1]}", str(i)) for i, prompt in enumerate(prompts)]
+
+    found = relevance_of_answers(engine, pairs)
+
+    (rows,) = engine.scored
+    assert len(rows) == 4 * len(pairs)
+    behind = {kind: [r for r in rows if (r[1] == rows[0][1]) is kind] for kind in (True, False)}
+    means = []
+    for own in behind.values():
+        scores = [float(s.mean()) for s in FakeEngine().score([Row(p) for p, _ in own], ["".join(t) for _, t in own])]
+        means.append(np.mean(scores[: len(pairs)]) - np.mean(scores[len(pairs) :]))
+    assert found == pytest.approx(min(means), abs=1e-6)
+    assert relevance_of_answers(engine, [replace(pair, prompt=None) for pair in pairs]) is None
+    assert relevance_of_answers(engine, [replace(pair, prompt=prompts[0]) for pair in pairs]) is None
