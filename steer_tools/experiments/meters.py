@@ -3,6 +3,7 @@
 It must not know which cells are tried, or what verdict follows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,7 @@ from steer_tools.evaluation.text_guards import relevance_of_answers
 from steer_tools.experiments.evaluation_set import EvaluationSet
 from steer_tools.experiments.null_distribution import control_directions
 from steer_tools.experiments.text_meter import TextMeter
-from steer_tools.prompts import ContrastPrompts
+from steer_tools.prompts import ContrastPrompts, Prompt
 
 # Prompts whose texts choose, and most of those whose texts judge; fewer of these have no interval.
 CHOOSING_PROMPTS, JUDGING_PROMPTS, FEWEST_JUDGING = 8, 16, 5
@@ -43,10 +44,7 @@ def prepared_meters(engine: Engine, evaluation_set: EvaluationSet, seed: int) ->
     try:
         detector = fit_text_detector(engine, evaluation_set.behavior.pairs, seed=seed)
         if not detector.is_reliable:
-            return (
-                f"In the model's middle held-out answers of the two kinds are {detector.d_prime:.1f} standard "
-                f"deviations apart, and below {RELIABLE_D_PRIME:g} texts cannot be told by them."
-            )
+            return _unreliable(detector)
         of_answers = relevance_of_answers(engine, evaluation_set.behavior.pairs, seed)
         meters = [TextMeter(engine, detector, half, tokens, of_answers=of_answers, seed=seed) for half in halves]
     except (PromptError, DirectionError) as error:
@@ -54,6 +52,31 @@ def prepared_meters(engine: Engine, evaluation_set: EvaluationSet, seed: int) ->
     if len(meters[1].prompts) < FEWEST_JUDGING:
         return f"The model writes to {len(meters[1].prompts)} of {len(halves[1])} prompts only."
     return Meters(detector, *meters)
+
+
+def judging_meter(
+    engine: Engine, evaluation_set: EvaluationSet, seed: int, prompts: Sequence[Prompt] | None = None
+) -> TextMeter | str:
+    """Return what measures the texts of the prompts that judge, or of other prompts, or why nothing does."""
+    if prompts is None:
+        choosing = min(CHOOSING_PROMPTS, len(evaluation_set.prompts) // 3)
+        prompts = evaluation_set.prompts[choosing:][:JUDGING_PROMPTS]
+    try:
+        detector = fit_text_detector(engine, evaluation_set.behavior.pairs, seed=seed)
+        if not detector.is_reliable:
+            return _unreliable(detector)
+        of_answers = relevance_of_answers(engine, evaluation_set.behavior.pairs, seed)
+        asked, tokens = list(dict.fromkeys(prompts)), evaluation_set.text_tokens
+        return TextMeter(engine, detector, asked, tokens, of_answers=of_answers, seed=seed)
+    except (PromptError, DirectionError) as error:
+        return str(error)
+
+
+def _unreliable(detector: TextDetector) -> str:
+    return (
+        f"In the model's middle held-out answers of the two kinds are {detector.d_prime:.1f} standard deviations "
+        f"apart, and below {RELIABLE_D_PRIME:g} texts cannot be told by them."
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
-"""The tool that finds the strength which spends a damage or reaches an effect."""
+"""The tool that finds the strength which spends a damage or reaches an effect, by log-odds or by what is written."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 from typing_extensions import TypedDict
@@ -13,6 +16,11 @@ from steer_tools.tools.rendering import Shown, brief, facts, figure, nats, stack
 from steer_tools.tools.resolving import locked_session
 from steer_tools.tools.results import ApplyArguments, repeating, residual_unit, short
 
+if TYPE_CHECKING:
+    from steer_tools.engines.base import Engine
+    from steer_tools.experiments.evaluation_set import EvaluationSet
+    from steer_tools.session.placement import Placed
+
 # No useful strength is larger, in the model's typical norms at the layer.
 _LARGEST_RESIDUAL = 4.0
 
@@ -23,9 +31,10 @@ TargetEffect = Annotated[float | None, given.Doc("Mean change of log-odds to rea
 
 class CalibrationResult(TypedDict):
     """`strength`, in `unit`, reaches the target; `kl` and `log_odds_effect`, null without a behaviour, are what it
-    does.
+    does. `residual_strength`: in residual norms. `apply`: the arguments that apply it.
 
-    `residual_strength` is the same strength in residual norms. `apply`: the arguments that apply it.
+    Null with a target: `own_effect`, what its texts to `prompt_count` other prompts show more, -1 to 1, and
+    `unbroken_strength`, the strongest whose texts are not broken.
     """
 
     layer: int
@@ -35,6 +44,9 @@ class CalibrationResult(TypedDict):
     apply: ApplyArguments
     kl: float
     log_odds_effect: float | None
+    own_effect: float | None
+    prompt_count: int | None
+    unbroken_strength: float | None
     warnings: list[str]
 
 
@@ -50,9 +62,9 @@ def calibrate_strength(
     seed: given.DrawSeed = 0,
     allow_other_model: given.AllowOtherModel = False,
 ) -> CalibrationResult:
-    """Find the least strength that spends a target damage, for instance 0.5, or reaches a target effect; give one.
+    """Find the least strength that spends a target damage, for instance 0.5, or reaches a target effect.
 
-    An effect is measured on the questions of a behaviour that would choose its best layer, none of which judges.
+    With a behaviour and no target: the gentlest whose texts show 80 % of the most that whole texts do.
     """
     from steer_tools.evaluation.damage import DamageMeter
     from steer_tools.evaluation.questions import questions
@@ -63,8 +75,11 @@ def calibrate_strength(
 
     with locked_session(keeps=True) as session:
         engine = session.engine
-        if (target_damage is None) == (target_effect is None):
-            raise ArgumentError("One target is needed", valid="target_damage or target_effect")
+        has_target = target_damage is not None or target_effect is not None
+        if (target_damage is not None and target_effect is not None) or (not has_target and behavior_name is None):
+            raise ArgumentError(
+                "One target is needed", valid="target_damage or target_effect; or behavior_name alone, for its texts"
+            )
         if target_effect is not None and behavior_name is None:
             raise ArgumentError("target_effect came without behavior_name", fix="Name what the effect is measured on.")
         evaluation_set = None if behavior_name is None else evaluation_set_named(session, behavior_name, seed=seed)
@@ -78,12 +93,15 @@ def calibrate_strength(
         if evaluation_set is not None:
             choosing = questions(engine, evaluation_set.splits.choosing)
             effect, asked = effect_of(engine, placed, choosing), [question.prompt for question in choosing]
-        measure, target = (
-            (damage, target_damage) if effect is None or target_damage is not None else (effect, target_effect)
-        )
-        assert target is not None
-        found = calibrate(measure, target, _LARGEST_RESIDUAL / abs(per_unit))
-        strength = short(found.strength)
+        texts = None
+        if target_damage is not None:
+            strength = short(calibrate(damage, target_damage, _LARGEST_RESIDUAL / abs(per_unit)).strength)
+        elif target_effect is not None and effect is not None:
+            strength = short(calibrate(effect, target_effect, _LARGEST_RESIDUAL / abs(per_unit)).strength)
+        else:
+            assert evaluation_set is not None
+            texts = _by_texts(engine, evaluation_set, placed, _LARGEST_RESIDUAL / abs(per_unit), seed)
+            strength = texts.strength
         return CalibrationResult(
             layer=placed.layers[0],
             strength=strength,
@@ -92,12 +110,48 @@ def calibrate_strength(
             apply=repeating(session, vector_path, placed, strength, allow_other_model=allow_other_model),
             kl=short(damage([strength])[0]),
             log_odds_effect=None if effect is None else short(effect([strength])[0]),
+            own_effect=None if texts is None else short(texts.effect),
+            prompt_count=None if texts is None else texts.prompts,
+            unbroken_strength=None if texts is None else texts.unbroken,
             warnings=[
                 *(() if evaluation_set is None else evaluation_set.behavior.notes),
                 *placed.told(is_strength_given=True),
+                *(() if texts is None else texts.warnings),
                 *unreached_warnings(engine, asked, [placed.unit_placements]),
             ],
         )
+
+
+@dataclass(frozen=True)
+class _OfTexts:
+    strength: float
+    unbroken: float
+    effect: float
+    prompts: int
+    warnings: tuple[str, ...]
+
+
+def _by_texts(engine: Engine, evaluation_set: EvaluationSet, placed: Placed, largest: float, seed: int) -> _OfTexts:
+    """Choose the strength by some prompts, and measure it on others; its sign is that of a cell that was chosen."""
+    from steer_tools.experiments.calibration import calibrate_by_texts
+    from steer_tools.experiments.meters import Meters, prepared_meters
+
+    meters = prepared_meters(engine, evaluation_set, seed)
+    if not isinstance(meters, Meters):
+        raise ArgumentError(
+            f"No target was given, and texts cannot tell the strength: {meters}",
+            valid="target_damage or target_effect",
+        )
+    sign = -1 if placed.strength < 0 else 1
+    found = calibrate_by_texts(meters.choosing, placed, sign, largest)
+    strength, unbroken = short(found.strength), short(found.unbroken)
+    (judged,) = meters.judging.measure([placed.plan(strength)])
+    warnings = list[str]()
+    if failures := judged.checked.failures:
+        warnings.append(f"Texts to other prompts are {' and '.join(failures)} at this strength: take a gentler one.")
+    if found.is_unbounded:
+        warnings.append("Texts are not broken at any strength that was tried, so the strongest may be larger.")
+    return _OfTexts(strength, unbroken, sign * judged.effect, len(meters.judging.prompts), tuple(warnings))
 
 
 def show(result: CalibrationResult) -> Shown:
@@ -108,6 +162,12 @@ def show(result: CalibrationResult) -> Shown:
         "adds": None if residual is None else f"{nats(residual)} of the model's typical norm there",
         "damage": f"KL {brief(result['kl'])} nats a token",
         "effect": None if effect is None else f"{nats(effect)} nats",
+        "texts": None
+        if result["own_effect"] is None
+        else f"{nats(result['own_effect'])} on {result['prompt_count']} other prompts",
+        "breaks": None
+        if result["unbroken_strength"] is None
+        else f"texts are whole up to {figure(result['unbroken_strength'])}",
     }
     return stack(facts(known), *warning_lines(result["warnings"]))
 
@@ -116,7 +176,7 @@ TOOL = Card(
     "Find the strength for a target",
     "evidence",
     command="calibrate",
-    about="Find the least strength that spends a damage or reaches an effect.",
+    about="Find the least strength that spends a damage, reaches an effect, or that texts need.",
     positional=("vector_path",),
     is_read_only=True,
 ).tool(calibrate_strength, show)

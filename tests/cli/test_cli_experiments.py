@@ -374,6 +374,14 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
         "anti_steerable_interval": [0.01, 0.2],
         "paraphrase_share": 0.5,
         "log_odds_effect_without_template": 0.75,
+        "written": {
+            "effect": 0.5,
+            "interval": [0.25, 0.75],
+            "own_effect": 0.4,
+            "whole": 1.0,
+            "prompt_count": 16,
+            "texts_wrong_way": 0.125,
+        },
         "warnings": [],
     }
 
@@ -386,6 +394,7 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
                     **result,
                     "paraphrase_share": None,
                     "log_odds_effect_without_template": None,
+                    "written": None,
                     "failing_items": 0,
                     "failing": [],
                 }
@@ -396,11 +405,12 @@ def test_robustness_shows_what_is_known_and_the_items_that_fail() -> None:
     assert facts["score"].startswith("75% of the questions")
     assert facts["effect"] == "+1.5 nats (95 % interval +1 to +2) on 40 items, standard deviation 0.25"
     assert facts["wrong way"] == "5% of the items as the strength grows (95 % interval 1% to 20%)"
+    assert facts["texts"] == "+0.5 (95 % interval +0.25 to +0.75) on 16 prompts, 12% the wrong way, 100% whole"
     assert facts["wordings"].startswith("50% of the variance")
     assert facts["template"].startswith("+0.75 nats")
     assert facts["failing"].startswith("1 of 40 items")
     assert ["-0.5", "user:", r"Why\x1b[31m?"] in [line.split() for line in text.splitlines()]
-    assert not less.keys() & {"wordings", "template"}
+    assert not less.keys() & {"wordings", "template", "texts"}
     assert less["failing"].startswith("0 of 40 items")
 
 
@@ -412,17 +422,34 @@ def test_a_calibration_shows_the_strength_and_what_is_known_of_it() -> None:
         "residual_strength": 0.25,
         "kl": 0.5,
         "log_odds_effect": 2.0,
+        "own_effect": 0.5,
+        "prompt_count": 16,
+        "unbroken_strength": 2.5,
         "warnings": ["Odd."],
     }
 
     text = printed(calibration_shown(result))
-    less = facts_in(printed(calibration_shown({**result, "residual_strength": None, "log_odds_effect": None})))
+    less = facts_in(
+        printed(
+            calibration_shown(
+                {
+                    **result,
+                    "residual_strength": None,
+                    "log_odds_effect": None,
+                    "own_effect": None,
+                    "unbroken_strength": None,
+                }
+            )
+        )
+    )
 
     assert facts_in(text) == {
         "strength": "1.235 (vector) at layer 3",
         "adds": "+0.25 of the model's typical norm there",
         "damage": "KL 0.5 nats a token",
         "effect": "+2 nats",
+        "texts": "+0.5 on 16 other prompts",
+        "breaks": "texts are whole up to 2.5",
     }
     assert "Warning: Odd." in text
     assert less.keys() == {"strength", "damage"}

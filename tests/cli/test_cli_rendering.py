@@ -287,7 +287,7 @@ def test_the_status_says_what_is_saved_and_what_cannot_be_read() -> None:
             "badge": None,
         }
 
-    model = {"name": "m", "family": "f", "layers": 4, "hidden_size": 8, "dtype": "float32", "device": "cpu"}
+    model = {"name": "m", "family": "f", "layer_count": 4, "hidden_size": 8, "dtype": "float32", "device": "cpu"}
     result: StatusResult = {
         "model": {
             **model,

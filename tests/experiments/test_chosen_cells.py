@@ -186,8 +186,9 @@ def test_robustness_and_calibration_start_from_the_chosen_cell(
 
     assert (omitted["layer"], omitted["strength"], omitted["residual_strength"]) == (2, 0.25, 0.25)
     assert {**omitted, "warnings": []} == {**said, "warnings": []}
-    assert omitted["warnings"][0] == "Taken as the file's experiment chose: layer 2, positions all, strength 0.25."
-    assert "adds 1 of the typical norm" in whole["warnings"][-1]
+    taken = "layer 2, unit residual, positions all, strength 0.25"
+    assert omitted["warnings"][0] == f"Taken as the file's experiment chose: {taken}."
+    assert any("adds 1 of the typical norm" in warning for warning in whole["warnings"])
     assert abs(whole["log_odds_effect"]) > abs(omitted["log_odds_effect"]) > 0
     assert (calibrated["layer"], calibrated["apply"]["positions"]) == (2, "all")
 
