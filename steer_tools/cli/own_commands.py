@@ -52,7 +52,7 @@ Rows = Annotated[
 FormatName = Annotated[
     str | None,
     typer.Option(
-        "--format", help="The target's format, where its ending leaves a choice: pt (the default) or rotalabs."
+        "--format", help="The target's format, where its ending leaves a choice: pt (the default), rotalabs or lm-eval."
     ),
 ]
 EditedFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder that `bake` wrote.")]

@@ -68,6 +68,7 @@ class EvaluationSet:
         others: Items of other behaviours, by name.
         text_tokens: The most new tokens of a text that is judged.
         named: The name or file that it is of; None where it is of lists.
+        capability: Questions with a right answer that have nothing to do with the behaviour.
     """
 
     behavior: Behavior
@@ -78,6 +79,7 @@ class EvaluationSet:
     others: Mapping[str, Sequence[Item]]
     text_tokens: int
     named: str | None = None
+    capability: tuple[Item, ...] = ()
 
     def shortened(self) -> "EvaluationSet":
         """Return a set for who is in haste: with fewer items for log-odds, of this and of other behaviours."""

@@ -16,6 +16,7 @@ from steer_tools.engines.base import Engine, Generation, Row
 from steer_tools.engines.facets import Gradients, has
 from steer_tools.errors import SteeringError
 from steer_tools.evaluation.behaviors.behavior import Behavior, contrast_prompts
+from steer_tools.evaluation.capability import Capability, capability
 from steer_tools.evaluation.damage import Damage, DamageMeter, texts_of, write
 from steer_tools.evaluation.questions import instructed, pooling_of
 from steer_tools.evaluation.scorers import TextScore, mean_score
@@ -94,11 +95,13 @@ class SideEffects:
         damage: On prompts that did not choose the cell.
         others: Mean change of the log-odds of other behaviours, in nats.
         text_scores: By scorer, the mean score of the unsteered and of the steered texts; None where no text has one.
+        capability: On questions with a right answer; None where none were given.
     """
 
     damage: Damage
     others: Mapping[str, float]
     text_scores: Mapping[str, tuple[float | None, float | None]]
+    capability: Capability | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,7 @@ def run_experiment(
         null=null,
         contrast=acts,
         others=side_effects.others,
+        capability=side_effects.capability,
     )
     detector = meters.detector if isinstance(meters, Meters) else None
     return Experiment(
@@ -313,7 +317,9 @@ def _side_effects(
         for name, score in evaluation_set.scorers.items()
     }
     others = shifts_of_others(engine, plan, evaluation_set.others, per_token=options.per_token)
-    return tuple(examples), SideEffects(steered.damage(unsteered, divergence), others, scores)
+    asked = evaluation_set.capability
+    able = capability(engine, plan, asked) if asked else None
+    return tuple(examples), SideEffects(steered.damage(unsteered, divergence), others, scores, able)
 
 
 def _mean(score: TextScore, prompts: Sequence[Prompt], texts: Sequence[Generation]) -> float | None:
@@ -334,5 +340,5 @@ def _sizes(
         _JUDGING: 3.0 * JUDGING_PROMPTS,
         _CONTROLS: 0.8 * options.controls * JUDGING_PROMPTS,
         _LOG_ODDS: judging * (strengths + 5) / 3,
-        _EFFECTS: len(evaluation_set.others) * 4.0,
+        _EFFECTS: len(evaluation_set.others) * 4.0 + len(evaluation_set.capability) * 2.0,
     }

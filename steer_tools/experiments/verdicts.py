@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steer_tools.core.vectors import Verdict
+from steer_tools.evaluation.capability import Capability
 from steer_tools.evaluation.metrics import empirical_p
 from steer_tools.evaluation.text_guards import LEAST_RELEVANCE, LEAST_VARIETY, LEAST_WHOLE
 from steer_tools.experiments.judgement import Judgement
@@ -43,6 +44,7 @@ class Evidence:
     null: NullDistribution | None
     contrast: ContrastTest | None
     others: Mapping[str, float]
+    capability: Capability | None = None
 
 
 @dataclass(frozen=True)
@@ -180,15 +182,16 @@ class _Reasons:
 
     @property
     def others(self) -> list[str]:
-        effect = abs(self.evidence.log_odds.effect)
+        effect, able = abs(self.evidence.log_odds.effect), self.evidence.capability
+        lost = [f"{able.in_words()}."] if able is not None and able.is_lost else []
         further = sorted(
             (name for name, shift in self.evidence.others.items() if abs(shift) >= effect),
             key=lambda name: -abs(self.evidence.others[name]),
         )
         if not further:
-            return []
+            return lost
         named = ", ".join(f"{name} ({self.evidence.others[name]:+.2f})" for name in further[:4])
-        return [f"Not specific: the log-odds of other behaviours move as far: {named}."]
+        return [*lost, f"Not specific: the log-odds of other behaviours move as far: {named}."]
 
     @property
     def contrast(self) -> list[str]:

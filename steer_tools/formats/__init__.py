@@ -32,7 +32,7 @@ from steer_tools.workspace import Kind, Workspace, path_text
 
 # The first is the default, and where two share an ending, the first is written unless the other is asked for by name.
 # A zip archive is .npz before it is .pt.
-_ORDER = ("safetensors", "npy", "npz", "gguf", "vllm-lens", "pt", "rotalabs")
+_ORDER = ("safetensors", "npy", "npz", "gguf", "vllm-lens", "pt", "rotalabs", "lm-eval")
 
 
 def _formats() -> tuple[VectorFormat, ...]:

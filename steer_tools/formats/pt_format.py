@@ -38,7 +38,9 @@ class PtFormat(VectorFormat):
 
     @override
     def claims(self, data: bytes) -> bool:
-        return data.startswith(_ZIP) or (data[:1] == _PICKLE and data[1:2] in b"\x02\x03\x04\x05")
+        return (data.startswith(_ZIP) and not is_steered_config(data)) or (
+            data[:1] == _PICKLE and data[1:2] in b"\x02\x03\x04\x05"
+        )
 
     @override
     def encode(self, vector: SteeringVector) -> Encoded:
@@ -49,6 +51,11 @@ class PtFormat(VectorFormat):
     @override
     def decode(self, encoded: Encoded, name: str, unsaid: Unsaid) -> Decoded:
         return decode_arrays(read_arrays(encoded.data, name), name, unsaid)
+
+
+def is_steered_config(data: bytes) -> bool:
+    """Return whether an archive is of the format `lm-eval`, whose key stands in its pickle as it is."""
+    return data.startswith(_ZIP) and b"steering_coefficient" in data
 
 
 def write_tensor(tensor: Tensor) -> bytes:

@@ -76,6 +76,7 @@ def experiment_document(experiment: Experiment, facts: Facts) -> Json:
                 name: dict(zip(("unsteered", "steered"), pair, strict=True))
                 for name, pair in side_effects.text_scores.items()
             },
+            "capability": side_effects.capability,
         },
     }
     return json_value(document)

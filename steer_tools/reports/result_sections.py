@@ -124,6 +124,8 @@ def side_effect_blocks(found: SideEffects, effect: float, budget: Budget | None)
         is_exact = "exact" in found.text_scores
         remark = " `exact` is the true score, from -1 to 1, of the model's own language." if is_exact else ""
         blocks += [f"Mean scores of those texts.{remark}", table(("score", "unsteered", "steered"), scores)]
+    if found.capability is not None:
+        blocks.append(f"{found.capability.in_words()}.")
     if found.others:
         ordered = sorted(found.others.items(), key=lambda own: -abs(own[1]))
         further = [code(name) for name, value in ordered if abs(value) >= abs(effect)]

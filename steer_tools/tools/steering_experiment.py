@@ -66,6 +66,11 @@ ExperimentStrengths = Annotated[
 ]
 Quick = Annotated[bool, given.Doc("Three layers, three strengths, 9 controls, fewer items.")]
 
+Capability = Annotated[
+    str | None,
+    given.Doc("A file of questions with prompt, correct and incorrect: what steering costs on up to 200 of them."),
+    given.ONLY_IN_PYTHON,
+]
 TextTokens = Annotated[int | None, given.Doc("The most new tokens of a text."), given.ONLY_IN_PYTHON]
 
 
@@ -98,7 +103,7 @@ class LogOddsStatus(TypedDict):
 class SideEffectsStatus(TypedDict):
     """Of the chosen cell: KL in nats a token; perplexity, distinct-2 and length as multiples of the unsteered text's.
 
-    `others`: mean change of log-odds of other behaviours.
+    `others`: mean change of log-odds of other behaviours. `capability`: shares answered right, unsteered and steered.
     """
 
     kl: float
@@ -107,6 +112,7 @@ class SideEffectsStatus(TypedDict):
     length_ratio: float
     others: dict[str, float]
     text_scores: dict[str, list[float | None]]
+    capability: list[float] | None
 
 
 class ExampleTexts(TypedDict):
@@ -168,6 +174,7 @@ def steering_experiment(
     save_folder: given.Folder = None,
     seed: given.DrawSeed = 0,
     per_token: given.PerToken = False,
+    capability: Capability = None,
     metric: given.OwnMetric = None,
     metric_name: given.MetricName = None,
     max_new_tokens: TextTokens = None,
@@ -181,6 +188,7 @@ def steering_experiment(
     from steer_tools.core.positions import Scope
     from steer_tools.core.vectors import certified, proof_of
     from steer_tools.directions.session_methods import way_named
+    from steer_tools.evaluation.capability import read_capability
     from steer_tools.experiments.certificates import certificate_of
     from steer_tools.experiments.evaluation_set import evaluation_set_named
     from steer_tools.experiments.experiment import POSITIONS, ExperimentOptions, run_experiment
@@ -207,12 +215,17 @@ def steering_experiment(
         engine = session.engine
         evaluation_set = evaluation_set_named(session, behavior_name, positive, negative, seed)
         evaluation_set = evaluation_set.shortened() if quick else evaluation_set
-        run = Run.of(steering_experiment, call, vars(engine.info), session.workspace, [evaluation_set.named])
+        read = [evaluation_set.named, capability]
+        run = Run.of(steering_experiment, call, vars(engine.info), session.workspace, read)
         evaluation_set = replace(
             evaluation_set,
             scorers={**evaluation_set.scorers, **text_scores(scorer, metric, metric_name)},
             text_tokens=evaluation_set.text_tokens if max_new_tokens is None else max_new_tokens,
         )
+        if capability is not None:
+            with session.workspace.opened(capability) as file:
+                asked = read_capability(file, PurePath(capability).name, seed)
+            evaluation_set = replace(evaluation_set, capability=asked)
         options = ExperimentOptions(
             strengths=_QUICK_STRENGTHS if quick and strengths is None else strengths,
             positions=POSITIONS if positions is None else (str(Scope.parse(positions)),),
@@ -232,9 +245,9 @@ def steering_experiment(
         path = saved_vector(session, vector, folder)
         facts = Facts.of(engine.info, found, path, method, time.monotonic() - started, run)
         files = save_experiment(session.workspace, folder, found, facts)
-        damage = found.side_effects.damage
+        damage, able = found.side_effects.damage, found.side_effects.capability
         texts = found.texts
-        asked = [example.prompt for example in found.examples]
+        written_to = [example.prompt for example in found.examples]
         return ExperimentResult(
             verdict=found.ruling.verdict,
             reasons=list(found.ruling.reasons),
@@ -265,13 +278,14 @@ def steering_experiment(
                 text_scores={
                     name: [rounded(score) for score in own] for name, own in found.side_effects.text_scores.items()
                 },
+                capability=None if able is None else [short(able.unsteered), short(able.steered)],
             ),
             examples=[_example(example) for example in _telling(found)[:_SHOWN]],
             report_path=str(files.report),
             warnings=[
                 *evaluation_set.behavior.notes,
                 *found.extraction.warnings,
-                *unreached_warnings(engine, asked, [spot.placed.unit_placements]),
+                *unreached_warnings(engine, written_to, [spot.placed.unit_placements]),
             ],
         )
 
@@ -380,6 +394,9 @@ def _facts(result: ExperimentResult) -> dict[str, str | None]:
         f"{log_odds['items']} items",
         "damage": f"KL {brief(damage['kl'])}, perplexity × {brief(damage['perplexity_ratio'])}, distinct-2 × "
         f"{brief(damage['distinct_2_ratio'])}, length × {brief(damage['length_ratio'])}",
+        "questions": None
+        if damage["capability"] is None
+        else "{:.0%} answered right, {:.0%} without steering".format(*reversed(damage["capability"])),
         "others": ", ".join(f"{name} {nats(shift)}" for name, shift in others[:_OTHERS])
         + (f"; {len(others) - _OTHERS} more move less" if len(others) > _OTHERS else ""),
         "scores": ", ".join(

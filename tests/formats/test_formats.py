@@ -564,7 +564,7 @@ def test_a_path_that_ends_as_another_formats_do_is_refused(workspace: Workspace,
 
 def test_an_unknown_format_is_refused_with_those_that_are_known(workspace: Workspace) -> None:
     with pytest.raises(
-        ArgumentError, match=r"'pickle'.*'safetensors', 'npy', 'npz', 'gguf', 'vllm-lens', 'pt', 'rotalabs'"
+        ArgumentError, match=r"'pickle'.*'safetensors', 'npy', 'npz', 'gguf', 'vllm-lens', 'pt', 'rotalabs', 'lm-eval'"
     ):
         save_vector(vector_at(2), "v", format_name="pickle", workspace=workspace)
 
