@@ -48,10 +48,10 @@ _SHOWN, _CHARACTERS = 3, 240
 BehaviorName = Annotated[
     str | given.Pairs,
     given.Doc(
-        "A built-in behaviour: honesty, sycophancy, refusal, caution, sandbagging, corrigibility, "
-        "confidence, formality, verbosity, sentiment, helpfulness, creativity, technical_depth, empathy, power_seeking "
-        "or tool_restraint (the bundled model: sentiment, sycophancy, refusal, confidence, formality, "
-        "honesty, verbosity); or a file of items with prompt, positive and negative (.json, .jsonl, .csv, .tsv, .txt)."
+        "A built-in behaviour: sentiment, sycophancy, refusal, confidence, formality, honesty, verbosity "
+        "(the bundled model: these), caution, sandbagging, corrigibility, helpfulness, creativity, technical_depth, "
+        "empathy, power_seeking, tool_restraint; or a file of items with prompt, positive and negative (.json, .jsonl, "
+        ".csv, .tsv, .txt)."
     ),
 ]
 Controls = Annotated[
@@ -64,13 +64,9 @@ Direction = Annotated[Literal["more", "less"], given.Doc("Whether more of the be
 ExperimentStrengths = Annotated[
     list[float] | given.LeftOut, given.Doc("In typical norms: [0.05, 0.1, 0.2, 0.4, 0.8] if omitted.")
 ]
-Quick = Annotated[bool, given.Doc("Three layers, three strengths, 9 controls, fewer items.")]
+Quick = Annotated[bool, given.Doc("3 layers, 3 strengths, 9 controls, fewer items.")]
 
-Capability = Annotated[
-    str | None,
-    given.Doc("A file of questions with prompt, correct and incorrect: what steering costs on up to 200 of them."),
-    given.ONLY_IN_PYTHON,
-]
+Capability = Annotated[str | given.LeftOut, given.Doc("A file of prompt, correct, incorrect: are fewer right?")]
 TextTokens = Annotated[int | None, given.Doc("The most new tokens of a text."), given.ONLY_IN_PYTHON]
 
 
@@ -182,8 +178,8 @@ def steering_experiment(
     """Find out whether a behaviour can be steered: a vector, its best cell by what is written, controls, a verdict.
 
     verdict is works, ranks, does not write (log-odds alone move), breaks the model, indistinguishable from random, or
-    cannot tell. Nothing stays applied: call apply_steering_vector with vector_path alone to use it. Show the user
-    report_path. Lists of your own need 8 different prompts on each side; 64 are better.
+    cannot tell. Nothing stays applied: apply_steering_vector with vector_path alone uses it. Show the user report_path.
+    Lists need 8 different prompts a side; 64 are better.
     """
     from steer_tools.core.positions import Scope
     from steer_tools.core.vectors import certified, proof_of

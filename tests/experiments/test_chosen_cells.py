@@ -110,14 +110,14 @@ def test_on_a_real_model_best_apply_and_compare_give_the_texts_of_the_report(emp
     ]
     prompts = [example["prompt"], *OPENINGS]
 
-    unsteered = texts(prompts, 48)
-    by_apply = steered_texts(lambda: apply_steering_vector(**cell), prompts, 48)
-    by_path = steered_texts(lambda: apply_steering_vector(path), prompts, 48)
-    in_vectors = steered_texts(lambda: apply_steering_vector(**{**cell, "unit": "vector"}), prompts, 48)
-    compared = compare_generations(prompts, **cell, max_new_tokens=48)
-    by_compare = compare_generations(prompts, path, max_new_tokens=48)["variants"][0]["texts"]
+    unsteered = texts(prompts, 32)
+    by_apply = steered_texts(lambda: apply_steering_vector(**cell), prompts, 32)
+    by_path = steered_texts(lambda: apply_steering_vector(path), prompts, 32)
+    in_vectors = steered_texts(lambda: apply_steering_vector(**{**cell, "unit": "vector"}), prompts, 32)
+    compared = compare_generations(prompts, **cell, max_new_tokens=32)
+    by_compare = compare_generations(prompts, path, max_new_tokens=32)["variants"][0]["texts"]
     with steering(path):
-        inside = texts(prompts, 48)
+        inside = texts(prompts, 32)
 
     assert (cell["layer"], cell["strength"]) == (found["best_layer"], found["best_strength"])
     assert by_apply == by_path == compared["variants"][0]["texts"] == by_compare == inside

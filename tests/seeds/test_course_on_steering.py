@@ -89,7 +89,7 @@ def test_the_best_layer_is_the_one_with_the_most_of_the_users_own_metric(smol: A
                 steered = continued(model, tokenizer, prompt, 8)
             effect += metric(steered) - metric(continued(model, tokenizer, prompt, 8))
         results[layer] = effect / len(test_prompts)
-    assert {cell["layer"]: cell["log_odds_effects"][0] for cell in swept["cells"]} == pytest.approx(results)
+    assert {cell["layer"]: cell["metric_effects"][0] for cell in swept["cells"]} == pytest.approx(results)
     assert len(set(results.values())) > 1
     held = [cell["layer"] for cell in swept["cells"] if cell["within_budget"][0]]
     assert swept["best_layer"] in (held or results)

@@ -106,7 +106,7 @@ told = [
     for chats in (wrong, right)
 ]
 cured, spared = said(DISAGREES, told[0]["texts"]), said(AGREES, told[1]["texts"])
-steered = " and ".join(f"{fmean(side['steered']):.0%}" for side in told)
+steered = " and ".join(f"{fmean(side['acting']):.0%}" for side in told)
 print(f"{doses[chosen]:5.2f}   {cured}      {spared}   where the claim is false: {steered} were steered")
 
 curves = [

@@ -88,7 +88,7 @@ print(
 # Third witness: where texts show that trait and its opposite, which of them lie along the vector.
 (question, shows, lacks), *_ = contrast_pairs(name, 1, options.seed + 200)
 projected = analyze_steering_vector(unknown, texts=[shows, lacks], save_folder=FOLDER)
-along, against = (fmean(v for v in text["values"] if v is not None) for text in projected["texts"])
+along, against = (fmean(v for v in text["values"] if v is not None) for text in projected["projections"])
 print(f"projection of a reply that shows {name}: {along:+.1f}; of its opposite: {against:+.1f}")
 print(f"picture: {projected['picture_path']}")
 
