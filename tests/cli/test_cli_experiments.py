@@ -475,6 +475,8 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
                 "honesty",
                 *PLACES,
                 "--per-token",
+                "--capability",
+                "q.json",
                 "--direction",
                 "less",
                 "--quick",
@@ -490,7 +492,7 @@ UNIT_ARGUMENTS = {"unit": "contrast", "allow_other_model": True}
                 "f",
             ),
             {"behavior_name": "honesty", **PLACE_ARGUMENTS, "method": "lda", "controls": 20, "save_folder": "f"}
-            | {"per_token": True, "direction": "less", "quick": True}
+            | {"per_token": True, "direction": "less", "quick": True, "capability": "q.json"}
             | {"scorer": {"pattern": "a+"}, "positive": None, "negative": None, "seed": 3}
             | {"metric": None, "metric_name": None, "max_new_tokens": None},
         ),
