@@ -122,10 +122,11 @@ class ExampleTexts(TypedDict):
 class ExperimentResult(TypedDict):
     """`effect`, from -1 to 1 with its 95 % `interval`, is half of what the texts of both signs differ by.
 
-    It is measured on prompts that did not choose, and null where texts cannot decide; `own_effect` is that of the
-    wanted sign beside the unsteered texts, `prompting` that of asking. `apply`: the arguments that apply the best cell.
-    `dataset` names the behaviour for other tools: lists of your own are a file now. `badge` is what the file's
-    certificate says, in short, wherever the vector is used.
+    It is measured on prompts that did not choose, and null where texts cannot decide;
+    `own_effect` is that of the wanted sign beside the unsteered texts, `prompting` that
+    of asking. `apply`: the arguments that apply the best cell. `dataset` names the
+    behaviour for other tools: lists of your own are a file now. `badge` is what the
+    file's certificate says, in short, wherever the vector is used.
     """
 
     verdict: str
@@ -177,9 +178,10 @@ def steering_experiment(
 ) -> ExperimentResult:
     """Find out whether a behaviour can be steered: a vector, its best cell by what is written, controls, a verdict.
 
-    verdict is works, ranks, does not write (log-odds alone move), breaks the model, indistinguishable from random, or
-    cannot tell. Nothing stays applied: apply_steering_vector with vector_path alone uses it. Show the user report_path.
-    Lists need 8 different prompts a side; 64 are better.
+    verdict is works, ranks, does not write (log-odds alone move), breaks the model,
+    indistinguishable from random, or cannot tell. Nothing stays applied:
+    apply_steering_vector with vector_path alone uses it. Show the user report_path. Lists
+    need 8 different prompts a side; 64 are better.
     """
     from steer_tools.core.positions import Scope
     from steer_tools.core.vectors import certified, proof_of
