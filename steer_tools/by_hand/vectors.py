@@ -163,7 +163,7 @@ def save_vector(
 
     Of what the format has no place for, a `UserWarning` gives the names and the ending that keeps it. Relative paths
     are below the workspace. `format_name` chooses between formats of one ending: "pt" (the default for
-    .pt) or "rotalabs", a .pt and a .json file.
+    .pt), "rotalabs", a .pt and a .json file, or "lm-eval", what lm-evaluation-harness' model `steered` reads.
 
     Raises:
         UnsupportedFeatureError: The format cannot hold the vector's layers or component.

@@ -5,7 +5,9 @@ It must not know vectors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from random import Random
+from statistics import NormalDist
 from typing import BinaryIO
 
 from steer_tools.core.plan import Plan
@@ -19,6 +21,8 @@ from steer_tools.evaluation.questions import propensities, questions
 # Of a longer file so many questions are drawn: the standard error of their share is at most 0.035 then.
 MOST_QUESTIONS = 200
 FEWEST_QUESTIONS = 8
+# In so many standard errors above a half one guesser in twenty is.
+_Z = NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,18 @@ class Capability:
         """Whether fewer are answered right, beyond what chance explains."""
         return self.interval is not None and self.interval.high < 0
 
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the unsteered model is no better than who guesses one of two answers, and has none to lose."""
+        return self.unsteered <= 0.5 + _Z / (2 * sqrt(self.count))
+
     def in_words(self) -> str:
         """Say it in a clause."""
         told = f"{self.steered:.0%} of {self.count} questions are answered right, {self.unsteered:.0%} without steering"
         if self.interval is not None:
             told += f", 95 % interval of the change {self.interval.low:+.0%} to {self.interval.high:+.0%}"
+        if self.is_at_chance:
+            told += "; that is no more than by guessing, so it tells little: give easier questions"
         return told
 
 

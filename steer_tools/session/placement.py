@@ -13,7 +13,7 @@ from typing import TypeAlias, cast, get_args
 from steer_tools.core.interventions import Add, Intervention, intervention_named
 from steer_tools.core.plan import Placement, Plan
 from steer_tools.core.positions import GENERATED, Scope
-from steer_tools.core.registry import Applied
+from steer_tools.core.registry import Applied, Registry
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import Proof, SteeringVector, Unit, proof_of
 from steer_tools.errors import ArgumentError, LayerError, StrengthError, quoted
@@ -206,9 +206,12 @@ def apply(session: Session, placed: Placed, strength: float | None, steering_id:
 
 def change_strength(session: Session, steering_id: str, strength: float) -> Applied:
     """Give what is applied under a handle another strength; raises as `apply` does."""
-    if session.is_proof_required:
-        require_proved(session, replace(session.registry.find(steering_id), strength=strength))
-    return session.change(lambda registry: registry.update(steering_id, strength))
+
+    def change(registry: Registry) -> Applied:
+        require_proved(session, replace(registry.find(steering_id), strength=strength))
+        return registry.update(steering_id, strength)
+
+    return session.change(change)
 
 
 @contextmanager

@@ -283,6 +283,7 @@ def steering_experiment(
             warnings=[
                 *evaluation_set.behavior.notes,
                 *found.extraction.warnings,
+                *([f"{able.in_words()}."] if able is not None and able.is_at_chance else []),
                 *unreached_warnings(engine, written_to, [spot.placed.unit_placements]),
             ],
         )

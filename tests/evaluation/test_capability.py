@@ -81,6 +81,16 @@ def test_only_a_loss_beyond_chance_is_one() -> None:
     assert not Capability(9, 0.7, 0.1, None).is_lost
 
 
+@pytest.mark.parametrize(
+    ("count", "unsteered", "is_at_chance"), [(200, 0.5, True), (200, 0.55, True), (200, 0.57, False)]
+)
+def test_who_guesses_has_nothing_to_lose_and_is_told_so(count: int, unsteered: float, is_at_chance: bool) -> None:
+    found = Capability(count, unsteered, 0.4, Interval(-0.2, -0.05))
+
+    assert found.is_at_chance == is_at_chance
+    assert ("no more than by guessing" in found.in_words()) == is_at_chance
+
+
 def test_an_experiment_tells_what_it_costs(llama_session: Session) -> None:
     llama_session.workspace.write("sums.json", file_of(12).getvalue())
     positive, negative = ([f"{WORDS[n]} {WORDS[n + 7]} {said}" for n in range(12)] for said in WORDS[-2:])

@@ -26,7 +26,7 @@ from steer_tools import (
 from steer_tools.core.site import Site
 from steer_tools.core.vectors import Verdict
 from steer_tools.engines.fake import FakeEngine
-from steer_tools.errors import UnverifiedVectorError
+from steer_tools.errors import NoModelError, UnverifiedVectorError
 from steer_tools.session.session import Session
 
 WORKS = "verified: works, +0.62 (0.48 to 0.75), 0 of 19 controls"
@@ -270,3 +270,11 @@ def test_the_environment_requires_it_too(
     assert session.is_proof_required == is_required
     session.require_verified = not is_required
     assert session.is_proof_required != is_required
+
+
+@pytest.mark.usefixtures("empty_session")
+def test_without_a_model_an_update_says_so_also_where_proof_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEER_TOOLS_REQUIRE_VERIFIED", "1")
+
+    with pytest.raises(NoModelError):
+        update_steering_vector("steer-1", 0.5)
